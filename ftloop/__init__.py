@@ -1,0 +1,46 @@
+"""ftloop: the training loop inside transformers.Trainer, written out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Name -> module. Imported when first used: the command line answers a wrong flag without waiting for torch.
+_PUBLIC = {
+    "Predictions": "evaluation",
+    "Run": "run",
+    "TrainConfig": "config",
+    "TrainResult": "loop",
+    "Update": "loop",
+    "UserError": "errors",
+    "classify": "predict",
+    "evaluate": "evaluation",
+    "find_checkpoint": "checkpoint",
+    "load_checkpoint": "checkpoint",
+    "predict": "evaluation",
+    "prepare": "run",
+    "save_checkpoint": "checkpoint",
+    "save_model": "checkpoint",
+    "train": "loop",
+    "training_step": "loop",
+    "updates": "loop",
+}
+__all__ = sorted(_PUBLIC)
+
+if TYPE_CHECKING:
+    from ftloop.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, save_model
+    from ftloop.config import TrainConfig
+    from ftloop.errors import UserError
+    from ftloop.evaluation import Predictions, evaluate, predict
+    from ftloop.loop import TrainResult, Update, train, training_step, updates
+    from ftloop.predict import classify
+    from ftloop.run import Run, prepare
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)

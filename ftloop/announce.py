@@ -1,0 +1,85 @@
+"""What a run says before it trains: what is trained on what, on which device, and how many updates that will be."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.trainer_utils import EvalPrediction
+
+from ftloop.config import TrainConfig
+from ftloop.data import Labels, TextData
+from ftloop.logs import scores
+from ftloop.metrics import ComputeMetrics
+from ftloop.run import Run
+
+
+def quiet_libraries(config: TrainConfig) -> None:
+    """No tables and bars of the libraries where ours say the same, and none at all without a terminal."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    bars = sys.stderr.isatty() if config.disable_tqdm is None else not config.disable_tqdm
+    if not bars or os.environ.get("LOCAL_RANK", "0") != "0":
+        datasets.disable_progress_bars()
+
+
+def announce_data(data: TextData, truncated: dict[str, int], max_length: int) -> None:
+    sets = {"train": data.train} | data.validation | data.test
+    counts = ", ".join(f"{name} {len(dataset)}" for name, dataset in sets.items())
+    unlabelled = [name for name, dataset in data.test.items() if not data.has_labels(dataset)]
+    target = "a number" if data.labels.regression else ", ".join(f"{i}={n}" for i, n in enumerate(data.labels.names))
+    _say("Data", f"{counts} rows{f' ({unlabelled[0]} without labels)' if unlabelled else ''}")
+    _say("Columns", f"{' + '.join(data.text_columns)} -> {data.label_column} ({target})")
+    cut = ", ".join(f"{count} of {name}" for name, count in truncated.items() if count)
+    _say("Lengths", f"at most {max_length} tokens; {f'truncated: {cut}' if cut else 'none truncated'}")
+
+
+def announce_baseline(labels: Labels, name: str, label_ids: np.ndarray, compute_metrics: ComputeMetrics) -> None:
+    """What a constant answer scores on the set that decides, so that the run's figures can be read against it."""
+    if labels.regression:
+        constant = np.full((len(label_ids), 1), np.mean(label_ids))
+        answer = f"{np.mean(label_ids):.3g}"
+    else:
+        counts = np.bincount(label_ids, minlength=labels.count)
+        constant = np.tile(np.eye(labels.count)[counts.argmax()], (len(label_ids), 1))
+        answer = repr(labels.names[int(counts.argmax())])
+    metrics = compute_metrics(EvalPrediction(predictions=constant, label_ids=label_ids))
+    _say("Baseline", f"always {answer} on {name}: {format_scores(metrics)}")
+
+
+def announce_run(run: Run, name: str, new_weights: list[str]) -> None:
+    config, plan, accelerator = run.config, run.plan, run.accelerator
+    model: Any = run.unwrapped_model
+    heads = f"; new: {', '.join(new_weights)}" if new_weights else ""
+    _say("Model", f"{name} ({type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters{heads})")
+    precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    device, processes = accelerator.device, accelerator.num_processes
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    many = f"{processes} process{'es' if processes > 1 else ''}"
+    _say("Device", f"{where}, {precision}, {many}, {torch.get_num_threads()} CPU thread(s) each")
+    idle = len(os.sched_getaffinity(0)) // processes if hasattr(os, "sched_getaffinity") else 1
+    if device.type == "cpu" and torch.get_num_threads() < idle:
+        _say("", f"cores lie idle: `accelerate launch --num_cpu_threads_per_process {idle}` (or OMP_NUM_THREADS={idle})")
+    rows = plan.per_device_train_batch_size * plan.gradient_accumulation_steps * plan.num_processes
+    _say(
+        "Plan",
+        f"{plan.max_steps} updates = {plan.num_train_epochs} epoch(s) of {plan.updates_per_epoch}, {rows} rows each "
+        f"({plan.per_device_train_batch_size} x {plan.gradient_accumulation_steps} micro-batch(es) x {many}); "
+        f"{config.lr_scheduler_type} schedule to {config.learning_rate:g}, {plan.warmup_steps} of warmup",
+    )
+    if run.state.global_step:
+        _say("Resuming", f"after update {run.state.global_step} of {plan.max_steps}")
+
+
+def format_scores(metrics: dict[str, float], prefix: str = "eval") -> str:
+    return ", ".join(f"{name}={value:.4f}" for name, value in scores(metrics, prefix).items())
+
+
+def _say(topic: str, text: str) -> None:
+    print(f"{topic:<9} {text}", flush=True)

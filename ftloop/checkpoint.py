@@ -1,0 +1,324 @@
+"""Checkpoints: Trainer's files under Trainer's names, written beside and put in place by one rename.
+
+A checkpoint folder is either whole or not there. What Trainer's files have no room for stands in `ftloop_state.json`,
+which Trainer ignores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ftloop.errors import UserError
+from ftloop.run import Run
+from ftloop.state import TRAINER_STATE, TrainerState, begin, has_run_out_of_patience
+
+PREFIX = "checkpoint-"
+STAGING = ".staging-"  # must not start with PREFIX: Trainer would take it for a checkpoint
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.pt"
+SCHEDULER = "scheduler.pt"
+SCALER = "scaler.pt"
+FTLOOP_STATE = "ftloop_state.json"
+
+
+def save_checkpoint(run: Run, phase: str = "update") -> Path:
+    """Save `checkpoint-<global_step>` and delete what is over save_total_limit. Every process calls it.
+
+    `phase` is `update` when the end of the epoch, if this is one, has still to be seen to, else `epoch`.
+    Mirrors: Trainer._save_checkpoint. Differs: atomic.
+    """
+    root = Path(run.config.output_dir)
+    final = root / f"{PREFIX}{run.state.global_step}"
+    staging = root / f"{STAGING}{final.name}"
+    accelerator, state = run.accelerator, run.state
+    store_flos(run)
+    own_state = _own_state(run, phase)
+    if run.is_main:
+        _remove(staging)
+        staging.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    if run.is_main:
+        save_model(run, staging)
+    if not run.config.save_only_model:
+        if run.is_main:
+            _save_optimizer(run, staging)
+        torch.save(rng_state(accelerator.use_distributed), staging / _rng_file(run))
+    best = root / f"{PREFIX}{state.best_global_step}"
+    if state.best_global_step and (best == final or best.is_dir()):
+        state.best_model_checkpoint = str(best)
+    accelerator.wait_for_everyone()
+    if run.is_main:
+        write_text(staging / FTLOOP_STATE, json.dumps(own_state, indent=2, sort_keys=True) + "\n")
+        write_text(staging / TRAINER_STATE, state.to_json(run.config))
+        _sync(staging)
+        _remove(final)  # of this very step, from a run that was resumed before it
+        os.replace(staging, final)
+        _sync_folder(root)
+        rotate_checkpoints(root, run.config.save_total_limit, state.best_model_checkpoint)
+    accelerator.wait_for_everyone()
+    return final
+
+
+def save_model(run: Run, output_dir: str | Path | None = None) -> None:
+    """Weights, configuration and tokenizer, as `from_pretrained` reads them; by default into the run's output_dir.
+
+    Mirrors: Trainer.save_model.
+    """
+    if not run.is_main:
+        return
+    folder = Path(output_dir or run.config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    model: Any = run.accelerator.unwrap_model(run.model, keep_torch_compile=False)
+    with _quiet_weight_bar():
+        model.save_pretrained(folder)
+    if run.processing_class is not None:
+        run.processing_class.save_pretrained(folder)
+
+
+@contextmanager
+def _quiet_weight_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _save_optimizer(run: Run, folder: Path) -> None:
+    torch.save(run.optimizer.state_dict(), folder / OPTIMIZER)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Please also save or load the state of the optimizer")
+        torch.save(run.scheduler.state_dict(), folder / SCHEDULER)
+    if run.accelerator.scaler is not None:
+        torch.save(run.accelerator.scaler.state_dict(), folder / SCALER)
+
+
+def store_flos(run: Run) -> None:
+    """Add what every process has computed since to the state's total. Mirrors: Trainer.store_flos."""
+    if run.accelerator.use_distributed:
+        # float32, as Trainer sends it: the total in trainer_state.json is then its total to the last bit.
+        flos = torch.tensor([run.current_flos], dtype=torch.float32, device=run.accelerator.device)
+        run.state.total_flos += run.accelerator.gather(flos).sum().item()
+    else:
+        run.state.total_flos += run.current_flos
+    run.current_flos = 0.0
+
+
+def _own_state(run: Run, phase: str) -> dict[str, Any]:
+    """The loss since the last log line, per process; and how far the end of this epoch has got."""
+    meter, accelerator = run.meter, run.accelerator
+    sums = accelerator.gather(torch.stack([meter.window, meter.epoch])).reshape(-1, 2).tolist()
+    return {
+        "epoch_began_at": meter.epoch_began_at,
+        "epoch_losses": [epoch for _, epoch in sums],
+        "grad_norm": None if meter.grad_norm is None else float(meter.grad_norm),
+        "learning_rate": meter.learning_rate,
+        "logged_at": meter.logged_at,
+        "phase": phase,
+        "total_loss": meter.total,
+        "window_losses": [window for window, _ in sums],
+    }
+
+
+def rotate_checkpoints(root: Path, limit: int | None, best: str | None) -> None:
+    """Delete the oldest checkpoints over `limit`; never the newest, never the best.
+
+    Mirrors: transformers.trainer_utils.rotate_checkpoints. Differs: by step number, not by modification time.
+    """
+    if limit is None:
+        return
+    checkpoints = list_checkpoints(root)
+    protected = {checkpoints[-1], *([Path(best)] if best else [])}
+    surplus = len(checkpoints) - max(limit, len(protected))
+    for folder in [folder for folder in checkpoints if folder not in protected][: max(surplus, 0)]:
+        _remove(folder)
+
+
+def keep_only_best(run: Run) -> None:
+    """With a limit of one, the best checkpoint alone is left at the end. Mirrors: Trainer._finalize_training."""
+    best = run.state.best_model_checkpoint
+    if run.is_main and best is not None and run.config.save_total_limit == 1:
+        for folder in list_checkpoints(Path(run.config.output_dir)):
+            if folder != Path(best):
+                _remove(folder)
+    run.accelerator.wait_for_everyone()
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """The checkpoint folders of an output_dir, oldest first."""
+    folders = [path for path in root.glob(f"{PREFIX}*") if path.is_dir() and _step(path) is not None]
+    return sorted(folders, key=lambda folder: _step(folder) or 0)
+
+
+def _step(folder: Path) -> int | None:
+    match = re.fullmatch(rf"{PREFIX}(\d+)", folder.name)
+    return int(match[1]) if match else None
+
+
+def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> Path | None:
+    """The checkpoint to resume from, or None to start afresh.
+
+    Raises: UserError when the named one is not there, or when checkpoints are there and resuming was not asked.
+    """
+    there = list_checkpoints(Path(output_dir))
+    if resume_from_checkpoint is None:
+        if there:
+            raise UserError(
+                f"output_dir: {output_dir} holds checkpoints ({there[-1].name} is the newest). Continue that run with "
+                "--resume_from_checkpoint last, or choose another --output_dir"
+            )
+        return None
+    if resume_from_checkpoint == "last":
+        return there[-1] if there else None
+    folder = Path(resume_from_checkpoint).expanduser()
+    if not folder.is_dir():
+        listing = f"; {output_dir} has {', '.join(path.name for path in there)}" if there else ""
+        raise UserError(f"resume_from_checkpoint: no checkpoint at {folder}{listing}")
+    return folder
+
+
+def load_checkpoint(run: Run, folder: Path) -> None:
+    """Put a prepared run where the checkpoint was saved, ours or Trainer's. Every process calls it.
+
+    The random number generators are not restored here but by the loop, at the one moment that makes the continuation
+    exact: after the first batches are fetched in mid-epoch, before the iterator is made at an epoch's beginning.
+
+    Raises: UserError naming every file that is missing. Trainer starts a new optimizer or schedule there in silence.
+    Mirrors: Trainer._load_from_checkpoint, _init_training_state, _load_optimizer_and_scheduler, _load_rng_state.
+    """
+    needed = [WEIGHTS, TRAINER_STATE, OPTIMIZER, SCHEDULER, _rng_file(run)]
+    needed += [SCALER] if run.accelerator.scaler is not None else []
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: not a checkpoint to resume from: {', '.join(missing)} missing "
+            "(saved with save_only_model, or by another number of processes, or only in part)"
+        )
+    load_weights(run, folder)
+    run.optimizer.load_state_dict(_load(folder / OPTIMIZER, run.accelerator.device))
+    run.scheduler.load_state_dict(_load(folder / SCHEDULER, "cpu"))
+    if run.accelerator.scaler is not None:
+        run.accelerator.scaler.load_state_dict(_load(folder / SCALER, "cpu"))
+    run.rng_to_restore = _load(folder / _rng_file(run), "cpu")
+    run.state = TrainerState.from_json(folder / TRAINER_STATE)
+    accelerator, state = run.accelerator, run.state
+    begin(state, run.config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
+    if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():
+        state.best_model_checkpoint = None
+    run.meter.logged_at = run.meter.epoch_began_at = state.global_step
+    if run.config.trainer_compat:
+        state.evaluations_without_better = 0  # Trainer's early stopping starts counting anew
+    elif (folder / FTLOOP_STATE).is_file():
+        _restore_own_state(run, json.loads((folder / FTLOOP_STATE).read_text(encoding="utf-8")))
+
+
+def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
+    meter, rank = run.meter, run.accelerator.process_index
+    meter.window.fill_(own["window_losses"][rank])
+    meter.epoch.fill_(own["epoch_losses"][rank])
+    meter.logged_at, meter.epoch_began_at = own["logged_at"], own["epoch_began_at"]
+    meter.total, meter.grad_norm, meter.learning_rate = own["total_loss"], own["grad_norm"], own["learning_rate"]
+    state, plan = run.state, run.plan
+    stopped = has_run_out_of_patience(run.config, state) or state.global_step >= plan.max_steps
+    state.control.should_training_stop = stopped
+    epoch_is_over = stopped or state.global_step % plan.updates_per_epoch == 0
+    run.epoch_end_pending = own["phase"] == "update" and epoch_is_over
+
+
+def load_weights(run: Run, folder: Path) -> None:
+    """Load a checkpoint's weights into the run's model. Raises: UserError when they are another model's."""
+    model: nn.Module = run.accelerator.unwrap_model(run.model, keep_torch_compile=False)
+    missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
+    wrong = [*unexpected, *(name for name in missing if name not in tied)]
+    if wrong:
+        raise UserError(f"{folder / WEIGHTS}: not this model's weights ({len(wrong)} names differ, {wrong[0]} is one)")
+
+
+def rng_state(distributed: bool) -> dict[str, Any]:
+    """The state of every random number generator of this process. Mirrors: Trainer._save_rng_state."""
+    state = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()}
+    if torch.cuda.is_available():
+        cuda = torch.cuda.random
+        state["cuda"] = cuda.get_rng_state_all() if distributed else cuda.get_rng_state()
+    return state
+
+
+def restore_rng_state(state: dict[str, Any], distributed: bool) -> None:
+    """Mirrors: Trainer._load_rng_state."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.random.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and "cuda" in state:
+        set_state: Any = torch.cuda.random.set_rng_state_all if distributed else torch.cuda.random.set_rng_state
+        set_state(state["cuda"])
+
+
+def _rng_file(run: Run) -> str:
+    several = run.accelerator.num_processes > 1
+    return f"rng_state_{run.accelerator.process_index}.pth" if several else "rng_state.pth"
+
+
+def _load(path: Path, device: Any) -> Any:
+    """A checkpoint file, without running any code it may hold. NumPy's state needs four harmless names."""
+    from transformers.trainer_pt_utils import safe_globals
+
+    try:
+        with safe_globals():
+            return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path}: not readable ({str(error).splitlines()[0] if str(error) else error!r})") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    _sync_folder(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename lasts through a power cut only once its folder is on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    """Take a checkpoint away in one step, so that none is ever seen half deleted."""
+    if not folder.exists():
+        return
+    doomed = folder.with_name(f".deleted-{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)

@@ -1,0 +1,501 @@
+"""TrainConfig: every setting of a run in one frozen, flat dataclass, from Python, the command line or a recipe.
+
+Names, defaults and meaning are those of `transformers.TrainingArguments` (5.23) and of the `run_glue` scripts. All
+three sources go through the same coercion, so a wrong value in a recipe is found as surely as one on the command line,
+and every problem is reported at once. (`HfArgumentParser` stops at the first ill-typed value and does not check the
+types of a YAML file; argparse is used here for syntax alone.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ftloop.errors import UserError
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
+
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+]
+
+# What to use instead of names that older guides and scripts give, or that mean something else here.
+HINTS = {
+    "do_train": "ftloop always trains; leave it out",
+    "do_eval": "evaluation follows --eval_strategy; leave it out",
+    "do_predict": "a test set is evaluated or predicted whenever one is given; leave it out",
+    "evaluation_strategy": "its name is --eval_strategy",
+    "no_cuda": "its name is --use_cpu",
+    "overwrite_output_dir": "use a new --output_dir, or --resume_from_checkpoint last",
+    "activation_checkpointing": "its name here is --gradient_checkpointing",
+    "per_gpu_train_batch_size": "its name is --per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "its name is --per_device_eval_batch_size",
+    "save_safetensors": "weights are always saved as safetensors; leave it out",
+}
+
+
+def _setting(default: Any, help: str, group: str) -> Any:
+    return field(default=default, metadata={"help": help, "group": group})
+
+
+def _model(default: Any, help: str) -> Any:
+    return _setting(default, help, "model")
+
+
+def _data(default: Any, help: str) -> Any:
+    return _setting(default, help, "data")
+
+
+def _training(default: Any, help: str) -> Any:
+    return _setting(default, help, "training")
+
+
+def _optimizer(default: Any, help: str) -> Any:
+    return _setting(default, help, "optimizer and schedule")
+
+
+def _device(default: Any, help: str) -> Any:
+    return _setting(default, help, "device and precision")
+
+
+def _evaluation(default: Any, help: str) -> Any:
+    return _setting(default, help, "evaluation, checkpoints and the best model")
+
+
+def _logging(default: Any, help: str) -> Any:
+    return _setting(default, help, "logging")
+
+
+def _loader(default: Any, help: str) -> Any:
+    return _setting(default, help, "data loading")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All settings of one run. `TrainConfig()` has TrainingArguments' defaults.
+
+    Mirrors: TrainingArguments, and run_glue's DataTrainingArguments and ModelArguments.
+    Raises: UserError with every problem found, one message each.
+    """
+
+    output_dir: str = _training("trainer_output", "Where checkpoints, the final model and the results go.")
+
+    model_name_or_path: str | None = _model(None, "A model folder, or a name on the model hub.")
+
+    task_name: str | None = _data(None, "A GLUE task (cola, mnli, mrpc, ...), or demo: the built-in sentence pairs.")
+    dataset_name: str | None = _data(None, "A data set on the hub.")
+    dataset_config_name: str | None = _data(None, "The configuration of that data set.")
+    train_file: str | None = _data(None, "Training rows: csv, tsv, json, jsonl or parquet.")
+    validation_file: str | None = _data(None, "Validation rows, same formats.")
+    test_file: str | None = _data(None, "Test rows, same formats; without labels they are predicted and written.")
+    text_column_names: list[str] | None = _data(None, "One or two text columns; inferred from the usual names.")
+    label_column_name: str | None = _data(None, "The label column; inferred from the usual names.")
+    max_seq_length: int | None = _data(None, "Longer inputs are truncated, in tokens. None: the tokenizer's limit.")
+    pad_to_max_length: bool = _data(False, "Pad every row to max_seq_length instead of to the longest of its batch.")
+    max_train_samples: int | None = _data(None, "Use only the first rows of the training set.")
+    max_eval_samples: int | None = _data(None, "Use only the first rows of the validation set.")
+    max_predict_samples: int | None = _data(None, "Use only the first rows of the test set.")
+    preprocessing_num_workers: int | None = _data(None, "Processes that tokenize.")
+    overwrite_cache: bool = _data(False, "Tokenize again instead of using the cached rows.")
+    sample_texts: list[str] | None = _data(None, "Texts to predict at the end; for pairs, two after each other.")
+
+    num_train_epochs: float = _training(3.0, "Passes over the training set; fractions are allowed.")
+    max_steps: int = _training(-1, "Number of updates; if positive, it overrides num_train_epochs.")
+    per_device_train_batch_size: int = _training(8, "Rows of one micro-batch on one device.")
+    per_device_eval_batch_size: int = _training(8, "Rows of one evaluation batch on one device.")
+    gradient_accumulation_steps: int = _training(1, "Micro-batches per update.")
+    label_smoothing_factor: float = _training(0.0, "Share of the target spread evenly over the classes.")
+    seed: int = _training(42, "Seeds the new head, dropout and the order of rows.")
+    data_seed: int | None = _training(None, "Seeds the order of rows alone. None: seed.")
+    full_determinism: bool = _training(False, "Deterministic kernels, slower; for reproducing GPU runs.")
+    resume_from_checkpoint: str | None = _training(None, "`last`, or a checkpoint folder.")
+    trainer_compat: bool = _training(False, "Reproduce transformers.Trainer bit for bit, its known defects included.")
+
+    learning_rate: float = _optimizer(5e-5, "Peak learning rate.")
+    weight_decay: float = _optimizer(0.0, "Decoupled weight decay; never on biases and normalisation weights.")
+    adam_beta1: float = _optimizer(0.9, "AdamW's beta1.")
+    adam_beta2: float = _optimizer(0.999, "AdamW's beta2.")
+    adam_epsilon: float = _optimizer(1e-8, "AdamW's epsilon.")
+    max_grad_norm: float = _optimizer(1.0, "Clip the gradient to this norm; 0 does not clip.")
+    optim: Literal["adamw_torch_fused", "adamw_torch"] = _optimizer("adamw_torch_fused", "Which AdamW kernel.")
+    lr_scheduler_type: Schedule = _optimizer("linear", "Shape of the learning rate after the warmup.")
+    lr_scheduler_kwargs: dict[str, Any] | None = _optimizer(None, "JSON of extra arguments for the schedule.")
+    warmup_steps: float = _optimizer(0.0, "Warmup updates; below 1, the share of all updates.")
+    warmup_ratio: float | None = _optimizer(None, "Warmup as a share of all updates: the guide's spelling.")
+
+    bf16: bool = _device(False, "bfloat16 autocast.")
+    fp16: bool = _device(False, "float16 autocast with a gradient scaler; CUDA only.")
+    tf32: bool | None = _device(None, "Allow TF32 matrix products on Ampere and newer. None: torch's setting.")
+    use_cpu: bool = _device(False, "Stay on the CPU even when an accelerator is there.")
+    gradient_checkpointing: bool = _device(False, "Recompute activations in the backward pass to save memory.")
+    torch_compile: bool = _device(False, "Compile the model with torch.compile (not the same bits).")
+    ddp_timeout: int = _device(1800, "Seconds until a process that waits for another gives up.")
+    average_tokens_across_devices: bool = _device(
+        True, "Only with trainer_compat, where it multiplies the loss by the number of processes."
+    )
+
+    eval_strategy: Literal["no", "steps", "epoch"] = _evaluation("no", "When to evaluate.")
+    eval_steps: float | None = _evaluation(None, "Updates between evaluations, or a share < 1. None: logging_steps.")
+    eval_delay: float = _evaluation(0.0, "Epochs (or updates, by steps) before the first evaluation.")
+    eval_on_start: bool = _evaluation(False, "Evaluate once before training.")
+    save_strategy: Literal["no", "steps", "epoch", "best"] = _evaluation("steps", "When to save a checkpoint.")
+    save_steps: float = _evaluation(500, "Updates between checkpoints, or a share < 1 of all updates.")
+    save_total_limit: int | None = _evaluation(None, "Keep at most this many checkpoints; the best one always stays.")
+    save_only_model: bool = _evaluation(False, "Checkpoints without optimizer state: smaller, not resumable.")
+    load_best_model_at_end: bool = _evaluation(False, "Go back to the best checkpoint when training ends.")
+    metric_for_best_model: str | None = _evaluation(None, "What makes a checkpoint the best; with the above: loss.")
+    greater_is_better: bool | None = _evaluation(None, "None: true unless the metric's name ends with loss.")
+    early_stopping_patience: int | None = _evaluation(None, "Stop after this many evaluations without a better one.")
+    early_stopping_threshold: float = _evaluation(0.0, "How much better counts as better.")
+
+    logging_strategy: Literal["no", "steps", "epoch"] = _logging("steps", "When to log the loss.")
+    logging_steps: float = _logging(500, "Updates between two log lines, or a share < 1 of all updates.")
+    logging_first_step: bool = _logging(False, "Log the first update too.")
+    logging_dir: str | None = _logging(None, "TensorBoard's folder; giving it turns TensorBoard on.")
+    report_to: Literal["none", "tensorboard"] = _logging("none", "Where logs go besides console and files.")
+    disable_tqdm: bool | None = _logging(None, "No progress bars. None: bars where the console is a terminal.")
+
+    dataloader_drop_last: bool = _loader(False, "Drop the last, incomplete batch.")
+    dataloader_num_workers: int = _loader(0, "Worker processes that collate batches.")
+    dataloader_pin_memory: bool = _loader(True, "Pinned host memory, for faster copies to a GPU.")
+    dataloader_persistent_workers: bool = _loader(False, "Keep the workers between epochs (other bits than without).")
+    dataloader_prefetch_factor: int | None = _loader(None, "Batches each worker prepares ahead.")
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name, setting in SETTINGS.items():
+            try:
+                object.__setattr__(self, name, coerce(getattr(self, name), setting.type))
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+                object.__setattr__(self, name, setting.default)  # so that the checks below still run
+        object.__setattr__(self, "output_dir", str(Path(self.output_dir).expanduser()))
+        if self.needs_metric and self.metric_for_best_model is None:
+            object.__setattr__(self, "metric_for_best_model", "loss")
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            object.__setattr__(self, "greater_is_better", not self.metric_for_best_model.endswith("loss"))
+        problems += [*_range_problems(self), *_combination_problems(self)]
+        if problems:
+            raise UserError(*problems)
+
+    @property
+    def needs_metric(self) -> bool:
+        """Whether something is decided by an evaluation metric."""
+        return self.load_best_model_at_end or self.save_strategy == "best" or self.early_stopping_patience is not None
+
+    @property
+    def tensorboard(self) -> bool:
+        return self.report_to == "tensorboard" or self.logging_dir is not None
+
+    @property
+    def evaluation_interval(self) -> float:
+        """Updates (or share of them) between evaluations: logging_steps where eval_steps is not given."""
+        return self.eval_steps or self.logging_steps
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of TrainConfig with its resolved type."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    group: str
+
+
+def _settings() -> dict[str, Setting]:
+    hints = typing.get_type_hints(TrainConfig)
+    return {
+        f.name: Setting(f.name, hints[f.name], f.default, f.metadata["help"], f.metadata["group"])
+        for f in dataclasses.fields(TrainConfig)
+    }
+
+
+def coerce(value: Any, wanted: Any) -> Any:
+    """Return `value` as the type `wanted`; strings come from the command line, the rest from YAML or Python.
+
+    Raises: ValueError that says what was expected.
+    """
+    if isinstance(wanted, types.UnionType):
+        (inner,) = [t for t in typing.get_args(wanted) if t is not type(None)]
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+            return None
+        return coerce(value, inner)
+    origin = typing.get_origin(wanted)
+    if origin is Literal:
+        choices = typing.get_args(wanted)
+        if value is False:  # YAML 1.1 reads a bare `no` as false
+            value = "no"
+        if value not in choices:
+            raise ValueError(f"{value!r} is not one of {', '.join(choices)}{_nearest(str(value), choices)}")
+        return value
+    if origin is list:
+        if not isinstance(value, (list, tuple)):
+            value = [value]
+        if not value or not all(isinstance(item, str) and item for item in value):
+            raise ValueError(f"expected one or more texts, not {value!r}")
+        return list(value)
+    if origin is dict:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{value!r} is not JSON ({error})") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"expected a mapping, not {value!r}")
+        return value
+    if wanted is bool:
+        if isinstance(value, str) and value.lower() in ("true", "yes", "1", "false", "no", "0"):
+            return value.lower() in ("true", "yes", "1")
+        if not isinstance(value, bool):
+            raise ValueError(f"{value!r} is neither true nor false")
+        return value
+    if wanted is str:
+        if not isinstance(value, (str, Path)) or not str(value):
+            raise ValueError(f"expected text, not {value!r}")
+        return str(value)
+    return _number(value, wanted)
+
+
+def _number(value: Any, wanted: type[int] | type[float]) -> int | float:
+    kind = "a whole number" if wanted is int else "a number"
+    if isinstance(value, bool):
+        raise ValueError(f"expected {kind}, not {value!r}")
+    try:
+        number = float(value)  # also YAML's `5e-5`, which YAML 1.1 reads as text
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is not {kind}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a finite number")
+    if wanted is int:
+        if number != int(number):
+            raise ValueError(f"{value!r} is not {kind}")
+        return int(value) if isinstance(value, (int, str)) and str(value).lstrip("+-").isdigit() else int(number)
+    return number
+
+
+SETTINGS = _settings()
+
+_POSITIVE = (
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "adam_epsilon",
+    "max_seq_length",
+    "max_train_samples",
+    "max_eval_samples",
+    "max_predict_samples",
+    "preprocessing_num_workers",
+    "dataloader_prefetch_factor",
+    "early_stopping_patience",
+    "save_total_limit",
+    "ddp_timeout",
+)
+_NOT_NEGATIVE = (
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "warmup_steps",
+    "eval_delay",
+    "dataloader_num_workers",
+    "early_stopping_threshold",
+    "seed",
+    "data_seed",
+)
+_BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
+
+
+def _range_problems(config: TrainConfig) -> list[str]:
+    problems = []
+    for name in _POSITIVE:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            problems.append(f"{name}: {value} must be greater than 0")
+    for name in _NOT_NEGATIVE:
+        value = getattr(config, name)
+        if value is not None and value < 0:
+            problems.append(f"{name}: {value} must not be negative")
+    for name in _BELOW_ONE:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            problems.append(f"{name}: {value} must be at least 0 and below 1")
+    for kind in ("logging", "eval", "save"):
+        steps = config.evaluation_interval if kind == "eval" else getattr(config, f"{kind}_steps")
+        if getattr(config, f"{kind}_strategy") != "steps":
+            continue
+        if steps <= 0:
+            problems.append(f"{kind}_steps: {steps} must be greater than 0")
+        elif steps > 1 and steps != int(steps):
+            problems.append(f"{kind}_steps: {steps} must be a whole number, or a share below 1")
+    if config.max_steps == 0 or config.max_steps < -1:
+        problems.append(f"max_steps: {config.max_steps} must be greater than 0, or -1 to train by epochs")
+    if config.warmup_ratio is not None and not 0 <= config.warmup_ratio <= 1:
+        problems.append(f"warmup_ratio: {config.warmup_ratio} must lie between 0 and 1")
+    if config.seed >= 2**32 or (config.data_seed or 0) >= 2**32:
+        problems.append("seed and data_seed must be below 2**32")
+    return problems
+
+
+def _combination_problems(config: TrainConfig) -> list[str]:
+    problems = []
+    if config.fp16 and config.bf16:
+        problems.append("fp16 and bf16: choose one")
+    if config.warmup_ratio is not None and config.warmup_steps:
+        problems.append("warmup_ratio and warmup_steps: choose one")
+    if config.load_best_model_at_end and config.save_strategy != "best":
+        problems += _best_model_problems(config)
+    if config.needs_metric and config.eval_strategy == "no":
+        reasons = "load_best_model_at_end, save_strategy=best and early_stopping_patience"
+        problems.append(f"eval_strategy: {reasons} decide by an evaluation; set it to epoch or steps")
+    if config.pad_to_max_length and config.max_seq_length is None:
+        problems.append("pad_to_max_length: say to which length with --max_seq_length")
+    if config.text_column_names is not None and len(config.text_column_names) > 2:
+        problems.append(f"text_column_names: one or two columns, not {len(config.text_column_names)}")
+    if config.dataloader_num_workers == 0:
+        if config.dataloader_prefetch_factor is not None:
+            problems.append("dataloader_prefetch_factor: only with --dataloader_num_workers above 0")
+        if config.dataloader_persistent_workers:
+            problems.append("dataloader_persistent_workers: only with --dataloader_num_workers above 0")
+    if config.dataset_config_name is not None and config.dataset_name is None:
+        problems.append("dataset_config_name: belongs to --dataset_name, which is missing")
+    if config.dataset_name is not None and (config.train_file or config.task_name):
+        problems.append("dataset_name: choose between it and --task_name or --train_file")
+    if config.train_file is None and (config.validation_file or config.test_file):
+        problems.append("train_file: validation_file and test_file need it beside them")
+    return problems
+
+
+def _best_model_problems(config: TrainConfig) -> list[str]:
+    """Mirrors: TrainingArguments._validate_args (load_best_model_at_end needs a checkpoint of the best step)."""
+    if config.eval_strategy != config.save_strategy:
+        return [
+            "load_best_model_at_end: eval_strategy and save_strategy must match (they are "
+            f"{config.eval_strategy} and {config.save_strategy}), or use --save_strategy best"
+        ]
+    if config.eval_strategy != "steps":
+        return []
+    eval_steps, save_steps = config.evaluation_interval, config.save_steps
+    same_kind = (eval_steps < 1) == (save_steps < 1)
+    # Shares such as 0.3 and 0.1 are compared in millionths: 0.3 % 0.1 is not 0 in binary.
+    if eval_steps > 0 and not (same_kind and round(save_steps * 1e6) % round(eval_steps * 1e6) == 0):
+        return [
+            f"load_best_model_at_end: save_steps ({save_steps:g}) must be a multiple of eval_steps ({eval_steps:g}), "
+            "so that the best step has a checkpoint; or use --save_strategy best"
+        ]
+    return []
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+def unknown_setting(name: str) -> str:
+    """What to say about a name that is not one of ours: renamed, not implemented, or misspelt."""
+    if name in HINTS:
+        return f"{name}: {HINTS[name]}"
+    # Only now, because importing transformers takes seconds.
+    from transformers import TrainingArguments
+
+    if name in {f.name for f in dataclasses.fields(TrainingArguments)}:
+        return f"{name}: this TrainingArguments field is not implemented in ftloop; leave it out"
+    return f"{name}: no such setting{_nearest(name, SETTINGS)}"
+
+
+def read_recipe(name_or_path: str) -> dict[str, Any]:
+    """The settings of a recipe, by the name of a shipped one or the path of a YAML file.
+
+    Raises: UserError when there is none, or it is not a mapping.
+    """
+    shipped = _shipped_recipes()
+    path = RECIPES / f"{name_or_path}.yaml" if name_or_path in shipped else Path(name_or_path).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"recipe {name_or_path!r}: no such file, and not one of the shipped recipes ({', '.join(shipped)})"
+            + _nearest(name_or_path, shipped)
+        )
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path}: not readable as YAML: {error}") from None
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise UserError(f"recipe {path}: expected lines of the form `name: value`")
+    return settings
+
+
+def _shipped_recipes() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    shipped = _shipped_recipes()
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        usage="train.py [RECIPE] [--name value ...]",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        description="Fine-tune a pretrained transformer for sequence classification. RECIPE is a YAML file or one of: "
+        f"{', '.join(shipped)}; flags override it. Without a recipe the defaults are those of TrainingArguments; "
+        "with nothing on the line at all, the recipe is `guide`.",
+    )
+    groups: dict[str, Any] = {}
+    for setting in SETTINGS.values():
+        group = groups.setdefault(setting.group, parser.add_argument_group(setting.group))
+        help = f"{setting.help} (default: {setting.default})".replace("%", "%%")
+        nargs: str | None = None
+        if setting.type in (bool, bool | None):
+            nargs = "?"
+        elif typing.get_origin(typing.get_args(setting.type)[0] if typing.get_args(setting.type) else None) is list:
+            nargs = "+"
+        # Every value stays a string: `coerce` turns it into its type and reports all ill-typed ones together.
+        group.add_argument(
+            f"--{setting.name}", nargs=nargs, const="true" if nargs == "?" else None, metavar="VALUE", help=help
+        )
+    return parser
+
+
+def parse_args(argv: list[str]) -> TrainConfig:
+    """The configuration of a command line: `[RECIPE] [--flag value ...]`, where a flag overrides the recipe.
+
+    Raises: UserError with all problems; SystemExit for --help and for syntax that argparse refuses.
+    """
+    argv = argv or ["guide"]
+    recipe = None if argv[0].startswith("-") else argv[0]
+    given, rest = _parser().parse_known_args(argv if recipe is None else argv[1:])
+    problems = [unknown_setting(word.lstrip("-").split("=")[0]) for word in rest if word.startswith("--")]
+    if rest and not problems:
+        problems = [f"{rest[0]!r}: not understood; one RECIPE first, then flags of the form --name value"]
+    settings = read_recipe(recipe) if recipe is not None else {}
+    problems += [f"{unknown_setting(name)} (in the recipe {recipe})" for name in settings if name not in SETTINGS]
+    settings = {name: value for name, value in (settings | vars(given)).items() if name in SETTINGS}
+    try:
+        config = TrainConfig(**settings)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return config

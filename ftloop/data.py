@@ -1,0 +1,347 @@
+"""From a data set's name or files to what the model eats: load, check, tokenize, collate.
+
+Raw rows hold their texts and the label as text. The training set settles which labels there are; every other set is
+held against it. Nothing here starts long work before all it can check has been checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ftloop import rows
+from ftloop.config import TrainConfig
+from ftloop.errors import UserError
+from ftloop.glue import TASKS
+from ftloop.hub import unavailable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+# Looked for in this order where the columns are not named; the first that is there is taken.
+USUAL_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("#1 String", "#2 String"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+)
+USUAL_TEXTS = ("sentence", "text", "review", "content", "sentence1", "tweet", "comment", "question")
+USUAL_LABELS = ("label", "labels", "gold_label", "Quality", "is_duplicate", "score", "target", "class", "category")
+NO_LABEL = "-1"  # GLUE's mark for a test row whose label is kept secret
+SHOWN = 5  # rows or values named in one message
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the model predicts: classes by id, or one number when `names` is empty."""
+
+    names: tuple[str, ...]
+    ids: dict[str, int]
+    """From a raw label, as text, to its id."""
+
+    @property
+    def regression(self) -> bool:
+        return not self.names
+
+    @property
+    def count(self) -> int:
+        """Width of the model's output."""
+        return len(self.names) or 1
+
+    def encode(self, raw: str) -> int | float:
+        return float(raw) if self.regression else self.ids[raw]
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Checked rows, not yet tokenized. The first validation set decides which checkpoint is the best."""
+
+    train: Dataset
+    validation: dict[str, Dataset]
+    test: dict[str, Dataset]
+    text_columns: tuple[str, ...]
+    label_column: str
+    labels: Labels
+    metrics: tuple[str, ...] | None
+    """Names of the task's own metrics; None: the usual ones for its labels."""
+
+    def has_labels(self, dataset: Dataset) -> bool:
+        return self.label_column in dataset.column_names
+
+
+def load_text_data(config: TrainConfig) -> TextData:
+    """Load and check the rows a configuration names.
+
+    Raises: UserError naming the flag, file, row or column.
+    """
+    train, validation, test, columns, label_column = _load_from_files(config) if config.train_file else _load_by_name(
+        config
+    )
+    if config.eval_strategy != "no" and not validation:
+        raise UserError(
+            f"eval_strategy is {config.eval_strategy}, but there is no validation set: give --validation_file, "
+            "or evaluate never with --eval_strategy no"
+        )
+    train = _first(train, config.max_train_samples)
+    validation = {name: _first(dataset, config.max_eval_samples) for name, dataset in validation.items()}
+    test = {name: _first(dataset, config.max_predict_samples) for name, dataset in test.items()}
+
+    task = TASKS.get(config.task_name or "")
+    _check_complete(train, [*columns, label_column], "the training set")
+    labels = _find_labels(train, label_column, task.label_names if task else None)
+    for name, dataset in validation.items():
+        _check_complete(dataset, [*columns, label_column], f"the {name} set")
+        _check_known(dataset, label_column, labels, f"the {name} set")
+    test = {name: _without_secret_labels(dataset, label_column) for name, dataset in test.items()}
+    for name, dataset in test.items():
+        _check_complete(dataset, dataset.column_names, f"the {name} set")
+        if label_column in dataset.column_names:
+            _check_known(dataset, label_column, labels, f"the {name} set")
+    metrics = task.metrics if task and task.label_names == labels.names else None
+    return TextData(train, validation, test, columns, label_column, labels, metrics)
+
+
+Loaded = tuple["Dataset", dict[str, "Dataset"], dict[str, "Dataset"], tuple[str, ...], str]
+
+
+def _load_from_files(config: TrainConfig) -> Loaded:
+    assert config.train_file is not None
+    files = {"train": config.train_file}
+    if config.validation_file:
+        files["validation"] = config.validation_file
+    if config.test_file:
+        files["test"] = config.test_file
+    for split, path in files.items():
+        rows.check_file(path, f"{split}_file")
+    columns, label_column = find_columns(config, rows.column_names(config.train_file), config.train_file)
+    tables = {}
+    for split, path in files.items():
+        there = rows.column_names(path)
+        missing = [name for name in columns if name not in there]
+        label_is_there = label_column in there
+        if missing or not (label_is_there or split == "test"):
+            missing = missing or [label_column]
+            raise UserError(f"{path}: no column {', '.join(missing)}; it has {', '.join(there)}")
+        tables[split] = rows.read_table(path, columns, label_column if label_is_there else None)
+        if len(tables[split]) == 0:
+            raise UserError(f"{path}: no rows")
+    train = tables.pop("train")
+    test = {"test": tables.pop("test")} if "test" in tables else {}
+    return train, tables, test, columns, label_column
+
+
+def _load_by_name(config: TrainConfig) -> Loaded:
+    if config.task_name is None and config.dataset_name is None:
+        raise UserError(
+            "no data: name a GLUE task with --task_name, a data set on the hub with --dataset_name, "
+            "or your own files with --train_file; `--task_name demo` is built in"
+        )
+    if config.task_name is not None and config.task_name not in TASKS:
+        raise UserError(f"task_name: {config.task_name!r} is not one of {', '.join(sorted(TASKS))}")
+    splits = _demo_splits() if config.task_name == "demo" else _hub_splits(config)
+    task = TASKS.get(config.task_name or "")
+    source = f"the data set {config.task_name or config.dataset_name}"
+    if "train" not in splits:
+        raise UserError(f"{source} has no train split, only {', '.join(splits)}")
+    if task is not None and config.text_column_names is None and config.label_column_name is None:
+        columns, label_column = task.text_columns, "label"
+    else:
+        columns, label_column = find_columns(config, splits["train"].column_names, source)
+    splits = {name: _as_text_rows(dataset, columns, label_column) for name, dataset in splits.items()}
+    validation = task.validation_splits if task else ("validation",)
+    test = task.test_splits if task else ("test",)
+    return (
+        splits["train"],
+        {name: splits[name] for name in validation if name in splits},
+        {name: splits[name] for name in test if name in splits},
+        columns,
+        label_column,
+    )
+
+
+def _demo_splits() -> dict[str, Dataset]:
+    from datasets import Dataset
+
+    from ftloop.demo_data import SPLIT_SIZES, demo_rows
+
+    return {split: Dataset.from_list(demo_rows(split)) for split in SPLIT_SIZES}
+
+
+def _hub_splits(config: TrainConfig) -> dict[str, Dataset]:
+    import datasets
+
+    path, name = (config.dataset_name, config.dataset_config_name) if config.dataset_name else (
+        "nyu-mll/glue",
+        config.task_name,
+    )
+    try:
+        return dict(datasets.load_dataset(path, name))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise unavailable(f"the data set {path}{f' ({name})' if name else ''}", error) from error
+
+
+def _as_text_rows(dataset: Dataset, columns: Sequence[str], label_column: str) -> Dataset:
+    """Keep the columns used; a class label becomes its name, any other value its text."""
+    from datasets import ClassLabel, Value
+
+    keep = [name for name in [*columns, label_column] if name in dataset.column_names]
+    dataset = dataset.select_columns(keep)
+    label = dataset.features.get(label_column)
+    if isinstance(label, ClassLabel):
+        names = label.names
+        dataset = dataset.cast_column(label_column, Value("int64"))
+        dataset = dataset.map(partial(_name_classes, column=label_column, names=names), batched=True)
+    return dataset.cast(dataset.features.__class__({name: Value("string") for name in keep}))
+
+
+def _name_classes(batch: dict[str, list[Any]], column: str, names: list[str]) -> dict[str, list[str | None]]:
+    named = [None if id is None else NO_LABEL if id == -1 else names[id] for id in batch[column]]
+    return {column: named}
+
+
+def find_columns(config: TrainConfig, there: Sequence[str], source: str) -> tuple[tuple[str, ...], str]:
+    """The text columns and the label column: as named by the configuration, else the task's, else the usual ones.
+
+    Raises: UserError listing the columns that are there.
+    """
+    listing = f"{source} has the columns {', '.join(there)}"
+    task = TASKS.get(config.task_name or "")
+    pairs = [*([task.text_columns] if task else []), *USUAL_PAIRS, *((name,) for name in USUAL_TEXTS)]
+    columns = tuple(config.text_column_names) if config.text_column_names else None
+    for name in [*(columns or ()), *([config.label_column_name] if config.label_column_name else [])]:
+        if name not in there:
+            raise UserError(f"no column {name!r}: {listing}")
+    if columns is None:
+        columns = next((usual for usual in pairs if set(usual) <= set(there)), None)
+    if columns is None:
+        raise UserError(f"which columns hold the text? {listing}; name one or two with --text_column_names")
+    label_column = config.label_column_name or next((usual for usual in USUAL_LABELS if usual in there), None)
+    if label_column is None:
+        raise UserError(f"which column holds the label? {listing}; name it with --label_column_name")
+    if label_column in columns:
+        raise UserError(f"label_column_name: {label_column!r} is also a text column")
+    return columns, label_column
+
+
+def _first(dataset: Dataset, count: int | None) -> Dataset:
+    return dataset if count is None else dataset.select(range(min(count, len(dataset))))
+
+
+def _without_secret_labels(dataset: Dataset, label_column: str) -> Dataset:
+    """A set whose labels are all missing, or all GLUE's -1, is a set without labels."""
+    if label_column in dataset.column_names and set(dataset.unique(label_column)) <= {None, "", NO_LABEL}:
+        return dataset.remove_columns(label_column)
+    return dataset
+
+
+def _check_complete(dataset: Dataset, columns: Sequence[str], what: str) -> None:
+    import pyarrow.compute as pc
+
+    for name in columns:
+        missing = pc.indices_nonzero(dataset.with_format("arrow")[:][name].is_null()).to_pylist()
+        if missing:
+            where = ", ".join(str(row + 1) for row in missing[:SHOWN]) + (" ..." if len(missing) > SHOWN else "")
+            raise UserError(f"{what}: column {name!r} is missing in {len(missing)} rows (row {where}, from 1)")
+
+
+def _find_labels(train: Dataset, column: str, task_names: tuple[str, ...] | None) -> Labels:
+    """Decide what the labels are, over all of them.
+
+    All whole numbers, or any texts: classes. Numbers, at least one with a fraction or a point: regression. A task's own
+    label names are used where the labels are those names or their numbers.
+    """
+    raw = train.unique(column)
+    if "" in raw:
+        raise UserError(f"the training set: column {column!r} is empty in {_rows_with(train, column, '')}")
+    if task_names == () and all(_is_number(label) for label in raw):
+        return Labels((), {})
+    numbered = {str(id): id for id in range(len(task_names or ()))}
+    named = {name: id for id, name in enumerate(task_names or ())}
+    if task_names and (set(raw) <= set(numbered) or set(raw) <= set(named)):
+        names, ids = task_names, numbered | named
+    elif all(re.fullmatch(r"[+-]?\d+", label) for label in raw):
+        ids = {label: id for id, label in enumerate(sorted(raw, key=int))}
+        names = tuple(ids)
+    elif all(_is_number(label) for label in raw):
+        return Labels((), {})
+    else:
+        ids = {label: id for id, label in enumerate(sorted(raw))}
+        names = tuple(ids)
+    if len(raw) < 2:
+        raise UserError(f"the training set: all {len(train)} rows have the label {raw[0]!r}; at least two are needed")
+    return Labels(names, ids)
+
+
+def _is_number(text: str) -> bool:
+    # float() alone would also take "nan", "inf" and "1_000".
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
+
+
+def _rows_with(dataset: Dataset, column: str, value: str) -> str:
+    found = [row + 1 for row, label in enumerate(dataset[column]) if label == value]
+    return f"{len(found)} rows (row {', '.join(map(str, found[:SHOWN]))}{' ...' if len(found) > SHOWN else ''}, from 1)"
+
+
+def _check_known(dataset: Dataset, column: str, labels: Labels, what: str) -> None:
+    known: Callable[[str], bool] = _is_number if labels.regression else labels.ids.__contains__
+    for label in dataset.unique(column):
+        if not known(label):
+            training = "numbers" if labels.regression else ", ".join(map(repr, labels.names[: 2 * SHOWN]))
+            raise UserError(
+                f"{what}: the label {label!r} in {_rows_with(dataset, column, label)} "
+                f"is not one of the training set's: {training}"
+            )
+
+
+def tokenize(
+    data: TextData, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, config: TrainConfig, name: str
+) -> tuple[Dataset, int]:
+    """Token ids, in the rows' order, cached on disk; and how many rows were longer than `max_length` tokens.
+
+    Returns: a Dataset of `input_ids`, `attention_mask`, what else the tokenizer gives, and `label` where there is one.
+    """
+    import pyarrow.compute as pc
+
+    labelled = data.has_labels(dataset)
+    encoded = dataset.map(
+        partial(
+            _tokenize_batch,
+            tokenizer=tokenizer,
+            columns=data.text_columns,
+            label_column=data.label_column if labelled else None,
+            labels=data.labels,
+            max_length=max_length,
+        ),
+        batched=True,
+        num_proc=config.preprocessing_num_workers,
+        remove_columns=dataset.column_names,
+        load_from_cache_file=not config.overwrite_cache,
+        desc=f"Tokenizing {name}",
+    )
+    truncated = pc.sum(encoded.with_format("arrow")[:]["truncated"]).as_py() or 0
+    return encoded.remove_columns("truncated"), int(truncated)
+
+
+def _tokenize_batch(
+    batch: dict[str, list[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    columns: tuple[str, ...],
+    label_column: str | None,
+    labels: Labels,
+    max_length: int,
+) -> dict[str, list[Any]]:
+    texts = [batch[name] for name in columns]
+    # One token over the limit is enough to know that a row was cut, and a fast tokenizer keeps what it cut off.
+    encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+    cut = [bool(row.overflowing) for row in encoded.encodings] if encoded.is_fast else [False] * len(texts[0])
+    columns_out = dict(encoded) | {"truncated": cut}
+    if label_column is not None:
+        columns_out["label"] = [labels.encode(raw) for raw in batch[label_column]]
+    return columns_out

@@ -1,0 +1,141 @@
+"""evaluate() and predict(): every row exactly once, in the data set's order, on any number of processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers.trainer_utils import EvalPrediction, denumpify_detensorize, speed_metrics
+
+from ftloop.errors import UserError
+from ftloop.loss import count_items, forward
+from ftloop.plan import real_rows
+from ftloop.run import Inputs, Run, eval_loader, first_rows, num_rows
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Mirrors: PredictionOutput."""
+
+    predictions: np.ndarray
+    """Logits, rows x classes (regression: rows x 1), float32."""
+    label_ids: np.ndarray | None
+    metrics: dict[str, float]
+
+
+def evaluate(run: Run, eval_dataset: Dataset[Any] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    """Metrics over a data set (the run's own by default), each name with the prefix: `eval_loss`, `eval_accuracy`, ...
+
+    `eval_loss` is the mean over rows. Every process gets the same numbers.
+    Differs: with trainer_compat and several processes, `eval_loss` is multiplied by their number, as Trainer's is.
+    Mirrors: Trainer.evaluate.
+    """
+    dataset = run.eval_dataset if eval_dataset is None else eval_dataset
+    if dataset is None:
+        raise UserError("evaluate: the run has no eval_dataset, and none was given")
+    return _evaluation_loop(run, dataset, metric_key_prefix).metrics
+
+
+def predict(run: Run, test_dataset: Dataset[Any], metric_key_prefix: str = "test") -> Predictions:
+    """Logits for every row and, where there are labels, the metrics. Mirrors: Trainer.predict."""
+    return _evaluation_loop(run, test_dataset, metric_key_prefix)
+
+
+def _evaluation_loop(run: Run, dataset: Any, prefix: str) -> Predictions:
+    """Mirrors: Trainer.evaluation_loop."""
+    started = time.time()
+    batch_size = run.config.per_device_eval_batch_size
+    loader = eval_loader(run, dataset)
+    gather = run.accelerator.gather_for_metrics
+    model = run.unwrapped_model.eval()
+    losses: list[Tensor] = []
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    bar = tqdm(
+        loader,
+        desc="Evaluating" if prefix == "eval" else f"Evaluating {prefix}",
+        leave=False,
+        disable=True if not run.accelerator.is_local_main_process else run.config.disable_tqdm,
+    )
+    for step, inputs in enumerate(bar):
+        batch_labels = inputs.get("labels")
+        loss, batch_logits = _prediction_step(run, model, inputs, _rows_here(run, len(dataset), inputs, step))
+        # Gathering cuts off the rows that are in the last round only to make it even.
+        if loss is not None:
+            losses.append(gather(loss.repeat(batch_size)))
+        logits.append(gather(batch_logits))
+        if batch_labels is not None:
+            labels.append(gather(batch_labels))
+
+    predictions, label_ids = _concatenated(logits), _concatenated(labels)
+    metrics: dict[str, Any] = {}
+    if run.compute_metrics is not None and label_ids is not None:
+        metrics = run.compute_metrics(EvalPrediction(predictions=predictions, label_ids=label_ids))
+    if losses:
+        metrics["loss"] = _mean_loss(run, losses)
+    metrics = denumpify_detensorize(metrics)
+    metrics = {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": v for name, v in metrics.items()}
+    num_steps = -(-len(dataset) // (batch_size * run.accelerator.num_processes))
+    metrics |= speed_metrics(prefix, started, num_samples=len(dataset), num_steps=num_steps)
+    return Predictions(predictions, label_ids, metrics)
+
+
+def _prediction_step(run: Run, model: Any, inputs: Inputs, rows: int) -> tuple[Tensor | None, Tensor]:
+    """Mean loss over the first `rows` rows, and the logits of all rows of the batch.
+
+    Mirrors: Trainer.prediction_step.
+    """
+    with torch.no_grad():
+        if "labels" not in inputs:
+            return None, _logits(model(**inputs))
+        loss, outputs = forward(run, model, first_rows(inputs, max(rows, 1)), count_items(run, [inputs]))
+    logits = _logits(outputs)
+    repeated = num_rows(inputs) - len(logits)
+    if repeated > 0:  # as many rows on every process; these are cut off after gathering
+        logits = torch.cat([logits, logits[-1:].expand(repeated, *logits.shape[1:])])
+    return loss.detach().mean(), logits.detach()
+
+
+def _rows_here(run: Run, num_examples: int, inputs: Inputs, step: int) -> int:
+    """Rows of this batch that no other process or batch has. Trainer takes the repeated ones into its loss."""
+    rows = num_rows(inputs)
+    if run.config.trainer_compat:
+        return rows
+    batch_size, processes = run.config.per_device_eval_batch_size, run.accelerator.num_processes
+    return min(rows, real_rows(num_examples, batch_size, processes, step, run.accelerator.process_index))
+
+
+def _logits(outputs: Any) -> Tensor:
+    """Of a model that returns its loss with them: everything else it returns (hidden states, ...) is left."""
+    if isinstance(outputs, dict):
+        logits = outputs["logits"]
+    else:
+        logits = outputs[1] if len(outputs) > 1 else outputs[0]
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+def _concatenated(batches: Sequence[Tensor]) -> Any:
+    """One float32 or integer array of all batches; they stay on the device until the last one is there."""
+    if not batches:
+        return None
+    joined = torch.cat(list(batches)).cpu()
+    return (joined.float() if joined.dtype in (torch.bfloat16, torch.float16) else joined).numpy()
+
+
+def _mean_loss(run: Run, losses: Sequence[Tensor]) -> float:
+    """The float32 NumPy mean over rows of their batch's mean loss: any other way differs in the last digits."""
+    per_row = _concatenated(losses)
+    finite = np.isfinite(per_row)
+    if run.config.trainer_compat and finite.any():
+        per_row = per_row[finite]  # logging_nan_inf_filter; without it a NaN is said, not hidden
+    return float(per_row.mean().item())

@@ -1,0 +1,141 @@
+"""What a run says: the log history, the console with its progress bar, and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ftloop.checkpoint import store_flos, write_text
+from ftloop.run import Run
+from ftloop.state import TRAINER_STATE
+
+
+class Logs:
+    """Attached to one call of `train()`. Only the main process prints and writes; all keep the same history."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.bar = tqdm(
+            total=run.plan.max_steps,
+            initial=run.state.global_step,
+            desc="Training",
+            unit="update",
+            disable=True if not run.is_main else run.config.disable_tqdm,
+        )
+        self.writer = _summary_writer(run) if run.is_main and run.config.tensorboard else None
+
+    def __enter__(self) -> Logs:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    def record(self, values: dict[str, Any]) -> None:
+        """Append to the log history and send to TensorBoard. Mirrors: Trainer.log."""
+        state = self.run.state
+        state.control.should_log = False
+        values = values | {"epoch": state.epoch}
+        state.log_history.append(values | {"step": state.global_step})
+        if self.writer is not None:
+            write_scalars(self.writer, values, state.global_step)
+
+    def losses(self) -> None:
+        """Log the mean loss of the updates since the last log line: the one place where the host waits for it.
+
+        Mirrors: Trainer._maybe_log_save_evaluate, its first part.
+        """
+        run, state, meter = self.run, self.run.state, self.run.meter
+        total = run.accelerator.gather(meter.window).mean().item()
+        values = {
+            "loss": total / (state.global_step - meter.logged_at),
+            "grad_norm": None if meter.grad_norm is None else float(meter.grad_norm),
+            "learning_rate": meter.learning_rate,
+        }
+        meter.window.zero_()
+        meter.total += total
+        meter.logged_at = state.global_step
+        store_flos(run)
+        self.record(values)
+        if self.bar.disable and run.is_main:
+            shown = ", ".join(f"{name}={value:.4g}" for name, value in values.items() if value is not None)
+            print(f"Update {state.global_step}/{state.max_steps}: {shown}", flush=True)
+        else:
+            self.bar.set_postfix(loss=f"{values['loss']:.4f}", lr=f"{meter.learning_rate:.2e}", refresh=False)
+
+    def epoch(self, metrics: dict[str, float] | None) -> None:
+        """One line for an epoch: the mean loss of its updates and the last evaluation's metrics, if there is one."""
+        run, state, meter = self.run, self.run.state, self.run.meter
+        updates = state.global_step - meter.epoch_began_at
+        if updates:  # none when this epoch's checkpoint came from elsewhere and holds no sum
+            shown = {"loss": run.accelerator.gather(meter.epoch).mean().item() / updates} | scores(metrics or {})
+            self.say(
+                f"Epoch {math.ceil(state.epoch)}/{state.num_train_epochs}: "
+                + ", ".join(f"{name}={value:.4f}" for name, value in shown.items())
+            )
+        meter.epoch.zero_()
+        meter.epoch_began_at = state.global_step
+
+    def advance(self) -> None:
+        """Move the progress bar to where the run is."""
+        self.bar.update(self.run.state.global_step - self.bar.n)
+
+    def say(self, line: str) -> None:
+        if self.run.is_main:
+            self.bar.write(line)
+
+
+def scores(metrics: dict[str, float], prefix: str = "eval") -> dict[str, float]:
+    """The metrics a person reads: without the prefix, the loss and the timings."""
+    timings = ("runtime", "samples_per_second", "steps_per_second", "loss")
+    short = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
+    return {name: value for name, value in short.items() if name not in timings and name != "epoch"}
+
+
+def _summary_writer(run: Run) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    stamp = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
+    folder = run.config.logging_dir or os.environ.get("TENSORBOARD_LOGGING_DIR")
+    writer = SummaryWriter(log_dir=os.path.expanduser(folder or os.path.join(run.config.output_dir, "runs", stamp)))
+    writer.add_text("args", json.dumps(run.config.to_dict(), indent=2))
+    model: Any = run.unwrapped_model
+    if getattr(model, "config", None) is not None:
+        writer.add_text("model_config", model.config.to_json_string())
+    return writer
+
+
+def write_scalars(writer: Any, values: dict[str, Any], global_step: int) -> None:
+    """Under Trainer's tags: `eval_x` becomes `eval/x`, `test_x` becomes `test/x`, all else `train/x`."""
+    for name, value in values.items():
+        part, _, rest = name.partition("_")
+        tag = f"{part}/{rest}" if part in ("eval", "test") else f"train/{name}"
+        if value is not None:
+            writer.add_scalar(tag, value, global_step)
+    writer.flush()
+
+
+def save_metrics(run: Run, split: str, metrics: dict[str, Any]) -> None:
+    """Write `<split>_results.json` and add to `all_results.json`. Mirrors: Trainer.save_metrics."""
+    if not run.is_main:
+        return
+    root = Path(run.config.output_dir)
+    together = root / "all_results.json"
+    before = json.loads(together.read_text(encoding="utf-8")) if together.is_file() else {}
+    for path, values in ((root / f"{split}_results.json", metrics), (together, before | metrics)):
+        write_text(path, json.dumps(values, indent=4, sort_keys=True) + "\n")
+
+
+def save_state(run: Run) -> None:
+    """Write `trainer_state.json` into the output_dir. Mirrors: Trainer.save_state."""
+    if run.is_main:
+        write_text(Path(run.config.output_dir) / TRAINER_STATE, run.state.to_json(run.config))

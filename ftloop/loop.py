@@ -1,0 +1,236 @@
+"""The training loop. `updates()` trains; `train()` says what happens after each update."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import skip_first_batches
+from torch import Tensor
+from transformers.trainer_utils import speed_metrics
+
+from ftloop.checkpoint import keep_only_best, load_weights, restore_rng_state, save_checkpoint, store_flos
+from ftloop.evaluation import evaluate
+from ftloop.logs import Logs
+from ftloop.loss import count_items, forward, loss_divisor
+from ftloop.run import Inputs, Run, first_rows
+from ftloop.state import after_epoch, after_update, count_patience, note_best
+
+TrainingStep = Callable[[Run, Inputs, float, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimizer step, just done."""
+
+    global_step: int
+    epoch: float
+    losses: tuple[Tensor, ...]
+    """What each micro-batch of this process adds to the update's loss; scalars on the device."""
+    grad_norm: Tensor | float | None
+    """Before clipping."""
+    learning_rate: float | None
+    """That this update was made with."""
+    rows: int
+    """Distinct rows, over all micro-batches and processes."""
+    ends_epoch: bool
+    replayed: bool = False
+    """Not done now but before the checkpoint this run was resumed from; only the end of its epoch is still due."""
+
+    @property
+    def loss(self) -> Tensor:
+        """This process's loss of the update; with one process, the mean over its rows."""
+        return sum(self.losses[1:], start=self.losses[0])
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Mirrors: TrainOutput."""
+
+    global_step: int
+    training_loss: float
+    metrics: dict[str, float]
+
+
+def training_step(run: Run, inputs: Inputs, divisor: float, num_items: Tensor | None) -> Tensor:
+    """Forward and backward of one micro-batch; its gradients add to those already there.
+
+    Returns: its share of the update's loss, a scalar on the device.
+    Mirrors: Trainer.training_step.
+    """
+    run.model.train()
+    loss, _ = forward(run, run.model, inputs, num_items)
+    loss = loss / divisor
+    run.accelerator.backward(loss)
+    return loss.detach()
+
+
+def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
+    """Train, and yield after every update; what else is to happen goes into the body of the `for`.
+
+    Continues where `run.state` is. The next batches are fetched only when the body has run, so an evaluation in the
+    body draws its random numbers where Trainer's does.
+    Mirrors: Trainer._run_epoch.
+    """
+    config, plan, state, accelerator, model = run.config, run.plan, run.state, run.accelerator, run.model
+    if run.epoch_end_pending:
+        yield _replayed_update(run)
+    if state.control.should_training_stop:
+        return
+    model.zero_grad()
+    for epoch in range(state.global_step // plan.updates_per_epoch, plan.num_train_epochs):
+        for index, batch_samples in _windows(run, epoch):
+            num_items, rows = count_items(run, batch_samples), plan.rows_in_window(index)
+            losses = []
+            for inputs, rows_here, is_last in _micro_batches(run, index, batch_samples):
+                divisor = loss_divisor(run, rows_here, rows, len(batch_samples), num_items)
+                accelerator.sync_gradients = is_last  # lets the optimizer step and fp16 gradients be unscaled
+                with nullcontext() if is_last else accelerator.no_sync(model):
+                    losses.append(step(run, inputs, divisor, num_items))
+            grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm or math.inf)
+            weights_moved = _optimizer_step(run)
+            learning_rate = run.scheduler.get_last_lr()[0]
+            if weights_moved:
+                run.scheduler.step()
+            model.zero_grad()
+            state.global_step += 1
+            steps_done = index * plan.gradient_accumulation_steps + len(batch_samples)
+            state.epoch = epoch + steps_done / plan.steps_in_epoch
+            is_over = steps_done == plan.steps_in_epoch or state.global_step >= plan.max_steps
+            yield Update(state.global_step, state.epoch, tuple(losses), grad_norm, float(learning_rate), rows, is_over)
+            if state.global_step >= plan.max_steps:
+                return
+
+
+def _windows(run: Run, epoch: int) -> Iterator[tuple[int, list[Inputs]]]:
+    """The micro-batches of each update of an epoch still to be done, with the update's index in the epoch."""
+    plan, loader = run.plan, run.train_loader
+    done = run.state.global_step - epoch * plan.updates_per_epoch
+    if done:
+        loader = skip_first_batches(loader, done * plan.gradient_accumulation_steps)
+    else:
+        _restore_rng(run)
+    loader.set_epoch(epoch)  # Accelerate's own counter only moves when a loader is read to its very end
+    batches = iter(loader)
+    for index in range(done, plan.updates_per_epoch):
+        batch_samples = [next(batches) for _ in range(plan.window_size(index))]
+        _restore_rng(run)  # after the fetch: in the run that was interrupted, these batches came before the checkpoint
+        yield index, batch_samples
+
+
+def _micro_batches(run: Run, index: int, batch_samples: list[Inputs]) -> Iterator[tuple[Inputs, int, bool]]:
+    """Each micro-batch, how many of its rows count, and whether it is the update's last.
+
+    The last round is filled with rows that another process has too. They are cut off, one is left where there is no
+    other: it counts nothing, but its process must take part in the backward pass. Differs: Trainer trains on them.
+    """
+    for i, inputs in enumerate(batch_samples):
+        rows = run.plan.rows_in_step(index * run.plan.gradient_accumulation_steps + i, run.accelerator.process_index)
+        if not run.config.trainer_compat:
+            inputs = first_rows(inputs, max(rows, 1))
+        if "input_ids" in inputs:
+            run.current_flos += float(inputs["input_ids"].numel() * run.flos_per_token)
+        yield inputs, rows, i == len(batch_samples) - 1
+
+
+def _optimizer_step(run: Run) -> bool:
+    """Returns: whether the weights moved. With fp16 they do not when a gradient overflowed.
+
+    Differs: with the fused optimizer the step is skipped inside its kernel, Accelerate reports none, and Trainer's
+    schedule runs on; here the gradient scale tells, which is one wait for the device per update under fp16.
+    """
+    scaler = run.accelerator.scaler
+    if scaler is None or run.config.trainer_compat:
+        run.optimizer.step()
+        return not run.accelerator.optimizer_step_was_skipped
+    scale = scaler.get_scale()
+    run.optimizer.step()
+    return bool(scaler.get_scale() >= scale)
+
+
+def _restore_rng(run: Run) -> None:
+    if run.rng_to_restore is not None:
+        restore_rng_state(run.rng_to_restore, run.accelerator.use_distributed)
+        run.rng_to_restore = None
+
+
+def _replayed_update(run: Run) -> Update:
+    _restore_rng(run)
+    run.epoch_end_pending = False
+    state, meter = run.state, run.meter
+    return Update(state.global_step, state.epoch, (), meter.grad_norm, meter.learning_rate, 0, True, replayed=True)
+
+
+def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
+    """Train the prepared run to its end: log, evaluate, save; go back to the best checkpoint if asked.
+
+    Mirrors: Trainer.train, _maybe_log_save_evaluate, _finalize_training.
+    """
+    config, state, control, meter = run.config, run.state, run.state.control, run.meter
+    started, first_step = time.time(), state.global_step
+    with Logs(run) as logs:
+        if config.eval_on_start and (first_step == 0 or config.trainer_compat):
+            metrics = evaluate(run)
+            logs.record(metrics)
+            count_patience(config, state, metrics)
+        for update in updates(run, step):
+            metrics = {}
+            meter.add(update.losses, update.grad_norm, update.learning_rate, update.global_step)
+            logs.advance()
+            for phase in _phases(run, update):
+                if control.should_log and state.global_step > meter.logged_at:
+                    logs.losses()
+                if control.should_evaluate:
+                    metrics = evaluate(run)
+                    logs.record(metrics)
+                    control.should_evaluate = False
+                    count_patience(config, state, metrics)
+                    is_best = note_best(config, state, metrics)
+                    if config.save_strategy == "best":
+                        control.should_save = is_best
+                if phase == "epoch":
+                    logs.epoch(metrics)
+                if control.should_save:
+                    save_checkpoint(run, phase)
+                    control.should_save = False
+            if control.should_training_stop:
+                break
+        result = _result(run, started, first_step)
+        logs.record(result.metrics)
+        if config.load_best_model_at_end and state.best_model_checkpoint is not None:
+            load_weights(run, Path(state.best_model_checkpoint))
+            logs.say(f"Best: {Path(state.best_model_checkpoint).name}, {config.metric_for_best_model}={state.best_metric:.4f}")
+        keep_only_best(run)
+    return result
+
+
+def _phases(run: Run, update: Update) -> Iterator[str]:
+    """After an update `update`, and `epoch` when that ends an epoch or training stops; sets what is due in each."""
+    if not update.replayed:
+        after_update(run.config, run.plan, run.state)
+        yield "update"
+    if update.ends_epoch or run.state.control.should_training_stop:
+        after_epoch(run.config, run.state)
+        yield "epoch"
+
+
+def _result(run: Run, started: float, first_step: int) -> TrainResult:
+    """The run's figures. `train_loss` is the mean over all updates, also those before a resume.
+
+    Differs: with trainer_compat, over the updates since the resume, with this process's own unlogged remainder.
+    """
+    state, meter, compat = run.state, run.meter, run.config.trainer_compat
+    new_steps = state.global_step - first_step
+    remainder = (meter.window if compat else run.accelerator.gather(meter.window).mean()).item()
+    steps = new_steps if compat else state.global_step
+    train_loss = (meter.total + remainder) / max(steps, 0.001)
+    store_flos(run)
+    samples = run.plan.num_train_samples * new_steps / max(state.max_steps, 1)
+    metrics: dict[str, Any] = speed_metrics("train", started, num_samples=samples, num_steps=new_steps)
+    metrics |= {"total_flos": state.total_flos, "train_loss": train_loss}
+    return TrainResult(state.global_step, train_loss, metrics)

@@ -1,0 +1,82 @@
+"""From logits and labels to named scores, by scikit-learn and SciPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ftloop.data import Labels
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction
+
+ComputeMetrics = Callable[["EvalPrediction"], dict[str, float]]
+
+
+def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> ComputeMetrics:
+    """The `compute_metrics` of a task: accuracy and F1 for classes, MSE and correlations for numbers.
+
+    F1 is that of class 1 where there are two classes, the macro average beyond. `names` picks others (GLUE's own).
+    """
+    chosen = names or (("mse", "pearson", "spearmanr") if labels.regression else ("accuracy", "f1"))
+
+    def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
+        logits = evaluated.predictions[0] if isinstance(evaluated.predictions, tuple) else evaluated.predictions
+        predicted = np.squeeze(logits, axis=-1) if labels.regression else np.argmax(logits, axis=-1)
+        return {name: _SCORES[name](evaluated.label_ids, predicted, labels.count) for name in chosen}
+
+    return compute_metrics
+
+
+def _accuracy(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(true, predicted))
+
+
+def _f1(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    from sklearn.metrics import f1_score
+
+    if num_labels == 2:
+        return float(f1_score(true, predicted, average="binary", pos_label=1, zero_division=0.0))
+    # All classes count, also those that this set happens not to hold.
+    return float(f1_score(true, predicted, labels=range(num_labels), average="macro", zero_division=0.0))
+
+
+def _matthews(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(true, predicted))
+
+
+def _mse(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    return float(np.mean((np.asarray(predicted, np.float64) - true) ** 2))
+
+
+def _pearson(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    from scipy.stats import pearsonr
+
+    return float(pearsonr(true, predicted).statistic) if _varies(true, predicted) else float("nan")
+
+
+def _spearman(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(true, predicted).statistic) if _varies(true, predicted) else float("nan")
+
+
+def _varies(true: np.ndarray, predicted: np.ndarray) -> bool:
+    """A correlation with a constant is not defined."""
+    return len(true) > 1 and bool(np.ptp(true) > 0) and bool(np.ptp(predicted) > 0)
+
+
+_SCORES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews_correlation": _matthews,
+    "mse": _mse,
+    "pearson": _pearson,
+    "spearmanr": _spearman,
+}

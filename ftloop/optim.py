@@ -1,0 +1,78 @@
+"""AdamW in two groups and its schedule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ftloop.config import TrainConfig
+from ftloop.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate.optimizer import AcceleratedOptimizer
+
+# Parameters that are never decayed, by lower-case name: biases and whatever a family calls its normalisation.
+NO_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
+
+
+def decayed_parameters(model: nn.Module) -> set[str]:
+    """Names of the parameters that weight decay applies to.
+
+    Mirrors: Trainer.get_decay_parameter_names.
+    """
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    return set(get_parameter_names(model, [nn.LayerNorm], list(NO_DECAY)))
+
+
+def create_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
+    """AdamW over two groups, decayed and not, each in the order of `named_parameters()`.
+
+    The order is what makes `optimizer.pt` interchangeable with Trainer's.
+    Mirrors: Trainer.create_optimizer.
+    """
+    decayed = decayed_parameters(model)
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in trainable if name in decayed], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in trainable if name not in decayed], "weight_decay": 0.0},
+    ]
+    return AdamW(
+        groups,
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        fused=True if config.optim == "adamw_torch_fused" else None,
+    )
+
+
+def create_scheduler(
+    optimizer: Optimizer | AcceleratedOptimizer, config: TrainConfig, warmup_steps: int, max_steps: int
+) -> LRScheduler:
+    """The schedule, one step per update. It is never given to `accelerator.prepare`, which would step it once per
+    process and so run through it that many times too fast.
+
+    Raises: UserError for `lr_scheduler_kwargs` the schedule does not take.
+    Mirrors: Trainer.create_scheduler.
+    """
+    from transformers import get_scheduler
+
+    try:
+        return get_scheduler(
+            config.lr_scheduler_type,
+            optimizer=optimizer,
+            num_warmup_steps=warmup_steps,
+            num_training_steps=max_steps,
+            scheduler_specific_kwargs=config.lr_scheduler_kwargs,
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"lr_scheduler_kwargs: {config.lr_scheduler_type} refuses them ({error})") from error
+
+
+def check_schedule(config: TrainConfig) -> None:
+    """Raises: UserError when the schedule cannot be built; before any data is read."""
+    create_scheduler(AdamW([torch.nn.Parameter(torch.zeros(1))]), config, warmup_steps=1, max_steps=10)

@@ -1,0 +1,118 @@
+"""The step arithmetic of a run: how many updates, how many micro-batches in each, how many rows in each of those.
+
+Derived once from the configuration and the length of the loader, frozen, and printed before training starts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ftloop.config import TrainConfig
+from ftloop.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Counts of one run. A *step* is a micro-batch of one process within an epoch; an *update* is what
+    `global_step` counts.
+    """
+
+    num_examples: int
+    num_processes: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    steps_in_epoch: int
+    """Micro-batches of each process in one epoch."""
+    updates_per_epoch: int
+    num_train_epochs: int
+    """Epochs begun, the last perhaps not finished."""
+    max_steps: int
+    """Updates of the whole run."""
+    warmup_steps: int
+    logging_steps: int
+    eval_steps: int
+    save_steps: int
+    num_train_samples: float
+    """Rows that the whole run sees."""
+    drop_last: bool
+
+    def window_size(self, update: int) -> int:
+        """Micro-batches of the `update`-th update of an epoch; the last may have fewer."""
+        left = self.steps_in_epoch - update * self.gradient_accumulation_steps
+        return min(self.gradient_accumulation_steps, left)
+
+    def rows_in_window(self, update: int) -> int:
+        """Distinct rows of the `update`-th update of an epoch, over all its micro-batches and processes."""
+        first = update * self.gradient_accumulation_steps
+        per_step = self.num_processes * self.per_device_train_batch_size
+        last = first + self.window_size(update)
+        return min(last * per_step, self.num_examples) - min(first * per_step, self.num_examples)
+
+    def rows_in_step(self, step: int, process_index: int) -> int:
+        """Distinct rows of a process's micro-batch; the rest of it repeats rows so that all processes have as many."""
+        return real_rows(
+            self.num_examples, self.per_device_train_batch_size, self.num_processes, step, process_index
+        )
+
+
+def real_rows(num_examples: int, batch_size: int, num_processes: int, step: int, process_index: int) -> int:
+    """How many rows of batch `step` on one process are not there a second time.
+
+    Accelerate deals batches to processes in turn and fills the last round with rows from the beginning
+    (`even_batches`); those come after the real ones.
+    """
+    first = (step * num_processes + process_index) * batch_size
+    return max(0, min(batch_size, num_examples - first))
+
+
+def make_plan(config: TrainConfig, num_examples: int, steps_in_epoch: int, num_processes: int) -> TrainingPlan:
+    """Mirrors: Trainer.set_initial_training_values, TrainingArguments.get_warmup_steps, TrainerState.compute_steps.
+
+    Raises: UserError when there is nothing to train on.
+    """
+    if steps_in_epoch == 0:
+        raise UserError(
+            f"dataloader_drop_last leaves no full batch of {config.per_device_train_batch_size} rows "
+            f"on {num_processes} process(es) out of {num_examples}"
+        )
+    accumulation = config.gradient_accumulation_steps
+    updates_per_epoch = math.ceil(steps_in_epoch / accumulation)
+    rows_per_update = config.per_device_train_batch_size * accumulation * num_processes
+    if config.max_steps > 0:
+        max_steps = config.max_steps
+        num_train_epochs = math.ceil(max_steps / updates_per_epoch)
+        num_train_samples: float = max_steps * rows_per_update
+    else:
+        max_steps = math.ceil(config.num_train_epochs * updates_per_epoch)
+        num_train_epochs = math.ceil(config.num_train_epochs)
+        num_train_samples = num_examples * config.num_train_epochs
+
+    def updates(interval: float) -> int:
+        return math.ceil(max_steps * interval) if interval < 1 else int(interval)
+
+    return TrainingPlan(
+        num_examples=num_examples,
+        num_processes=num_processes,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        gradient_accumulation_steps=accumulation,
+        steps_in_epoch=steps_in_epoch,
+        updates_per_epoch=updates_per_epoch,
+        num_train_epochs=num_train_epochs,
+        max_steps=max_steps,
+        warmup_steps=_warmup_steps(config, max_steps),
+        logging_steps=updates(config.logging_steps),
+        eval_steps=updates(config.evaluation_interval),
+        save_steps=updates(config.save_steps),
+        num_train_samples=num_train_samples,
+        drop_last=config.dataloader_drop_last,
+    )
+
+
+def _warmup_steps(config: TrainConfig, max_steps: int) -> int:
+    """A share is rounded up to whole updates; `warmup_steps` from 1 on is a count, `warmup_ratio` always a share."""
+    if config.warmup_ratio is not None:
+        return math.ceil(max_steps * config.warmup_ratio)
+    if config.warmup_steps >= 1:
+        return int(config.warmup_steps)
+    return math.ceil(max_steps * config.warmup_steps)

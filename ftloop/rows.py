@@ -1,0 +1,211 @@
+"""Rows from local files: csv, tsv, json, jsonl, parquet. Every fault is told with its file and line.
+
+Rows go through Arrow on disk, so a large file is never held in memory. Every value is kept as text: what a label means
+(a class or a number) is decided over all rows, in data.py, not by the first ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftloop.errors import UserError
+
+FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+Record = dict[str, Any]
+
+
+def check_file(path: str, flag: str) -> None:
+    """Raises: UserError when the file is missing, empty or of a format not read here."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"{flag}: no such file: {path}")
+    if file.suffix.lower() not in FORMATS:
+        raise UserError(f"{flag}: {path} has none of the endings {', '.join(FORMATS)}")
+    if file.stat().st_size == 0:
+        raise UserError(f"{flag}: {path} is empty")
+
+
+def column_names(path: str) -> list[str]:
+    """The columns of a file, from its header or its first row.
+
+    Raises: UserError when there is no row, or the first is broken.
+    """
+    suffix = _suffix(path)
+    if suffix == ".parquet":
+        return [str(name) for name in _parquet(path).schema_arrow.names]
+    if suffix in (".csv", ".tsv"):
+        return _header(path, "," if suffix == ".csv" else "\t")
+    first = next(_records(path), None)
+    if first is None:
+        raise UserError(f"{path}: no rows")
+    return list(first[1])
+
+
+def read_table(path: str, text_columns: Sequence[str], label_column: str | None) -> Any:
+    """The rows of a file as a `datasets.Dataset` of strings: the text columns and, if there is one, the label.
+
+    Raises: UserError naming file, line and column of the first fault, or the rows whose text is missing.
+    """
+    import datasets
+
+    path = str(Path(path).expanduser())
+    columns = [*text_columns, *([label_column] if label_column else [])]
+    stat = Path(path).stat()
+    try:
+        return datasets.Dataset.from_generator(
+            _text_rows,
+            features=datasets.Features({name: datasets.Value("string") for name in columns}),
+            # The stamp makes a changed file miss the cache, which knows the arguments alone. A tuple, because a list
+            # would be taken for shards, one call of the generator for each.
+            gen_kwargs={"path": path, "columns": tuple(columns), "stamp": (stat.st_size, stat.st_mtime_ns)},
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
+def _text_rows(path: str, columns: tuple[str, ...], stamp: tuple[int, int]) -> Iterator[dict[str, str | None]]:
+    del stamp
+    for line, record in _records(path):
+        yield {name: _as_text(record.get(name), path, line, name) for name in columns}
+
+
+def _as_text(value: Any, path: str, line: int, column: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    raise UserError(f"{path}, line {line}: column {column} holds {type(value).__name__}, not a text or a number")
+
+
+def _records(path: str) -> Iterator[tuple[int, Record]]:
+    """Line number (for parquet: row number, from 1) and record, one by one."""
+    suffix = _suffix(path)
+    readers = {".csv": _csv_records, ".tsv": _tsv_records, ".jsonl": _jsonl_records, ".json": _json_records}
+    if suffix == ".parquet":
+        yield from _parquet_records(path)
+        return
+    try:
+        yield from readers[suffix](path)
+    except UnicodeDecodeError as error:
+        line = _first_line_not_utf8(path)
+        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+
+
+def _first_line_not_utf8(path: str) -> int:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    raise AssertionError("every line of the file is UTF-8")
+
+
+def _suffix(path: str) -> str:
+    return Path(path).suffix.lower()
+
+
+def _open(path: str) -> Any:
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _csv_records(path: str, delimiter: str = ",", quoting: Any = csv.QUOTE_MINIMAL) -> Iterator[tuple[int, Record]]:
+    csv.field_size_limit(2**31 - 1)
+    with _open(path) as file:
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        try:
+            header = next(reader, None)
+            if header is None:
+                return
+            for fields in reader:
+                if not fields:
+                    continue  # a blank line
+                if len(fields) != len(header):
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: {len(fields)} fields where the header has {len(header)}"
+                    )
+                # An empty field is an empty text, which is valid; data.py treats an empty label as missing.
+                yield reader.line_num, dict(zip(header, fields, strict=True))
+        except csv.Error as error:
+            raise UserError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _header(path: str, delimiter: str) -> list[str]:
+    with _open(path) as file:
+        try:
+            header = next(csv.reader(file, delimiter=delimiter), [])
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, line {_first_line_not_utf8(path)}: not UTF-8 ({error.reason})") from None
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}: the header names {', '.join(map(repr, twice))} more than once")
+    return header
+
+
+def _tsv_records(path: str) -> Iterator[tuple[int, Record]]:
+    """A tsv file is quoted like csv if it reads as such throughout; GLUE's own files hold bare quotes instead."""
+    try:
+        for _ in _csv_records(path, "\t"):
+            pass
+        quoting = csv.QUOTE_MINIMAL
+    except UserError:
+        quoting = csv.QUOTE_NONE
+    yield from _csv_records(path, "\t", quoting)
+
+
+def _jsonl_records(path: str) -> Iterator[tuple[int, Record]]:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error})") from None
+            yield number, _checked(record, path, number)
+
+
+def _json_records(path: str) -> Iterator[tuple[int, Record]]:
+    """A list of objects, or one object a line."""
+    with _open(path) as file:
+        start = file.read(4096).lstrip()[:1]
+        file.seek(0)
+        if start != "[":
+            yield from _jsonl_records(path)
+            return
+        try:
+            records = json.load(file)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    for number, record in enumerate(records, start=1):
+        yield number, _checked(record, path, number)
+
+
+def _checked(record: Any, path: str, number: int) -> Record:
+    if not isinstance(record, dict):
+        raise UserError(f"{path}, line {number}: expected an object of columns, found {type(record).__name__}")
+    return record
+
+
+def _parquet(path: str) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(Path(path).expanduser())
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path}: not a parquet file ({error})") from None
+
+
+def _parquet_records(path: str) -> Iterator[tuple[int, Record]]:
+    batches = _parquet(path).iter_batches()
+    yield from enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches), start=1)

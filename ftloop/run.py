@@ -1,0 +1,319 @@
+"""Run: everything one training run holds, put together in the order that keeps its random numbers Trainer's."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    TorchDynamoPlugin,
+)
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+from transformers.trainer_utils import enable_full_determinism, seed_worker, set_seed
+
+from ftloop.config import TrainConfig
+from ftloop.errors import UserError
+from ftloop.metrics import ComputeMetrics
+from ftloop.optim import check_schedule, create_optimizer, create_scheduler
+from ftloop.plan import TrainingPlan, make_plan
+from ftloop.state import LossMeter, TrainerState, begin
+
+if TYPE_CHECKING:
+    from accelerate.optimizer import AcceleratedOptimizer
+    from torch.utils.data import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+Inputs = dict[str, Any]
+Collator = Callable[[list[Any]], Inputs]
+
+
+@dataclass
+class Run:
+    """One run. Made by `prepare`; read by the loop, by evaluation and by checkpoints.
+
+    The parts from `train_loader` on are there only with a training set.
+    """
+
+    config: TrainConfig
+    accelerator: Accelerator
+    model: nn.Module
+    """As prepared: on its device, with autocast in its forward, wrapped by DDP with several processes."""
+    eval_dataset: Dataset[Any] | None
+    processing_class: PreTrainedTokenizerBase | None
+    data_collator: Collator
+    compute_metrics: ComputeMetrics | None
+    state: TrainerState
+    meter: LossMeter
+    accepts_loss_kwargs: bool
+    """Whether Trainer takes the model's loss for one already divided by the items of the whole update."""
+    columns: frozenset[str]
+    """What `forward` takes, and the names of the label column."""
+    flos_per_token: int
+    """Floating point operations of forward and backward for one token, by Trainer's estimate."""
+
+    train_dataset: Dataset[Any] = None  # type: ignore[assignment]
+    train_loader: DataLoader[Any] = None  # type: ignore[assignment]
+    plan: TrainingPlan = None  # type: ignore[assignment]
+    optimizer: AcceleratedOptimizer = None  # type: ignore[assignment]
+    scheduler: LRScheduler = None  # type: ignore[assignment]
+
+    current_flos: float = 0.0
+    """This process's, since they were last added to the state."""
+    eval_loaders: dict[int, DataLoader[Any]] = field(default_factory=dict)
+    """Kept between evaluations only with persistent workers, as Trainer does."""
+    rng_to_restore: dict[str, Any] | None = None
+    """Of the checkpoint resumed from; the loop restores it at the one right moment."""
+    epoch_end_pending: bool = False
+    """The checkpoint resumed from was saved before the end of its epoch had been seen to."""
+
+    @property
+    def unwrapped_model(self) -> nn.Module:
+        """The user's own model, with autocast still in its forward."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+
+def make_accelerator(config: TrainConfig, gradient_checkpointing: bool = False) -> Accelerator:
+    """Device, precision and processes. Draws no random numbers.
+
+    Raises: UserError when the device cannot do what was asked, or the launcher asks for something else.
+    Mirrors: Trainer.create_accelerator_and_postprocess.
+    """
+    precision = mixed_precision(config)
+    # Accelerate's state is a singleton; a second run in one process may want another device or precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    handlers: list[Any] = [
+        # find_unused_parameters changes the buckets and so, from 3 processes on, the bits.
+        DistributedDataParallelKwargs(find_unused_parameters=not gradient_checkpointing),
+        InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout)),
+    ]
+    accelerator = Accelerator(
+        cpu=config.use_cpu,
+        mixed_precision=precision,
+        # The loop accumulates by itself, and Accelerate must not divide the loss a second time.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dataloader_config=DataLoaderConfiguration(
+            use_seedable_sampler=True,
+            even_batches=True,
+            split_batches=False,
+            data_seed=config.seed if config.data_seed is None else config.data_seed,
+        ),
+        dynamo_plugin=TorchDynamoPlugin(backend="inductor" if config.torch_compile else None),
+        kwargs_handlers=handlers,
+    )
+    if config.tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = config.tf32
+        torch.backends.cudnn.allow_tf32 = config.tf32
+    return accelerator
+
+
+def mixed_precision(config: TrainConfig) -> str:
+    """`no`, `fp16` or `bf16`: ours, or the launcher's where ours does not say.
+
+    Raises: UserError on a conflict, and for what the device cannot do.
+    """
+    problems = []
+    for variable, feature in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            problems.append(f"the launcher asks for {feature}, which ftloop does not do; launch without it")
+    asked = "fp16" if config.fp16 else "bf16" if config.bf16 else "no"
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if launched not in ("no", "fp16", "bf16"):
+        problems.append(f"the launcher's --mixed_precision {launched} is not implemented; use fp16 or bf16")
+    elif "no" not in (asked, launched) and asked != launched:
+        problems.append(f"{asked}: conflicts with the launcher's --mixed_precision {launched}; give one of them")
+    precision = launched if asked == "no" else asked
+    cuda = torch.cuda.is_available() and not config.use_cpu
+    if precision == "fp16" and not cuda:
+        problems.append("fp16: needs a CUDA device, and there is none in use; --bf16 works on the CPU too")
+    if precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():
+        problems.append("bf16: this GPU cannot do it; use --fp16")
+    if config.tf32 and not (cuda and torch.cuda.get_device_capability() >= (8, 0)):
+        problems.append("tf32: needs an Ampere or newer GPU")
+    if problems:
+        raise UserError(*problems)
+    return precision
+
+
+def seed_everything(config: TrainConfig) -> None:
+    """Seed Python, NumPy and torch; the same seed in every process. Mirrors: Trainer.__init__, first lines."""
+    if config.full_determinism:
+        enable_full_determinism(config.seed)
+    else:
+        set_seed(config.seed)
+
+
+def prepare(
+    config: TrainConfig,
+    model: nn.Module,
+    train_dataset: Dataset[Any] | None = None,
+    eval_dataset: Dataset[Any] | None = None,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    data_collator: Collator | None = None,
+    compute_metrics: ComputeMetrics | None = None,
+    accelerator: Accelerator | None = None,
+) -> Run:
+    """Put a run together: seeded, the model on its device, the optimizer and the schedule made.
+
+    Arguments are Trainer's: map-style data sets whose rows hold `input_ids` and the like and `label`, a tokenizer as
+    `processing_class`, `compute_metrics` from an `EvalPrediction` to named numbers. Seed before you build the model
+    (`set_seed(config.seed)`), as for Trainer: its new head is drawn then. Without a training set the run can evaluate
+    and predict.
+
+    Raises: UserError when the configuration cannot be carried out.
+    Mirrors: Trainer.__init__, then Trainer._prepare_for_training.
+    """
+    if config.eval_strategy != "no" and train_dataset is not None and eval_dataset is None:
+        raise UserError(f"eval_strategy is {config.eval_strategy}, but no eval_dataset was given")
+    check_schedule(config)
+    seed_everything(config)
+    accelerator = accelerator or make_accelerator(config, config.gradient_checkpointing)
+    # Before DDP wraps the model, and whether or not an evaluation comes first: Trainer's `evaluate()` before `train()`
+    # leaves the model unwrapped, and its processes then train apart.
+    model.to(accelerator.device)
+    _align_config(model, processing_class)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    run = Run(
+        config=config,
+        accelerator=accelerator,
+        model=model,
+        eval_dataset=eval_dataset,
+        processing_class=processing_class,
+        data_collator=data_collator or _default_collator(processing_class),
+        compute_metrics=compute_metrics,
+        state=TrainerState(),
+        meter=LossMeter.zero(accelerator.device, skip_non_finite=config.trainer_compat),
+        accepts_loss_kwargs=_accepts_loss_kwargs(model),
+        columns=frozenset(inspect.signature(model.forward).parameters) | {"label", "label_ids", "labels"},
+        flos_per_token=6 * model.num_parameters(exclude_embeddings=True) if hasattr(model, "num_parameters") else 0,
+    )
+    if train_dataset is None:
+        run.model = accelerator.prepare_model(model, evaluation_mode=True)
+        return run
+    if len(train_dataset) == 0:  # type: ignore[arg-type]
+        raise UserError("the training set has no rows")
+    run.train_dataset = train_dataset
+    run.train_loader = train_loader(run)
+    run.plan = make_plan(config, len(train_dataset), len(run.train_loader), accelerator.num_processes)  # type: ignore[arg-type]
+    run.model, run.optimizer = accelerator.prepare(model, create_optimizer(model, config))
+    run.scheduler = create_scheduler(run.optimizer, config, run.plan.warmup_steps, run.plan.max_steps)
+    begin(run.state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
+    return run
+
+
+def _align_config(model: nn.Module, processing_class: Any) -> None:
+    """What Trainer writes into the model's configuration before training, and so into `config.json`."""
+    if getattr(model, "config", None) is None:
+        return
+    model.config.use_cache = False
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        token = getattr(processing_class, name, None)
+        if token is not None:
+            setattr(model.config, name, token)
+
+
+def _accepts_loss_kwargs(model: nn.Module) -> bool:
+    """Mirrors: Trainer.__init__ (model_accepts_loss_kwargs)."""
+    if hasattr(model, "accepts_loss_kwargs"):
+        return bool(model.accepts_loss_kwargs)
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(model.forward).parameters.values())
+
+
+def _default_collator(processing_class: Any) -> Collator:
+    from transformers import DataCollatorWithPadding, default_data_collator
+
+    return default_data_collator if processing_class is None else DataCollatorWithPadding(processing_class)
+
+
+def train_loader(run: Run) -> DataLoader[Any]:
+    """Batches of this process in a new order each epoch: `torch.randperm` seeded with seed + epoch.
+
+    Mirrors: Trainer.get_train_dataloader.
+    """
+    config = run.config
+    return _loader(
+        run,
+        run.train_dataset,
+        batch_size=config.per_device_train_batch_size,
+        sampler=RandomSampler(run.train_dataset),  # type: ignore[arg-type]
+        drop_last=config.dataloader_drop_last,
+        worker_init_fn=partial(
+            seed_worker, num_workers=config.dataloader_num_workers, rank=run.accelerator.process_index
+        ),
+    )
+
+
+def eval_loader(run: Run, dataset: Dataset[Any]) -> DataLoader[Any]:
+    """Batches of this process in the rows' order. A new loader each time, because making its iterator draws a random
+    number that the training after it depends on; with persistent workers the same one again, which does not draw.
+
+    Differs: dataloader_drop_last does not leave rows unevaluated, but with trainer_compat.
+    Mirrors: Trainer.get_eval_dataloader.
+    """
+    config = run.config
+    if id(dataset) in run.eval_loaders:
+        return run.eval_loaders[id(dataset)]
+    loader = _loader(
+        run,
+        dataset,
+        batch_size=config.per_device_eval_batch_size,
+        sampler=SequentialSampler(dataset),  # type: ignore[arg-type]
+        drop_last=config.dataloader_drop_last and config.trainer_compat,
+    )
+    if config.dataloader_persistent_workers:
+        run.eval_loaders[id(dataset)] = loader
+    return loader
+
+
+def _loader(run: Run, dataset: Any, **kind: Any) -> DataLoader[Any]:
+    config, collate = run.config, run.data_collator
+    if hasattr(dataset, "column_names") and hasattr(dataset, "remove_columns"):
+        dataset = dataset.remove_columns([name for name in dataset.column_names if name not in run.columns])
+    else:
+        collate = partial(_collate_known_columns, collate=collate, columns=run.columns)
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        collate_fn=collate,
+        num_workers=config.dataloader_num_workers,
+        persistent_workers=config.dataloader_persistent_workers,
+        prefetch_factor=config.dataloader_prefetch_factor,
+        pin_memory=config.dataloader_pin_memory and run.accelerator.device.type == "cuda",
+        **kind,
+    )
+    prepared: DataLoader[Any] = run.accelerator.prepare(loader)
+    return prepared
+
+
+def _collate_known_columns(examples: list[Any], collate: Collator, columns: frozenset[str]) -> Inputs:
+    """Mirrors: transformers.trainer_utils.RemoveColumnsCollator."""
+    if examples and isinstance(examples[0], Mapping):
+        examples = [{name: value for name, value in example.items() if name in columns} for example in examples]
+    return collate(examples)
+
+
+def num_rows(inputs: Inputs) -> int:
+    """Rows of a batch."""
+    return next(len(value) for value in inputs.values() if isinstance(value, Tensor))
+
+
+def first_rows(inputs: Inputs, count: int) -> Inputs:
+    """The first `count` rows of a batch."""
+    return {name: value[:count] if isinstance(value, Tensor) else value for name, value in inputs.items()}

@@ -1,0 +1,168 @@
+"""The command: `accelerate launch ftloop/train.py [RECIPE] [--flags]`. Wiring only, in the order things happen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if __package__ in (None, ""):
+    # Run as a file, sys.path starts with this folder: `ftloop` would not be found, and our module names would shadow
+    # top-level ones.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from ftloop.config import TrainConfig, parse_args
+from ftloop.errors import UserError
+from ftloop.hub import use_cache_if_hub_is_silent
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ftloop.data import TextData
+    from ftloop.run import Run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns: the exit code; 2 for a mistake of the user's, told without a traceback."""
+    try:
+        config = parse_args(sys.argv[1:] if argv is None else argv)
+        use_cache_if_hub_is_silent(config)
+        fine_tune(config)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            for problem in error.problems:
+                print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def fine_tune(config: TrainConfig) -> Run:
+    """The whole job, from the files it reads to the files it leaves. What can fail for the user fails first."""
+    from ftloop.announce import announce_baseline, announce_data, announce_run, quiet_libraries
+    from ftloop.checkpoint import find_checkpoint, load_checkpoint, save_model
+    from ftloop.data import load_text_data, tokenize
+    from ftloop.logs import save_metrics, save_state
+    from ftloop.loop import train
+    from ftloop.metrics import metrics_for
+    from ftloop.model import check_model, load_model, load_tokenizer, longest_input
+    from ftloop.optim import check_schedule
+    from ftloop.run import make_accelerator, prepare, seed_everything
+
+    quiet_libraries(config)
+    check_model(config.model_name_or_path)
+    check_schedule(config)
+    checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
+    accelerator = make_accelerator(config)
+    assert config.model_name_or_path is not None
+
+    with accelerator.main_process_first():  # the others read what the first has cached
+        data = load_text_data(config)
+        tokenizer = load_tokenizer(config.model_name_or_path)
+    seed_everything(config)  # the new head is drawn here
+    model, new_weights = load_model(config.model_name_or_path, data.labels)
+    max_length = longest_input(getattr(model.config, "max_position_embeddings", None), tokenizer, config.max_seq_length)
+    with accelerator.main_process_first():
+        sets = {"train": data.train} | data.validation | data.test
+        tokenized = {name: tokenize(data, rows, tokenizer, max_length, config, name) for name, rows in sets.items()}
+    encoded = {name: rows for name, (rows, _) in tokenized.items()}
+    validation = {name: encoded[name] for name in data.validation}
+
+    compute_metrics = metrics_for(data.labels, data.metrics)
+    run = prepare(
+        config,
+        model,
+        encoded["train"],
+        next(iter(validation.values()), None),
+        processing_class=tokenizer,
+        data_collator=_collator(tokenizer, config),
+        compute_metrics=compute_metrics,
+        accelerator=accelerator,
+    )
+    if checkpoint is not None:
+        load_checkpoint(run, checkpoint)
+    if run.is_main:
+        announce_run(run, config.model_name_or_path, new_weights)
+        announce_data(data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
+        for name, rows in list(validation.items())[:1]:
+            announce_baseline(data.labels, name, np.asarray(rows["label"]), compute_metrics)
+
+    result = train(run)
+    save_model(run)
+    save_metrics(run, "train", result.metrics | {"epoch": run.state.epoch})
+    save_state(run)
+    _final_evaluation(run, validation, "eval")
+    _final_evaluation(run, {name: encoded[name] for name in data.test if data.has_labels(data.test[name])}, "test")
+    for name in data.test:
+        if not data.has_labels(data.test[name]):
+            _write_predictions(run, encoded[name], name, data)
+    _predict_samples(run, data, max_length)
+    if run.is_main:
+        print(f"Results   {config.output_dir}: the model, all_results.json, trainer_state.json", flush=True)
+    return run
+
+
+def _collator(tokenizer: Any, config: TrainConfig) -> Any:
+    """Pad each batch to its longest row; with pad_to_max_length, every batch to max_seq_length (global padding)."""
+    from transformers import DataCollatorWithPadding
+
+    if config.pad_to_max_length:
+        return DataCollatorWithPadding(tokenizer, padding="max_length", max_length=config.max_seq_length)
+    return DataCollatorWithPadding(tokenizer)
+
+
+def _final_evaluation(run: Run, sets: dict[str, Dataset], prefix: str) -> None:
+    """Evaluate the model as it is now (the best one, if asked for), print and save. A second set (MNLI's mismatched
+    one) gets the suffix `_mm`, as in run_glue."""
+    from ftloop.announce import format_scores
+    from ftloop.evaluation import evaluate
+    from ftloop.logs import save_metrics
+
+    results: dict[str, float] = {}
+    for suffix, (name, rows) in zip(("", "_mm"), sets.items(), strict=False):
+        metrics = evaluate(run, rows, metric_key_prefix=prefix)
+        if run.is_main:
+            loss = metrics[f"{prefix}_loss"]
+            print(f"{name.capitalize():<9} loss={loss:.4f}, {format_scores(metrics, prefix)}", flush=True)
+        results |= {f"{key}{suffix}": value for key, value in metrics.items()}
+    if results:
+        save_metrics(run, prefix, results | {"epoch": run.state.epoch})
+
+
+def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> None:
+    """A test set without labels: one line a row in `<name>_predictions.tsv`, in the rows' order."""
+    from ftloop.checkpoint import write_text
+    from ftloop.evaluation import predict
+
+    logits = predict(run, rows).predictions
+    if not run.is_main:
+        return
+    if data.labels.regression:
+        lines = [f"{index}\t{value:.6g}" for index, value in enumerate(logits[:, 0])]
+    else:
+        chosen = logits.argmax(axis=-1)
+        lines = [f"{index}\t{data.labels.names[label]}" for index, label in enumerate(chosen)]
+    path = Path(run.config.output_dir) / f"{name}_predictions.tsv"
+    write_text(path, "\n".join(["index\tprediction", *lines]) + "\n")
+    print(f"{name.capitalize():<9} {len(lines)} rows without labels, predicted into {path}", flush=True)
+
+
+def _predict_samples(run: Run, data: TextData, max_length: int) -> None:
+    from ftloop.predict import classify, pair_up
+
+    if not run.config.sample_texts or not run.is_main:
+        return
+    texts = pair_up(run.config.sample_texts, pairs=len(data.text_columns) == 2)
+    for text, prediction in zip(
+        texts, classify(run.unwrapped_model, run.processing_class, texts, max_seq_length=max_length), strict=True
+    ):
+        shown = text if isinstance(text, str) else "  |  ".join(text)
+        print(f"Predicted {prediction.label} ({prediction.score:.3f}): {shown}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
