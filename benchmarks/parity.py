@@ -185,11 +185,15 @@ def compare(theirs: Side, ours: Side) -> dict[str, Any]:
         for name in sorted(key for key in a if key.startswith("eval_")):
             print(f"epoch {a['epoch']:g}  {name:<14} {a[name]!r:>22} {b.get(name)!r:>22}  {same(a[name], b.get(name))}")
     for name in sorted(theirs.test):
-        print(f"test     {name:<14} {theirs.test[name]!r:>22} {ours.test.get(name)!r:>22}  "
-              f"{same(theirs.test[name], ours.test.get(name))}")
+        print(
+            f"test     {name:<14} {theirs.test[name]!r:>22} {ours.test.get(name)!r:>22}  "
+            f"{same(theirs.test[name], ours.test.get(name))}"
+        )
     print(f"best step, metric       {theirs.best!r} {ours.best!r}  {same(theirs.best, ours.best)}")
-    print(f"final weights           sha256 {theirs.weights[:16]} {ours.weights[:16]}  "
-          f"{same(theirs.weights, ours.weights)}")
+    print(
+        f"final weights           sha256 {theirs.weights[:16]} {ours.weights[:16]}  "
+        f"{same(theirs.weights, ours.weights)}"
+    )
     print(f"seconds                 {theirs.seconds:.1f} {ours.seconds:.1f}  (ftloop's with loading and test)")
     verdict = {
         "updates": total,

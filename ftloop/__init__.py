@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -26,7 +27,25 @@ _PUBLIC = {
     "training_step": "loop",
     "updates": "loop",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = [
+    "Predictions",
+    "Run",
+    "TrainConfig",
+    "TrainResult",
+    "Update",
+    "UserError",
+    "classify",
+    "evaluate",
+    "find_checkpoint",
+    "load_checkpoint",
+    "predict",
+    "prepare",
+    "save_checkpoint",
+    "save_model",
+    "train",
+    "training_step",
+    "updates",
+]
 
 if TYPE_CHECKING:
     from ftloop.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, save_model
@@ -41,6 +60,4 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)

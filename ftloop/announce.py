@@ -65,7 +65,7 @@ def announce_run(run: Run, name: str, new_weights: list[str]) -> None:
     _say("Device", f"{where}, {precision}, {many}, {torch.get_num_threads()} CPU thread(s) each")
     idle = len(os.sched_getaffinity(0)) // processes if hasattr(os, "sched_getaffinity") else 1
     if device.type == "cpu" and torch.get_num_threads() < idle:
-        _say("", f"cores lie idle: `accelerate launch --num_cpu_threads_per_process {idle}` (or OMP_NUM_THREADS={idle})")
+        _say("", f"cores lie idle: accelerate launch --num_cpu_threads_per_process {idle}, or OMP_NUM_THREADS={idle}")
     rows = plan.per_device_train_batch_size * plan.gradient_accumulation_steps * plan.num_processes
     _say(
         "Plan",

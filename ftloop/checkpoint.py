@@ -213,11 +213,11 @@ def load_checkpoint(run: Run, folder: Path) -> None:
             "(saved with save_only_model, or by another number of processes, or only in part)"
         )
     load_weights(run, folder)
-    run.optimizer.load_state_dict(_load(folder / OPTIMIZER, run.accelerator.device))
-    run.scheduler.load_state_dict(_load(folder / SCHEDULER, "cpu"))
+    run.optimizer.load_state_dict(_load(folder / OPTIMIZER))
+    run.scheduler.load_state_dict(_load(folder / SCHEDULER))
     if run.accelerator.scaler is not None:
-        run.accelerator.scaler.load_state_dict(_load(folder / SCALER, "cpu"))
-    run.rng_to_restore = _load(folder / _rng_file(run), "cpu")
+        run.accelerator.scaler.load_state_dict(_load(folder / SCALER))
+    run.rng_to_restore = _load(folder / _rng_file(run))
     run.state = TrainerState.from_json(folder / TRAINER_STATE)
     accelerator, state = run.accelerator, run.state
     begin(state, run.config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
@@ -277,13 +277,13 @@ def _rng_file(run: Run) -> str:
     return f"rng_state_{run.accelerator.process_index}.pth" if several else "rng_state.pth"
 
 
-def _load(path: Path, device: Any) -> Any:
+def _load(path: Path) -> Any:
     """A checkpoint file, without running any code it may hold. NumPy's state needs four harmless names."""
     from transformers.trainer_pt_utils import safe_globals
 
     try:
         with safe_globals():
-            return torch.load(path, map_location=device, weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: not readable ({str(error).splitlines()[0] if str(error) else error!r})") from error
 

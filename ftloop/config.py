@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -181,21 +182,23 @@ class TrainConfig:
     dataloader_prefetch_factor: int | None = _loader(None, "Batches each worker prepares ahead.")
 
     def __post_init__(self) -> None:
-        problems = []
+        ill_typed = {}
         for name, setting in SETTINGS.items():
             try:
                 object.__setattr__(self, name, coerce(getattr(self, name), setting.type))
             except ValueError as error:
-                problems.append(f"{name}: {error}")
+                ill_typed[name] = f"{name}: {error}"
                 object.__setattr__(self, name, setting.default)  # so that the checks below still run
         object.__setattr__(self, "output_dir", str(Path(self.output_dir).expanduser()))
         if self.needs_metric and self.metric_for_best_model is None:
             object.__setattr__(self, "metric_for_best_model", "loss")
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             object.__setattr__(self, "greater_is_better", not self.metric_for_best_model.endswith("loss"))
-        problems += [*_range_problems(self), *_combination_problems(self)]
-        if problems:
-            raise UserError(*problems)
+        problems = [*_range_problems(self), *_combination_problems(self)]
+        # What is said of a setting whose value could not be read would be said of its default.
+        problems = [problem for problem in problems if ill_typed.keys().isdisjoint(re.findall(r"\w+", problem))]
+        if ill_typed or problems:
+            raise UserError(*ill_typed.values(), *problems)
 
     @property
     def needs_metric(self) -> bool:
@@ -241,7 +244,8 @@ def coerce(value: Any, wanted: Any) -> Any:
     """
     if isinstance(wanted, types.UnionType):
         (inner,) = [t for t in typing.get_args(wanted) if t is not type(None)]
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+        word = value[0] if isinstance(value, list) and len(value) == 1 else value  # `--sample_texts none`
+        if word is None or (isinstance(word, str) and word.lower() in ("none", "null")):
             return None
         return coerce(value, inner)
     origin = typing.get_origin(wanted)
@@ -251,7 +255,7 @@ def coerce(value: Any, wanted: Any) -> Any:
             value = "no"
         if value not in choices:
             raise ValueError(f"{value!r} is not one of {', '.join(choices)}{_nearest(str(value), choices)}")
-        return value
+        return choices[choices.index(value)]  # plain text, also where transformers' enum member was given
     if origin is list:
         if not isinstance(value, (list, tuple)):
             value = [value]
@@ -266,7 +270,7 @@ def coerce(value: Any, wanted: Any) -> Any:
                 raise ValueError(f"{value!r} is not JSON ({error})") from None
         if not isinstance(value, dict):
             raise ValueError(f"expected a mapping, not {value!r}")
-        return value
+        return dict(value)
     if wanted is bool:
         if isinstance(value, str) and value.lower() in ("true", "yes", "1", "false", "no", "0"):
             return value.lower() in ("true", "yes", "1")
@@ -286,7 +290,7 @@ def _number(value: Any, wanted: type[int] | type[float]) -> int | float:
         raise ValueError(f"expected {kind}, not {value!r}")
     try:
         number = float(value)  # also YAML's `5e-5`, which YAML 1.1 reads as text
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{value!r} is not {kind}") from None
     if not math.isfinite(number):
         raise ValueError(f"{value!r} is not a finite number")
@@ -401,7 +405,7 @@ def _best_model_problems(config: TrainConfig) -> list[str]:
     eval_steps, save_steps = config.evaluation_interval, config.save_steps
     same_kind = (eval_steps < 1) == (save_steps < 1)
     # Shares such as 0.3 and 0.1 are compared in millionths: 0.3 % 0.1 is not 0 in binary.
-    if eval_steps > 0 and not (same_kind and round(save_steps * 1e6) % round(eval_steps * 1e6) == 0):
+    if eval_steps > 0 and not (same_kind and round(save_steps * 1e6) % (round(eval_steps * 1e6) or 1) == 0):
         return [
             f"load_best_model_at_end: save_steps ({save_steps:g}) must be a multiple of eval_steps ({eval_steps:g}), "
             "so that the best step has a checkpoint; or use --save_strategy best"

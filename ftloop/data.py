@@ -81,8 +81,8 @@ def load_text_data(config: TrainConfig) -> TextData:
 
     Raises: UserError naming the flag, file, row or column.
     """
-    train, validation, test, columns, label_column = _load_from_files(config) if config.train_file else _load_by_name(
-        config
+    train, validation, test, columns, label_column = (
+        _load_from_files(config) if config.train_file else _load_by_name(config)
     )
     if config.eval_strategy != "no" and not validation:
         raise UserError(
@@ -177,9 +177,13 @@ def _demo_splits() -> dict[str, Dataset]:
 def _hub_splits(config: TrainConfig) -> dict[str, Dataset]:
     import datasets
 
-    path, name = (config.dataset_name, config.dataset_config_name) if config.dataset_name else (
-        "nyu-mll/glue",
-        config.task_name,
+    path, name = (
+        (config.dataset_name, config.dataset_config_name)
+        if config.dataset_name
+        else (
+            "nyu-mll/glue",
+            config.task_name,
+        )
     )
     try:
         return dict(datasets.load_dataset(path, name))
@@ -301,7 +305,12 @@ def _check_known(dataset: Dataset, column: str, labels: Labels, what: str) -> No
 
 
 def tokenize(
-    data: TextData, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, config: TrainConfig, name: str
+    data: TextData,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    config: TrainConfig,
+    name: str,
 ) -> tuple[Dataset, int]:
     """Token ids, in the rows' order, cached on disk; and how many rows were longer than `max_length` tokens.
 

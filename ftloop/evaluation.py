@@ -116,10 +116,8 @@ def _rows_here(run: Run, num_examples: int, inputs: Inputs, step: int) -> int:
 
 def _logits(outputs: Any) -> Tensor:
     """Of a model that returns its loss with them: everything else it returns (hidden states, ...) is left."""
-    if isinstance(outputs, dict):
-        logits = outputs["logits"]
-    else:
-        logits = outputs[1] if len(outputs) > 1 else outputs[0]
+    # As a tuple, the logits come after the loss, or first where there is none.
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[:2][-1]
     assert isinstance(logits, Tensor)
     return logits
 

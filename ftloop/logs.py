@@ -8,7 +8,6 @@ import os
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -35,7 +34,7 @@ class Logs:
     def __enter__(self) -> Logs:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.bar.close()
         if self.writer is not None:
             self.writer.close()
@@ -84,6 +83,11 @@ class Logs:
             )
         meter.epoch.zero_()
         meter.epoch_began_at = state.global_step
+
+    def best(self) -> None:
+        state = self.run.state
+        folder = Path(state.best_model_checkpoint or "").name
+        self.say(f"Best      {folder}, {self.run.config.metric_for_best_model}={state.best_metric:.4f}")
 
     def advance(self) -> None:
         """Move the progress bar to where the run is."""

@@ -131,7 +131,7 @@ def _micro_batches(run: Run, index: int, batch_samples: list[Inputs]) -> Iterato
     """
     for i, inputs in enumerate(batch_samples):
         rows = run.plan.rows_in_step(index * run.plan.gradient_accumulation_steps + i, run.accelerator.process_index)
-        if not run.config.trainer_compat:
+        if run.accelerator.num_processes > 1 and not run.config.trainer_compat:
             inputs = first_rows(inputs, max(rows, 1))
         if "input_ids" in inputs:
             run.current_flos += float(inputs["input_ids"].numel() * run.flos_per_token)
@@ -204,7 +204,7 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
         logs.record(result.metrics)
         if config.load_best_model_at_end and state.best_model_checkpoint is not None:
             load_weights(run, Path(state.best_model_checkpoint))
-            logs.say(f"Best: {Path(state.best_model_checkpoint).name}, {config.metric_for_best_model}={state.best_metric:.4f}")
+            logs.best()
         keep_only_best(run)
     return result
 

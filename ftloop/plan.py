@@ -51,9 +51,7 @@ class TrainingPlan:
 
     def rows_in_step(self, step: int, process_index: int) -> int:
         """Distinct rows of a process's micro-batch; the rest of it repeats rows so that all processes have as many."""
-        return real_rows(
-            self.num_examples, self.per_device_train_batch_size, self.num_processes, step, process_index
-        )
+        return real_rows(self.num_examples, self.per_device_train_batch_size, self.num_processes, step, process_index)
 
 
 def real_rows(num_examples: int, batch_size: int, num_processes: int, step: int, process_index: int) -> int:

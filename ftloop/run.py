@@ -66,7 +66,8 @@ class Run:
     """Floating point operations of forward and backward for one token, by Trainer's estimate."""
 
     train_dataset: Dataset[Any] = None  # type: ignore[assignment]
-    train_loader: DataLoader[Any] = None  # type: ignore[assignment]
+    train_loader: Any = None
+    """A DataLoader as Accelerate prepares it, with `set_epoch`."""
     plan: TrainingPlan = None  # type: ignore[assignment]
     optimizer: AcceleratedOptimizer = None  # type: ignore[assignment]
     scheduler: LRScheduler = None  # type: ignore[assignment]
@@ -162,7 +163,7 @@ def seed_everything(config: TrainConfig) -> None:
 
 def prepare(
     config: TrainConfig,
-    model: nn.Module,
+    model: Any,
     train_dataset: Dataset[Any] | None = None,
     eval_dataset: Dataset[Any] | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
@@ -219,7 +220,7 @@ def prepare(
     return run
 
 
-def _align_config(model: nn.Module, processing_class: Any) -> None:
+def _align_config(model: Any, processing_class: Any) -> None:
     """What Trainer writes into the model's configuration before training, and so into `config.json`."""
     if getattr(model, "config", None) is None:
         return

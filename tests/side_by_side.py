@@ -71,7 +71,7 @@ def run_trainer(job: Job, output_dir: Path, resume: str | None = None, **argumen
     train_rows, eval_rows = job.data()
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(output_dir=str(output_dir), **QUIET, **arguments),
+        args=TrainingArguments(output_dir=str(output_dir), **QUIET | arguments),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         data_collator=pad,
@@ -97,7 +97,7 @@ def run_ftloop(job: Job, output_dir: Path, resume: str | None = None, **argument
     """ftloop with the same arguments."""
     model = job.model()
     train_rows, eval_rows = job.data()
-    config = TrainConfig(output_dir=str(output_dir), **QUIET, **arguments)
+    config = TrainConfig(output_dir=str(output_dir), **QUIET | arguments)
     run = prepare(config, model, train_rows, eval_rows, data_collator=pad, compute_metrics=job.metrics)
     if resume is not None:
         load_checkpoint(run, Path(resume))

@@ -12,7 +12,9 @@ from transformers import BertConfig, BertForSequenceClassification, set_seed
 VOCABULARY = 120
 
 
-def tiny_bert(num_labels: int = 2, seed: int = 42, dropout: float = 0.1, **config: Any) -> BertForSequenceClassification:
+def tiny_bert(
+    num_labels: int = 2, seed: int = 42, dropout: float = 0.1, **config: Any
+) -> BertForSequenceClassification:
     """Seeded, so that every call builds the same weights."""
     set_seed(seed)
     return BertForSequenceClassification(
@@ -60,6 +62,7 @@ class TinyTokenizer:
         batch = {
             name: torch.tensor([example[name] + [0] * (longest - len(example[name])) for example in examples])
             for name in ("input_ids", "token_type_ids", "attention_mask")
+            if name in examples[0]
         }
         if "label" in examples[0]:
             batch["labels"] = torch.tensor([example["label"] for example in examples])

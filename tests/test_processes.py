@@ -1,0 +1,72 @@
+"""Several processes (gloo): Trainer's bits on request; by default every row once, however the rows are split."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from side_by_side import Trace, assert_same_run
+
+pytestmark = pytest.mark.slow
+WORKER = Path(__file__).with_name("worker_processes.py")
+
+
+def launch(processes: int, tmp_path: Path, *cases: str) -> dict[str, Any]:
+    output = tmp_path / f"found-{processes}.json"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    done = subprocess.run(
+        [*command, str(WORKER), str(output), str(tmp_path / str(processes)), *cases],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    found: dict[str, Any] = json.loads(output.read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("processes", "cases"),
+    [
+        (2, ["base", "accumulation", "remainder", "bf16", "smoothing", "steps", "not_averaged"]),
+        (3, ["base", "remainder", "bf16"]),
+    ],
+    ids=["2 processes", "3 processes"],
+)
+def test_trainer_compat_makes_trainers_run_in_several_processes(
+    processes: int, cases: list[str], tmp_path: Path
+) -> None:
+    found = launch(processes, tmp_path, *cases)
+    assert list(found) == cases
+    for case in cases:
+        theirs, ours = (Trace(**side) for side in found[case])
+        assert_same_run(theirs, ours)
+
+
+def test_by_default_the_loss_is_the_mean_over_rows_however_they_are_split(tmp_path: Path) -> None:
+    """1 x 8, 2 x 4 and 4 x 2 rows per update; the last round of 29 rows is filled with rows that count nothing."""
+    runs = {processes: Trace(**launch(processes, tmp_path, "rows")["rows"]) for processes in (1, 2, 4)}
+    one = runs[1]
+    assert len(one.history) == 2 * 4 + 2 + 1
+    for processes in (2, 4):
+        for ours, theirs in zip(runs[processes].history, one.history, strict=True):
+            assert ours["step"] == theirs["step"]
+            for name in ("loss", "grad_norm", "eval_loss"):
+                if name in theirs:
+                    # float32 sums in another order, carried on by AdamW over 8 updates
+                    assert ours[name] == pytest.approx(theirs[name], rel=1e-4), (processes, name)
+
+
+def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    whole, resumed = launch(2, tmp_path, "resume")["resume"]
+    assert len(resumed) == 4
+    for step, trace in resumed.items():
+        assert trace["history"] == whole["history"], step
+        assert trace["weights"] == whole["weights"], step
+        assert trace["train_loss"] == whole["train_loss"], step

@@ -1,0 +1,156 @@
+"""A run that stops and continues is the run that was not interrupted; so is one that crosses to Trainer or back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from side_by_side import Job, Trace, run_ftloop, run_trainer
+from tiny import pad, tiny_bert
+
+from ftloop import TrainConfig, UserError, load_checkpoint, prepare
+
+# 8 micro-batches in windows of 3: 3 updates an epoch, the last window partial; 6 updates in all.
+ARGUMENTS: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "gradient_accumulation_steps": 3,
+    "learning_rate": 1e-3,
+    "warmup_steps": 1,
+    "eval_strategy": "epoch",
+    "save_strategy": "steps",
+    "save_steps": 1,
+}
+SIDES = {"ftloop": run_ftloop, "trainer": run_trainer}
+
+
+def rest_of_history(trace: Trace, after: int) -> list[dict[str, Any]]:
+    return [entry for entry in trace.history if entry["step"] > after and "train_loss" not in entry]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], tuple[Path, Trace]]:
+    """Each side's whole run with a checkpoint at every update, logging every update."""
+    runs = {}
+    for name, side in SIDES.items():
+        for bf16 in (False, True):
+            folder = tmp_path_factory.mktemp(name)
+            trace = side(Job(), folder, logging_steps=1, bf16=bf16, trainer_compat=True, **ARGUMENTS)
+            runs[name, bf16] = folder, trace
+    return runs
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("saved_by", "resumed_by"), [("trainer", "ftloop"), ("ftloop", "trainer"), ("ftloop", "ftloop")]
+)
+@pytest.mark.parametrize("step", [1, 2, 4, 5])
+def test_either_side_continues_the_others_run_in_mid_epoch(
+    step: int,
+    saved_by: str,
+    resumed_by: str,
+    bf16: bool,
+    uninterrupted: dict[tuple[str, bool], tuple[Path, Trace]],
+    tmp_path: Path,
+) -> None:
+    folder, whole = uninterrupted[saved_by, bf16]
+    resumed = SIDES[resumed_by](
+        Job(),
+        tmp_path,
+        resume=str(folder / f"checkpoint-{step}"),
+        logging_steps=1,
+        bf16=bf16,
+        trainer_compat=True,
+        **ARGUMENTS,
+    )
+    assert rest_of_history(resumed, step) == rest_of_history(whole, step)
+    assert resumed.weights == whole.weights
+    assert resumed.losses == whole.losses[-len(resumed.losses) :]
+    assert len(resumed.losses) == len(whole.losses) - [0, 3, 6, 8, 11, 14, 16][step]
+
+
+@pytest.mark.parametrize("logging_steps", [1, 4])
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6])
+def test_nothing_is_lost_wherever_the_run_stopped(step: int, logging_steps: int, tmp_path: Path) -> None:
+    """Update 3 ends an epoch whose evaluation is still pending, update 6 the run; a loss window of 4 straddles both."""
+    arguments = ARGUMENTS | {"logging_steps": logging_steps, "load_best_model_at_end": False}
+    whole = run_ftloop(Job(), tmp_path / "whole", **arguments)
+    resumed = run_ftloop(
+        Job(), tmp_path / "resumed", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **arguments
+    )
+    assert resumed.history == whole.history
+    assert resumed.weights == whole.weights
+    assert resumed.train_loss == whole.train_loss
+    assert resumed.best == whole.best
+    assert resumed.losses == whole.losses[len(whole.losses) - len(resumed.losses) :]
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_early_stopping_remembers_its_patience(patience: int, tmp_path: Path) -> None:
+    arguments = ARGUMENTS | {
+        "num_train_epochs": 7,
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "spread",
+        "greater_is_better": False,
+        "early_stopping_patience": patience,
+    }
+    whole = run_ftloop(Job(), tmp_path / "whole", **arguments)
+    stops = sorted(int(folder.name.split("-")[1]) for folder in (tmp_path / "whole").glob("checkpoint-*"))
+    assert stops[-1] < 7 * 3, "the run has to stop early for this test to mean something"
+    for step in stops:
+        resumed = run_ftloop(
+            Job(), tmp_path / f"resumed-{step}", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **arguments
+        )
+        assert resumed.history == whole.history
+        assert resumed.weights == whole.weights
+
+
+def resume_without(tmp_path: Path, *names: str) -> None:
+    run_ftloop(Job(), tmp_path, **ARGUMENTS | {"num_train_epochs": 1})
+    for name in names:
+        (tmp_path / "checkpoint-2" / name).unlink()
+    config = TrainConfig(output_dir=str(tmp_path), use_cpu=True, **ARGUMENTS)
+    train_rows, eval_rows = Job().data()
+    run = prepare(config, Job().model(), train_rows, eval_rows, data_collator=pad)
+    load_checkpoint(run, tmp_path / "checkpoint-2")
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "trainer_state.json"]
+)
+def test_a_missing_file_is_an_error_that_names_it_never_a_fresh_start(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=name):
+        resume_without(tmp_path, name)
+
+
+def test_every_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.pt, scheduler\.pt missing"):
+        resume_without(tmp_path, "optimizer.pt", "scheduler.pt")
+
+
+def test_a_checkpoint_is_loaded_without_running_code_in_it(tmp_path: Path) -> None:
+    class Planted:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return Path.touch, (tmp_path / "ran",)  # type: ignore[return-value]
+
+    run_ftloop(Job(), tmp_path, **ARGUMENTS | {"num_train_epochs": 1})
+    torch.save(Planted(), tmp_path / "checkpoint-2" / "optimizer.pt")
+    train_rows, eval_rows = Job().data()
+    config = TrainConfig(output_dir=str(tmp_path), use_cpu=True, **ARGUMENTS)
+    run = prepare(config, Job().model(), train_rows, eval_rows, data_collator=pad)
+    with pytest.raises(UserError, match="optimizer"):
+        load_checkpoint(run, tmp_path / "checkpoint-2")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    run_ftloop(Job(), tmp_path, **ARGUMENTS | {"num_train_epochs": 1})
+    train_rows, eval_rows = Job().data()
+    config = TrainConfig(output_dir=str(tmp_path), use_cpu=True, **ARGUMENTS)
+    run = prepare(config, tiny_bert(num_labels=3), train_rows, eval_rows, data_collator=pad)
+    with pytest.raises(UserError, match="weights"):
+        load_checkpoint(run, tmp_path / "checkpoint-2")

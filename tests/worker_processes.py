@@ -1,0 +1,94 @@
+"""Run by torchrun: both sides in several processes. Process 0 writes what it found to the file named first.
+
+torchrun --nproc_per_node 2 tests/worker_processes.py OUT.json FOLDER CASE [CASE ...]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ACCELERATE_USE_CPU"] = "true"
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+import torch.distributed as dist
+from side_by_side import Job, run_ftloop, run_trainer
+from tiny import tiny_bert
+
+BASE: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.01,
+    "logging_steps": 1,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "trainer_compat": True,
+}
+PARITY: dict[str, dict[str, Any]] = {
+    "base": {},
+    "accumulation": {
+        "gradient_accumulation_steps": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "accuracy",
+        "save_total_limit": 1,
+    },
+    "remainder": {"gradient_accumulation_steps": 3, "logging_steps": 2, "warmup_steps": 0.1},
+    "bf16": {"bf16": True},
+    "smoothing": {"label_smoothing_factor": 0.1, "gradient_accumulation_steps": 2},
+    "steps": {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 3, "max_steps": 7},
+    "not_averaged": {"average_tokens_across_devices": False},
+}
+
+
+def main(output: str, folder: str, *cases: str) -> None:
+    found = {}
+    for case in cases:
+        root = Path(folder) / case
+        if case in PARITY:
+            arguments = BASE | PARITY[case]
+            theirs = run_trainer(Job(), root / "trainer", **arguments)
+            found[case] = [
+                dataclasses.asdict(theirs),
+                dataclasses.asdict(run_ftloop(Job(), root / "ftloop", **arguments)),
+            ]
+        elif case == "rows":
+            # One update is 8 rows whatever the number of processes; 29 rows leave rounds to be filled up.
+            rows = 8 // dist_size()
+            arguments = BASE | {"trainer_compat": False, "per_device_train_batch_size": rows}
+            plain = Job(lambda: tiny_bert(dropout=0.0))
+            found[case] = dataclasses.asdict(run_ftloop(plain, root, **arguments))
+        elif case == "resume":
+            arguments = BASE | {"trainer_compat": False, "gradient_accumulation_steps": 3, "logging_steps": 4}
+            arguments |= {"save_strategy": "steps", "save_steps": 1}
+            whole = run_ftloop(Job(), root / "whole", **arguments)
+            resumed = {
+                step: dataclasses.asdict(
+                    run_ftloop(
+                        Job(), root / f"resumed-{step}", resume=str(root / f"whole/checkpoint-{step}"), **arguments
+                    )
+                )
+                for step in range(1, len(whole.checkpoints) + 1)
+            }
+            found[case] = [dataclasses.asdict(whole), resumed]
+        else:
+            raise SystemExit(f"no case {case}")
+    if int(os.environ.get("RANK", "0")) == 0:
+        Path(output).write_text(json.dumps(found))
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def dist_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
