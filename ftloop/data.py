@@ -81,12 +81,15 @@ def load_text_data(config: TrainConfig) -> TextData:
 
     Raises: UserError naming the flag, file, row or column.
     """
-    train, validation, test, columns, label_column = (
+    if config.task_name is not None and config.task_name not in TASKS:
+        raise UserError(f"task_name: {config.task_name!r} is not one of {', '.join(sorted(TASKS))}")
+    train, validation, test, columns, label_column, label_names = (
         _load_from_files(config) if config.train_file else _load_by_name(config)
     )
     if config.eval_strategy != "no" and not validation:
+        remedy = "give --validation_file" if config.train_file else "the data set has none"
         raise UserError(
-            f"eval_strategy is {config.eval_strategy}, but there is no validation set: give --validation_file, "
+            f"eval_strategy is {config.eval_strategy}, but there is no validation set: {remedy}, "
             "or evaluate never with --eval_strategy no"
         )
     train = _first(train, config.max_train_samples)
@@ -95,11 +98,11 @@ def load_text_data(config: TrainConfig) -> TextData:
 
     task = TASKS.get(config.task_name or "")
     _check_complete(train, [*columns, label_column], "the training set")
-    labels = _find_labels(train, label_column, task.label_names if task else None)
+    labels = _find_labels(train, label_column, task.label_names if task else label_names)
     for name, dataset in validation.items():
         _check_complete(dataset, [*columns, label_column], f"the {name} set")
         _check_known(dataset, label_column, labels, f"the {name} set")
-    test = {name: _without_secret_labels(dataset, label_column) for name, dataset in test.items()}
+    test = {name: _without_secret_labels(dataset, label_column, labels) for name, dataset in test.items()}
     for name, dataset in test.items():
         _check_complete(dataset, dataset.column_names, f"the {name} set")
         if label_column in dataset.column_names:
@@ -108,7 +111,8 @@ def load_text_data(config: TrainConfig) -> TextData:
     return TextData(train, validation, test, columns, label_column, labels, metrics)
 
 
-Loaded = tuple["Dataset", dict[str, "Dataset"], dict[str, "Dataset"], tuple[str, ...], str]
+# Training, validation and test sets, text columns, label column, and the classes where the data set lists them.
+Loaded = tuple["Dataset", dict[str, "Dataset"], dict[str, "Dataset"], tuple[str, ...], str, tuple[str, ...] | None]
 
 
 def _load_from_files(config: TrainConfig) -> Loaded:
@@ -130,11 +134,9 @@ def _load_from_files(config: TrainConfig) -> Loaded:
             missing = missing or [label_column]
             raise UserError(f"{path}: no column {', '.join(missing)}; it has {', '.join(there)}")
         tables[split] = rows.read_table(path, columns, label_column if label_is_there else None)
-        if len(tables[split]) == 0:
-            raise UserError(f"{path}: no rows")
     train = tables.pop("train")
     test = {"test": tables.pop("test")} if "test" in tables else {}
-    return train, tables, test, columns, label_column
+    return train, tables, test, columns, label_column, None
 
 
 def _load_by_name(config: TrainConfig) -> Loaded:
@@ -143,8 +145,6 @@ def _load_by_name(config: TrainConfig) -> Loaded:
             "no data: name a GLUE task with --task_name, a data set on the hub with --dataset_name, "
             "or your own files with --train_file; `--task_name demo` is built in"
         )
-    if config.task_name is not None and config.task_name not in TASKS:
-        raise UserError(f"task_name: {config.task_name!r} is not one of {', '.join(sorted(TASKS))}")
     splits = _demo_splits() if config.task_name == "demo" else _hub_splits(config)
     task = TASKS.get(config.task_name or "")
     source = f"the data set {config.task_name or config.dataset_name}"
@@ -154,6 +154,7 @@ def _load_by_name(config: TrainConfig) -> Loaded:
         columns, label_column = task.text_columns, "label"
     else:
         columns, label_column = find_columns(config, splits["train"].column_names, source)
+    label_names = getattr(splits["train"].features.get(label_column), "names", None)  # only a ClassLabel has them
     splits = {name: _as_text_rows(dataset, columns, label_column) for name, dataset in splits.items()}
     validation = task.validation_splits if task else ("validation",)
     test = task.test_splits if task else ("test",)
@@ -163,6 +164,7 @@ def _load_by_name(config: TrainConfig) -> Loaded:
         {name: splits[name] for name in test if name in splits},
         columns,
         label_column,
+        tuple(label_names) if label_names else None,
     )
 
 
@@ -178,12 +180,7 @@ def _hub_splits(config: TrainConfig) -> dict[str, Dataset]:
     import datasets
 
     path, name = (
-        (config.dataset_name, config.dataset_config_name)
-        if config.dataset_name
-        else (
-            "nyu-mll/glue",
-            config.task_name,
-        )
+        (config.dataset_name, config.dataset_config_name) if config.dataset_name else ("nyu-mll/glue", config.task_name)
     )
     try:
         return dict(datasets.load_dataset(path, name))
@@ -226,7 +223,8 @@ def find_columns(config: TrainConfig, there: Sequence[str], source: str) -> tupl
         columns = next((usual for usual in pairs if set(usual) <= set(there)), None)
     if columns is None:
         raise UserError(f"which columns hold the text? {listing}; name one or two with --text_column_names")
-    label_column = config.label_column_name or next((usual for usual in USUAL_LABELS if usual in there), None)
+    usual_labels = (usual for usual in USUAL_LABELS if usual in there and usual not in columns)
+    label_column = config.label_column_name or next(usual_labels, None)
     if label_column is None:
         raise UserError(f"which column holds the label? {listing}; name it with --label_column_name")
     if label_column in columns:
@@ -238,9 +236,10 @@ def _first(dataset: Dataset, count: int | None) -> Dataset:
     return dataset if count is None else dataset.select(range(min(count, len(dataset))))
 
 
-def _without_secret_labels(dataset: Dataset, label_column: str) -> Dataset:
-    """A set whose labels are all missing, or all GLUE's -1, is a set without labels."""
-    if label_column in dataset.column_names and set(dataset.unique(label_column)) <= {None, "", NO_LABEL}:
+def _without_secret_labels(dataset: Dataset, label_column: str, labels: Labels) -> Dataset:
+    """A set whose labels are all missing, or all GLUE's -1, is a set without labels; unless -1 is a class."""
+    secret = {None, "", NO_LABEL, "-1.0"} - labels.ids.keys()
+    if label_column in dataset.column_names and set(dataset.unique(label_column)) <= secret:
         return dataset.remove_columns(label_column)
     return dataset
 
@@ -258,8 +257,9 @@ def _check_complete(dataset: Dataset, columns: Sequence[str], what: str) -> None
 def _find_labels(train: Dataset, column: str, task_names: tuple[str, ...] | None) -> Labels:
     """Decide what the labels are, over all of them.
 
-    All whole numbers, or any texts: classes. Numbers, at least one with a fraction or a point: regression. A task's own
-    label names are used where the labels are those names or their numbers.
+    All whole numbers, or any texts: classes. Numbers, at least one with a fraction or a point: regression. The names
+    that the task or the data set has for its classes are used, in its order, where the labels are those names or their
+    numbers.
     """
     raw = train.unique(column)
     if "" in raw:
@@ -318,6 +318,9 @@ def tokenize(
     """
     import pyarrow.compute as pc
 
+    special = tokenizer.num_special_tokens_to_add(pair=len(data.text_columns) == 2)
+    if max_length <= special:
+        raise UserError(f"max_seq_length: {max_length} leaves no room for text beside {special} special tokens")
     labelled = data.has_labels(dataset)
     encoded = dataset.map(
         partial(

@@ -6,6 +6,7 @@ before anything is imported decides instead whether this process uses the networ
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import os
 import threading
@@ -70,7 +71,7 @@ def _hub_answers() -> bool:
             urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=ANSWER_WITHIN_SECONDS)
         except urllib.error.HTTPError:
             pass  # an error page is an answer
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             return
         answered.set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from ftloop.data import Labels
@@ -43,11 +44,16 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
     folder = check_model(name_or_path)
     try:
-        return AutoTokenizer.from_pretrained(folder or name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(folder or name_or_path)
     except (OSError, ValueError) as error:
         if folder is None:
             raise unavailable(f"the tokenizer of {name_or_path}", error) from error
         raise UserError(f"model_name_or_path: {folder} has no usable tokenizer ({_first_line(error)})") from error
+    # Without these files transformers makes a tokenizer that knows no word, and says nothing.
+    files = list(tokenizer.vocab_files_names.values())
+    if folder is not None and files and not any((folder / name).is_file() for name in ["tokenizer.json", *files]):
+        raise UserError(f"model_name_or_path: {folder} has no tokenizer (none of {', '.join(files)})")
+    return tokenizer
 
 
 def load_model(name_or_path: str, labels: Labels) -> tuple[PreTrainedModel, list[str]]:
@@ -57,6 +63,7 @@ def load_model(name_or_path: str, labels: Labels) -> tuple[PreTrainedModel, list
     Raises: UserError when neither the folder, the hub nor the cache has it.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     folder = check_model(name_or_path)
@@ -66,6 +73,7 @@ def load_model(name_or_path: str, labels: Labels) -> tuple[PreTrainedModel, list
             num_labels=labels.count,
             id2label=dict(enumerate(labels.names or ("LABEL_0",))),
             label2id={name: id for id, name in enumerate(labels.names or ("LABEL_0",))},
+            problem_type=None,  # that of an earlier fine-tuning; the model finds its own from the labels
         )
         # float32 whatever the file holds: half-precision training keeps float32 weights and casts in autocast.
         model, report = AutoModelForSequenceClassification.from_pretrained(
@@ -75,7 +83,7 @@ def load_model(name_or_path: str, labels: Labels) -> tuple[PreTrainedModel, list
             ignore_mismatched_sizes=True,  # a head for another number of labels is replaced
             output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         if folder is None:
             raise unavailable(f"the model {name_or_path}", error) from error
         raise UserError(f"model_name_or_path: {folder} could not be loaded ({_first_line(error)})") from error

@@ -69,10 +69,21 @@ def create_scheduler(
             num_training_steps=max_steps,
             scheduler_specific_kwargs=config.lr_scheduler_kwargs,
         )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"lr_scheduler_kwargs: {config.lr_scheduler_type} refuses them ({error})") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise _refused(config, error) from error
 
 
 def check_schedule(config: TrainConfig) -> None:
-    """Raises: UserError when the schedule cannot be built; before any data is read."""
-    create_scheduler(AdamW([torch.nn.Parameter(torch.zeros(1))]), config, warmup_steps=1, max_steps=10)
+    """Raises: UserError when the schedule cannot be built, or not followed to its end; before any data is read."""
+    optimizer = AdamW([nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    scheduler = create_scheduler(optimizer, config, warmup_steps=1, max_steps=10)
+    try:
+        for _ in range(10):
+            optimizer.step()
+            scheduler.step()
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise _refused(config, error) from error
+
+
+def _refused(config: TrainConfig, error: Exception) -> UserError:
+    return UserError(f"lr_scheduler_kwargs: {config.lr_scheduler_type} refuses {config.lr_scheduler_kwargs} ({error})")

@@ -7,9 +7,10 @@ Rows go through Arrow on disk, so a large file is never held in memory. Every va
 from __future__ import annotations
 
 import csv
-import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,16 @@ def check_file(path: str, flag: str) -> None:
 
 
 def column_names(path: str) -> list[str]:
-    """The columns of a file, from its header or its first row.
+    """The columns of a file, from its header or, in json, its first row.
 
-    Raises: UserError when there is no row, or the first is broken.
+    Raises: UserError when they cannot be read, or one is named twice.
     """
-    suffix = _suffix(path)
-    if suffix == ".parquet":
+    path = str(Path(path).expanduser())
+    if _suffix(path) == ".parquet":
         return [str(name) for name in _parquet(path).schema_arrow.names]
-    if suffix in (".csv", ".tsv"):
-        return _header(path, "," if suffix == ".csv" else "\t")
+    if _suffix(path) in (".csv", ".tsv"):
+        with _told_if_not_utf8(path):
+            return _header(path)
     first = next(_records(path), None)
     if first is None:
         raise UserError(f"{path}: no rows")
@@ -49,7 +51,7 @@ def column_names(path: str) -> list[str]:
 def read_table(path: str, text_columns: Sequence[str], label_column: str | None) -> Any:
     """The rows of a file as a `datasets.Dataset` of strings: the text columns and, if there is one, the label.
 
-    Raises: UserError naming file, line and column of the first fault, or the rows whose text is missing.
+    Raises: UserError when there is no row, or naming file, line and column of the first fault.
     """
     import datasets
 
@@ -72,29 +74,40 @@ def read_table(path: str, text_columns: Sequence[str], label_column: str | None)
 
 def _text_rows(path: str, columns: tuple[str, ...], stamp: tuple[int, int]) -> Iterator[dict[str, str | None]]:
     del stamp
-    for line, record in _records(path):
-        yield {name: _as_text(record.get(name), path, line, name) for name in columns}
+    place = None
+    for place, record in _records(path):
+        yield {name: _as_text(record.get(name), path, place, name) for name in columns}
+    if place is None:
+        raise UserError(f"{path}: no rows")
 
 
-def _as_text(value: Any, path: str, line: int, column: str) -> str | None:
+def _as_text(value: Any, path: str, place: str, column: str) -> str | None:
+    if isinstance(value, float) and math.isnan(value):
+        return None  # how pandas writes a missing value
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
-    raise UserError(f"{path}, line {line}: column {column} holds {type(value).__name__}, not a text or a number")
+    raise UserError(f"{path}, {place}: column {column} holds {type(value).__name__}, not a text or a number")
 
 
-def _records(path: str) -> Iterator[tuple[int, Record]]:
-    """Line number (for parquet: row number, from 1) and record, one by one."""
+def _records(path: str) -> Iterator[tuple[str, Record]]:
+    """Place (a line of the file, or a row where it has no lines, from 1) and record, one by one."""
     suffix = _suffix(path)
     readers = {".csv": _csv_records, ".tsv": _tsv_records, ".jsonl": _jsonl_records, ".json": _json_records}
     if suffix == ".parquet":
         yield from _parquet_records(path)
         return
-    try:
+    with _told_if_not_utf8(path):
         yield from readers[suffix](path)
+
+
+@contextmanager
+def _told_if_not_utf8(path: str) -> Iterator[None]:
+    try:
+        yield
     except UnicodeDecodeError as error:
         line = _first_line_not_utf8(path)
         raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
@@ -118,51 +131,71 @@ def _open(path: str) -> Any:
     return open(path, encoding="utf-8-sig", newline="")
 
 
-def _csv_records(path: str, delimiter: str = ",", quoting: Any = csv.QUOTE_MINIMAL) -> Iterator[tuple[int, Record]]:
+def _csv_records(path: str, delimiter: str = ",", quoting: Any = csv.QUOTE_MINIMAL) -> Iterator[tuple[str, Record]]:
+    lines = _csv_lines(path, delimiter, quoting)
+    _, header = next(lines, ("", []))
+    for place, fields in lines:
+        if len(fields) != len(header):
+            raise UserError(f"{path}, {place}: {len(fields)} fields where the header has {len(header)}")
+        # An empty field is an empty text, which is valid; data.py treats an empty label as missing.
+        yield place, dict(zip(header, fields, strict=True))
+
+
+def _csv_lines(path: str, delimiter: str, quoting: Any) -> Iterator[tuple[str, list[str]]]:
+    """The fields of every line that is not blank, the header's first. A quoted field may go over several lines; the
+    place is where its line begins.
+    """
     csv.field_size_limit(2**31 - 1)
     with _open(path) as file:
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        line = 1
         try:
-            header = next(reader, None)
-            if header is None:
-                return
             for fields in reader:
-                if not fields:
-                    continue  # a blank line
-                if len(fields) != len(header):
-                    raise UserError(
-                        f"{path}, line {reader.line_num}: {len(fields)} fields where the header has {len(header)}"
-                    )
-                # An empty field is an empty text, which is valid; data.py treats an empty label as missing.
-                yield reader.line_num, dict(zip(header, fields, strict=True))
+                if fields:
+                    yield f"line {line}", fields
+                line = reader.line_num + 1
         except csv.Error as error:
-            raise UserError(f"{path}, line {reader.line_num}: {error}") from None
+            raise UserError(f"{path}, line {line}: {error}") from None
 
 
-def _header(path: str, delimiter: str) -> list[str]:
-    with _open(path) as file:
-        try:
-            header = next(csv.reader(file, delimiter=delimiter), [])
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}, line {_first_line_not_utf8(path)}: not UTF-8 ({error.reason})") from None
+def _header(path: str) -> list[str]:
+    lines = _csv_lines(path, ",", csv.QUOTE_MINIMAL) if _suffix(path) == ".csv" else _tsv_lines(path)
+    _, header = next(lines, ("", []))
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UserError(f"{path}: the header names {', '.join(map(repr, twice))} more than once")
     return header
 
 
-def _tsv_records(path: str) -> Iterator[tuple[int, Record]]:
-    """A tsv file is quoted like csv if it reads as such throughout; GLUE's own files hold bare quotes instead."""
-    try:
-        for _ in _csv_records(path, "\t"):
-            pass
-        quoting = csv.QUOTE_MINIMAL
-    except UserError:
-        quoting = csv.QUOTE_NONE
-    yield from _csv_records(path, "\t", quoting)
+def _tsv_lines(path: str) -> Iterator[tuple[str, list[str]]]:
+    return _csv_lines(path, "\t", _tsv_quoting(path))
 
 
-def _jsonl_records(path: str) -> Iterator[tuple[int, Record]]:
+def _tsv_records(path: str) -> Iterator[tuple[str, Record]]:
+    return _csv_records(path, "\t", _tsv_quoting(path))
+
+
+def _tsv_quoting(path: str) -> Any:
+    """Whether a tsv file is quoted like csv, or holds bare quotes, as GLUE's own files do.
+
+    The reading that gets through the file, or further into it, is the right one. Where both get through, bare quotes
+    that happen to match have made one row of several, and the reading with more rows is; if there are as many, the
+    quotes stand around whole fields.
+    """
+
+    def gets_through(quoting: Any) -> tuple[bool, int]:
+        count = 0
+        try:
+            for _ in _csv_records(path, "\t", quoting):
+                count += 1
+        except UserError:
+            return False, count
+        return True, count
+
+    return max((csv.QUOTE_MINIMAL, csv.QUOTE_NONE), key=gets_through)
+
+
+def _jsonl_records(path: str) -> Iterator[tuple[str, Record]]:
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -171,10 +204,10 @@ def _jsonl_records(path: str) -> Iterator[tuple[int, Record]]:
                 record = json.loads(line)
             except (json.JSONDecodeError, RecursionError) as error:
                 raise UserError(f"{path}, line {number}: not JSON ({error})") from None
-            yield number, _checked(record, path, number)
+            yield f"line {number}", _checked(record, path, f"line {number}")
 
 
-def _json_records(path: str) -> Iterator[tuple[int, Record]]:
+def _json_records(path: str) -> Iterator[tuple[str, Record]]:
     """A list of objects, or one object a line."""
     with _open(path) as file:
         start = file.read(4096).lstrip()[:1]
@@ -186,13 +219,15 @@ def _json_records(path: str) -> Iterator[tuple[int, Record]]:
             records = json.load(file)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+        except RecursionError as error:
+            raise UserError(f"{path}: not JSON ({error})") from None
     for number, record in enumerate(records, start=1):
-        yield number, _checked(record, path, number)
+        yield f"row {number}", _checked(record, path, f"row {number}")
 
 
-def _checked(record: Any, path: str, number: int) -> Record:
+def _checked(record: Any, path: str, place: str) -> Record:
     if not isinstance(record, dict):
-        raise UserError(f"{path}, line {number}: expected an object of columns, found {type(record).__name__}")
+        raise UserError(f"{path}, {place}: expected an object of columns, found {type(record).__name__}")
     return record
 
 
@@ -206,6 +241,14 @@ def _parquet(path: str) -> Any:
         raise UserError(f"{path}: not a parquet file ({error})") from None
 
 
-def _parquet_records(path: str) -> Iterator[tuple[int, Record]]:
-    batches = _parquet(path).iter_batches()
-    yield from enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches), start=1)
+def _parquet_records(path: str) -> Iterator[tuple[str, Record]]:
+    import pyarrow
+
+    number = 0
+    try:
+        for batch in _parquet(path).iter_batches():
+            for record in batch.to_pylist():
+                number += 1
+                yield f"row {number}", record
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not readable as parquet after row {number} ({error})") from None

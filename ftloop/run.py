@@ -91,7 +91,7 @@ class Run:
         return self.accelerator.is_main_process
 
 
-def make_accelerator(config: TrainConfig, gradient_checkpointing: bool = False) -> Accelerator:
+def make_accelerator(config: TrainConfig) -> Accelerator:
     """Device, precision and processes. Draws no random numbers.
 
     Raises: UserError when the device cannot do what was asked, or the launcher asks for something else.
@@ -102,7 +102,7 @@ def make_accelerator(config: TrainConfig, gradient_checkpointing: bool = False) 
     AcceleratorState._reset_state(reset_partial_state=True)
     handlers: list[Any] = [
         # find_unused_parameters changes the buckets and so, from 3 processes on, the bits.
-        DistributedDataParallelKwargs(find_unused_parameters=not gradient_checkpointing),
+        DistributedDataParallelKwargs(find_unused_parameters=not config.gradient_checkpointing),
         InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout)),
     ]
     accelerator = Accelerator(
@@ -185,7 +185,7 @@ def prepare(
         raise UserError(f"eval_strategy is {config.eval_strategy}, but no eval_dataset was given")
     check_schedule(config)
     seed_everything(config)
-    accelerator = accelerator or make_accelerator(config, config.gradient_checkpointing)
+    accelerator = accelerator or make_accelerator(config)
     # Before DDP wraps the model, and whether or not an evaluation comes first: Trainer's `evaluate()` before `train()`
     # leaves the model unwrapped, and its processes then train apart.
     model.to(accelerator.device)

@@ -2,9 +2,56 @@
 
 from __future__ import annotations
 
+import json
 import os
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models are faster on one thread, and two test processes then do not fight over two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty cache of data sets, so that no test reads what an earlier run of the tests has left."""
+    import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield
+
+
+@pytest.fixture
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A fast tokenizer with BERT's special tokens whose words are the letters a to z; at most 16 tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *string.ascii_lowercase]
+    tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=16, **special)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny `model/` and its tokenizer, and `train`, `validation` and `test.jsonl` of pairs."""
+    from tiny import tiny_bert, tiny_pairs, tiny_tokenizer
+
+    root = tmp_path_factory.mktemp("tiny")
+    tiny_tokenizer().save_pretrained(root / "model")
+    tiny_bert().save_pretrained(root / "model")
+    for split, count in (("train", 29), ("validation", 13), ("test", 11)):
+        (root / f"{split}.jsonl").write_text("\n".join(map(json.dumps, tiny_pairs(count))) + "\n")
+    return root

@@ -11,53 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import VOCABULARY, tiny_bert
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 pytestmark = pytest.mark.slow
 CHECKOUT = Path(__file__).resolve().parent.parent
 TRAIN_PY = str(CHECKOUT / "ftloop" / "train.py")
 BIN = Path(sys.executable).parent
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no", *(f"word{i}" for i in range(VOCABULARY - 7))]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with a tokenizer, and files of pairs whose label is their first word."""
-    root = tmp_path_factory.mktemp("command")
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=64,
-    ).save_pretrained(root / "model")
-    tiny_bert().save_pretrained(root / "model")
-    for split, count in (("train", 29), ("validation", 13), ("test", 11)):
-        rows = [
-            {
-                "sentence1": f"{'yes' if i % 3 else 'no'} word{i}",
-                "sentence2": " ".join(f"word{(i + k) % 90}" for k in range(1 + i % 7)),
-                "label": int(i % 3 > 0),
-            }
-            for i in range(count)
-        ]
-        (root / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return root
-
-
-def arguments(folder: Path, output_dir: Path) -> list[str]:
-    files = [f"--{split}_file={folder / f'{split}.jsonl'}" for split in ("train", "validation", "test")]
-    return ["guide", "--model_name_or_path", str(folder / "model"), *files, "--output_dir", str(output_dir)]
+def arguments(tiny_folder: Path, output_dir: Path) -> list[str]:
+    files = [f"--{split}_file={tiny_folder / f'{split}.jsonl'}" for split in ("train", "validation", "test")]
+    return ["guide", "--model_name_or_path", str(tiny_folder / "model"), *files, "--output_dir", str(output_dir)]
 
 
 def run(
@@ -86,13 +49,13 @@ def weights(output_dir: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def plain(folder: Path) -> tuple[Path, str]:
+def plain(tiny_folder: Path) -> tuple[Path, str]:
     """The job by `python ftloop/train.py`: its output folder and what it printed."""
-    output_dir = folder / "plain"
-    return output_dir, python(*arguments(folder, output_dir)).stdout
+    output_dir = tiny_folder / "plain"
+    return output_dir, python(*arguments(tiny_folder, output_dir)).stdout
 
 
-def test_the_job_leaves_every_file_and_prints_every_step(folder: Path, plain: tuple[Path, str]) -> None:
+def test_the_job_leaves_every_file_and_prints_every_step(tiny_folder: Path, plain: tuple[Path, str]) -> None:
     output_dir, printed = plain
     names = {path.name for path in output_dir.iterdir()}
     results = {f"{name}_results.json" for name in ("all", "train", "eval", "test")}
@@ -135,25 +98,27 @@ def test_the_model_left_behind_loads_in_a_pipeline_with_the_right_label_names(pl
     ids=["python -m", "accelerate launch", "accelerate launch -m", "torchrun"],
 )
 def test_every_launcher_makes_the_same_run(
-    launcher: list[str], folder: Path, plain: tuple[Path, str], tmp_path: Path
+    launcher: list[str], tiny_folder: Path, plain: tuple[Path, str], tmp_path: Path
 ) -> None:
-    run(sys.executable, *launcher, *arguments(folder, tmp_path / "out"), ACCELERATE_USE_CPU="true")
+    run(sys.executable, *launcher, *arguments(tiny_folder, tmp_path / "out"), ACCELERATE_USE_CPU="true")
     assert weights(tmp_path / "out") == weights(plain[0])
 
 
-def test_it_runs_from_any_folder_and_installed_or_not(folder: Path, plain: tuple[Path, str], tmp_path: Path) -> None:
+def test_it_runs_from_any_folder_and_installed_or_not(
+    tiny_folder: Path, plain: tuple[Path, str], tmp_path: Path
+) -> None:
     """A copy of the package alone, away from the checkout, by path: nothing of ours is on the search path."""
     shutil.copytree(CHECKOUT / "ftloop", tmp_path / "elsewhere" / "ftloop")
     script = tmp_path / "elsewhere" / "ftloop" / "train.py"
-    run(sys.executable, str(script), *arguments(folder, tmp_path / "out"), cwd=tmp_path)
+    run(sys.executable, str(script), *arguments(tiny_folder, tmp_path / "out"), cwd=tmp_path)
     assert weights(tmp_path / "out") == weights(plain[0])
     output = run(sys.executable, "-c", "import ftloop; print(ftloop.__file__)", cwd=tmp_path / "elsewhere").stdout
     assert str(tmp_path) in output
 
 
-def test_two_processes_train_by_torchrun_and_only_the_first_prints(folder: Path, tmp_path: Path) -> None:
+def test_two_processes_train_by_torchrun_and_only_the_first_prints(tiny_folder: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", TRAIN_PY]
-    done = run(*launcher, *arguments(folder, tmp_path / "out"), ACCELERATE_USE_CPU="true")
+    done = run(*launcher, *arguments(tiny_folder, tmp_path / "out"), ACCELERATE_USE_CPU="true")
     assert "2 processes" in done.stdout
     assert done.stdout.count("Epoch 1/3") == 1
     assert (tmp_path / "out" / "checkpoint-3" / "rng_state_1.pth").is_file() or list(
@@ -162,9 +127,9 @@ def test_two_processes_train_by_torchrun_and_only_the_first_prints(folder: Path,
 
 
 def test_a_stopped_run_goes_on_with_the_same_command_and_last(
-    folder: Path, plain: tuple[Path, str], tmp_path: Path
+    tiny_folder: Path, plain: tuple[Path, str], tmp_path: Path
 ) -> None:
-    words = [*arguments(folder, tmp_path / "out"), "--save_total_limit", "5"]
+    words = [*arguments(tiny_folder, tmp_path / "out"), "--save_total_limit", "5"]
     python(*words)
     for name in ("checkpoint-4", "checkpoint-6"):
         shutil.rmtree(tmp_path / "out" / name)
@@ -174,30 +139,32 @@ def test_a_stopped_run_goes_on_with_the_same_command_and_last(
     assert weights(tmp_path / "out") == weights(plain[0])
 
 
-def test_last_starts_afresh_where_there_is_no_checkpoint(folder: Path, plain: tuple[Path, str], tmp_path: Path) -> None:
-    python(*arguments(folder, tmp_path / "out"), "--resume_from_checkpoint", "last")
+def test_last_starts_afresh_where_there_is_no_checkpoint(
+    tiny_folder: Path, plain: tuple[Path, str], tmp_path: Path
+) -> None:
+    python(*arguments(tiny_folder, tmp_path / "out"), "--resume_from_checkpoint", "last")
     assert weights(tmp_path / "out") == weights(plain[0])
 
 
-def test_the_launchers_mixed_precision_is_honoured(folder: Path, tmp_path: Path) -> None:
-    by_launcher = python(*arguments(folder, tmp_path / "a"), ACCELERATE_MIXED_PRECISION="bf16").stdout
-    by_flag = python(*arguments(folder, tmp_path / "b"), "--bf16").stdout
+def test_the_launchers_mixed_precision_is_honoured(tiny_folder: Path, tmp_path: Path) -> None:
+    by_launcher = python(*arguments(tiny_folder, tmp_path / "a"), ACCELERATE_MIXED_PRECISION="bf16").stdout
+    by_flag = python(*arguments(tiny_folder, tmp_path / "b"), "--bf16").stdout
     assert "bf16" in by_launcher
     assert "bf16" in by_flag
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
-def test_idle_cores_are_pointed_out(folder: Path, tmp_path: Path) -> None:
+def test_idle_cores_are_pointed_out(tiny_folder: Path, tmp_path: Path) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core only: none can lie idle")
-    printed = python(*arguments(folder, tmp_path / "out"), "--max_steps", "1").stdout
+    printed = python(*arguments(tiny_folder, tmp_path / "out"), "--max_steps", "1").stdout
     assert "--num_cpu_threads_per_process" in printed
 
 
-def test_a_test_set_without_labels_is_predicted_and_written(folder: Path, tmp_path: Path) -> None:
-    rows = [json.loads(line) | {"label": -1} for line in (folder / "test.jsonl").read_text().splitlines()]
+def test_a_test_set_without_labels_is_predicted_and_written(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) | {"label": -1} for line in (tiny_folder / "test.jsonl").read_text().splitlines()]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    python(*arguments(folder, tmp_path / "out"), "--test_file", str(tmp_path / "test.jsonl"), "--max_steps", "2")
+    python(*arguments(tiny_folder, tmp_path / "out"), "--test_file", str(tmp_path / "test.jsonl"), "--max_steps", "2")
     lines = (tmp_path / "out" / "test_predictions.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction"
     assert [line.split("\t")[0] for line in lines[1:]] == [str(i) for i in range(11)]
@@ -224,23 +191,23 @@ def test_without_a_hub_the_bare_command_says_within_15_seconds_what_to_do(
     assert took < 15, took
 
 
-def bad(folder: Path, tmp_path: Path, *words: str) -> str:
+def bad(tiny_folder: Path, tmp_path: Path, *words: str) -> str:
     """What a run that must fail says; nothing may be left behind."""
     output_dir = tmp_path / "out"
-    done = python(*arguments(folder, output_dir), *words, expect=2)
+    done = python(*arguments(tiny_folder, output_dir), *words, expect=2)
     assert not output_dir.exists(), "something was half written"
     assert "Traceback" not in done.stderr
     assert "Epoch" not in done.stdout
     return "\n".join(line for line in done.stderr.splitlines() if line.startswith("error: "))
 
 
-def test_bad_input_is_told_before_any_training(folder: Path, tmp_path: Path) -> None:
+def test_bad_input_is_told_before_any_training(tiny_folder: Path, tmp_path: Path) -> None:
     """One process start each; the finer points of every message are held by the unit tests."""
     (tmp_path / "broken.jsonl").write_text('{"sentence1": "a", "sentence2": "b", "label": 0}\n{"sentence1": \n')
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "one.jsonl").write_text('{"sentence1": "a", "sentence2": "b", "label": 0}\n' * 3)
     (tmp_path / "weightless").mkdir()
-    shutil.copy(folder / "model" / "config.json", tmp_path / "weightless")
+    shutil.copy(tiny_folder / "model" / "config.json", tmp_path / "weightless")
     cases = {
         ("--train_file", str(tmp_path / "none.jsonl")): "train_file: no such file",
         ("--train_file", str(tmp_path / "empty.jsonl")): "is empty",
@@ -253,20 +220,20 @@ def test_bad_input_is_told_before_any_training(folder: Path, tmp_path: Path) -> 
         ("--seed", "x", "--per_device_train_batch_size", "0"): "seed: 'x' is not a whole number",
     }
     for words, expected in cases.items():
-        assert expected in bad(folder, tmp_path, *words), words
-    several = bad(folder, tmp_path, "--seed", "x", "--per_device_train_batch_size", "0", "--lerning_rate", "1")
+        assert expected in bad(tiny_folder, tmp_path, *words), words
+    several = bad(tiny_folder, tmp_path, "--seed", "x", "--per_device_train_batch_size", "0", "--lerning_rate", "1")
     assert several.count("error: ") == 3
 
 
-def test_a_conflict_with_the_launcher_is_an_error(folder: Path, tmp_path: Path) -> None:
-    done = python(*arguments(folder, tmp_path / "out"), "--bf16", expect=2, ACCELERATE_MIXED_PRECISION="fp16")
+def test_a_conflict_with_the_launcher_is_an_error(tiny_folder: Path, tmp_path: Path) -> None:
+    done = python(*arguments(tiny_folder, tmp_path / "out"), "--bf16", expect=2, ACCELERATE_MIXED_PRECISION="fp16")
     assert "--mixed_precision fp16" in done.stderr
-    done = python(*arguments(folder, tmp_path / "out"), expect=2, ACCELERATE_USE_FSDP="true")
+    done = python(*arguments(tiny_folder, tmp_path / "out"), expect=2, ACCELERATE_USE_FSDP="true")
     assert "FSDP" in done.stderr
 
 
-def test_an_output_dir_with_checkpoints_is_not_trained_into(folder: Path, plain: tuple[Path, str]) -> None:
+def test_an_output_dir_with_checkpoints_is_not_trained_into(tiny_folder: Path, plain: tuple[Path, str]) -> None:
     before = sorted(path.name for path in plain[0].iterdir())
-    done = python(*arguments(folder, plain[0]), expect=2)
+    done = python(*arguments(tiny_folder, plain[0]), expect=2)
     assert "--resume_from_checkpoint last" in done.stderr
     assert sorted(path.name for path in plain[0].iterdir()) == before

@@ -70,3 +70,10 @@ def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one(tmp_path: Path)
         assert trace["history"] == whole["history"], step
         assert trace["weights"] == whole["weights"], step
         assert trace["train_loss"] == whole["train_loss"], step
+
+
+def test_evaluating_before_training_does_not_let_the_processes_part(tmp_path: Path) -> None:
+    """Trainer's `evaluate()` before `train()` leaves the model unwrapped, and each process trains its own."""
+    digests = launch(2, tmp_path, "evaluate_first")["evaluate_first"]
+    assert len(digests) == 2
+    assert len(set(digests)) == 1

@@ -154,3 +154,11 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     run = prepare(config, tiny_bert(num_labels=3), train_rows, eval_rows, data_collator=pad)
     with pytest.raises(UserError, match="weights"):
         load_checkpoint(run, tmp_path / "checkpoint-2")
+
+
+def test_a_resumed_run_does_not_evaluate_on_start_again(tmp_path: Path) -> None:
+    arguments = ARGUMENTS | {"eval_on_start": True}
+    whole = run_ftloop(Job(), tmp_path / "whole", **arguments)
+    resumed = run_ftloop(Job(), tmp_path / "resumed", resume=str(tmp_path / "whole" / "checkpoint-2"), **arguments)
+    assert resumed.history == whole.history
+    assert resumed.weights == whole.weights

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import BertConfig, BertForSequenceClassification, set_seed
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, set_seed
 
 VOCABULARY = 120
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no", *(f"word{i}" for i in range(VOCABULARY - 7))]
 
 
 def tiny_bert(
@@ -70,3 +72,34 @@ class TinyTokenizer:
 
 
 pad = TinyTokenizer()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Whole words as tokens, single texts and pairs framed as BERT's are."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=64,
+    )
+
+
+def tiny_pairs(count: int) -> list[dict[str, Any]]:
+    """Text rows whose label is the first word of the first sentence."""
+    return [
+        {
+            "sentence1": f"{'yes' if i % 3 else 'no'} word{i % 90}",
+            "sentence2": " ".join(f"word{(i + k) % 90}" for k in range(1 + i % 7)),
+            "label": int(i % 3 > 0),
+        }
+        for i in range(count)
+    ]

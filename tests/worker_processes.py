@@ -17,8 +17,10 @@ os.environ["ACCELERATE_USE_CPU"] = "true"
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 import torch.distributed as dist
-from side_by_side import Job, run_ftloop, run_trainer
-from tiny import tiny_bert
+from side_by_side import Job, run_ftloop, run_trainer, weights_digest
+from tiny import pad, tiny_bert
+
+from ftloop import TrainConfig, evaluate, prepare, train
 
 BASE: dict[str, Any] = {
     "num_train_epochs": 2,
@@ -77,6 +79,8 @@ def main(output: str, folder: str, *cases: str) -> None:
                 for step in range(1, len(whole.checkpoints) + 1)
             }
             found[case] = [dataclasses.asdict(whole), resumed]
+        elif case == "evaluate_first":
+            found[case] = weights_of_all_processes(root)
         else:
             raise SystemExit(f"no case {case}")
     if int(os.environ.get("RANK", "0")) == 0:
@@ -84,6 +88,18 @@ def main(output: str, folder: str, *cases: str) -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def weights_of_all_processes(root: Path) -> list[str]:
+    """After an evaluation, then training: digests of the weights, which have to be one and the same."""
+    train_rows, eval_rows = Job().data()
+    config = TrainConfig(output_dir=str(root), max_steps=3, use_cpu=True, save_strategy="no", disable_tqdm=True)
+    run = prepare(config, tiny_bert(), train_rows, eval_rows, data_collator=pad, compute_metrics=Job().metrics)
+    evaluate(run)
+    train(run)
+    digests: list[str] = [""] * dist_size()
+    dist.all_gather_object(digests, weights_digest(run.unwrapped_model))
+    return digests
 
 
 def dist_size() -> int:

@@ -1,0 +1,659 @@
+"""Data sets: labels, columns, what is missing, tokens; from files and, with its loading replaced, from the hub."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
+
+from ftloop import data as data_module
+from ftloop import hub
+from ftloop.config import TrainConfig
+from ftloop.data import TextData, load_text_data, tokenize
+from ftloop.errors import UserError
+from ftloop.glue import TASKS
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+Rows = list[dict[str, Any]]
+
+
+class Files:
+    """Writes rows as jsonl and loads them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def config(
+        self, train: Rows, validation: Rows | None = None, test: Rows | None = None, **settings: Any
+    ) -> TrainConfig:
+        for split, rows in {"train": train, "validation": validation, "test": test}.items():
+            if rows is not None:
+                path = self.folder / f"{split}.jsonl"
+                path.write_text("\n".join(json.dumps(row) for row in rows))
+                settings[f"{split}_file"] = str(path)
+        return TrainConfig(**settings)
+
+    def load(self, *args: Any, **settings: Any) -> TextData:
+        return load_text_data(self.config(*args, **settings))
+
+    def fault(self, *args: Any, **settings: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            self.load(*args, **settings)
+        (problem,) = caught.value.problems
+        return problem
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def labelled(*labels: Any, text: str = "a b") -> Rows:
+    return [{"sentence": text, "label": label} for label in labels]
+
+
+# What the labels are
+
+
+@pytest.mark.parametrize(
+    ("raw", "names"),
+    [
+        ([3, 1, 10, 1], ("1", "3", "10")),
+        ([1, 0, -1], ("-1", "0", "1")),
+        (["2", "10", "1"], ("1", "2", "10")),
+        (["yes", "no", "yes"], ("no", "yes")),
+        ([True, False], ("false", "true")),
+        (["1", "one"], ("1", "one")),
+        (["nan", "1.5"], ("1.5", "nan")),
+    ],
+)
+def test_whole_numbers_texts_and_truths_are_classes_in_their_order(
+    raw: list[Any], names: tuple[str, ...], files: Files
+) -> None:
+    loaded = files.load(labelled(*raw))
+    assert loaded.labels.names == names
+    assert not loaded.labels.regression
+    assert loaded.labels.count == len(names)
+    texts = [str(label).lower() if isinstance(label, bool) else str(label) for label in raw]
+    assert [names[int(loaded.labels.encode(text))] for text in texts] == texts
+
+
+@pytest.mark.parametrize("raw", [[1.0, 0.5], [1.0, 2.0], ["0.5", "1"], [1, 2.5, "1e-3"], [1.5]])
+def test_numbers_with_a_point_are_regression(raw: list[Any], files: Files) -> None:
+    loaded = files.load(labelled(*raw), labelled(7, -1.5))
+    assert loaded.labels.regression
+    assert (loaded.labels.count, loaded.labels.names, loaded.metrics) == (1, (), None)
+    assert loaded.labels.encode("-1.5") == -1.5
+
+
+def test_a_tasks_own_names_are_used_where_the_labels_fit(files: Files) -> None:
+    def names(*raw: Any, task: str = "mrpc") -> tuple[str, ...]:
+        return files.load(labelled(*raw), task_name=task).labels.names
+
+    assert names(1, 0) == ("not_equivalent", "equivalent")
+    assert names("equivalent", "not_equivalent") == ("not_equivalent", "equivalent")
+    assert names(0, 2, task="mnli") == ("entailment", "neutral", "contradiction")
+    assert names(1, 2) == ("1", "2")
+    assert names("same", "other") == ("other", "same")
+
+
+def test_a_tasks_own_metrics_are_used_where_its_names_are(files: Files) -> None:
+    assert files.load(labelled(1, 0), task_name="cola").metrics == ("matthews_correlation",)
+    assert files.load(labelled(1, 2), task_name="cola").metrics is None
+    assert files.load(labelled(1, 0)).metrics is None
+    assert files.load(labelled(1, 3), task_name="stsb").metrics == ("pearson", "spearmanr")
+    assert files.load(labelled(1, 3), task_name="stsb").labels.regression
+
+
+def test_a_task_accepts_numbers_in_one_set_and_names_in_another(files: Files) -> None:
+    loaded = files.load(labelled(1, 0), labelled("equivalent", "not_equivalent"), task_name="mrpc")
+    assert [loaded.labels.encode(raw) for raw in loaded.validation["validation"]["label"]] == [1, 0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"task_name": "mrpc"}, {"max_train_samples": 2}])
+def test_one_class_alone_is_refused(settings: dict[str, Any], files: Files) -> None:
+    rows = labelled(1, 1, 0) if "max_train_samples" in settings else labelled(1, 1)
+    assert files.fault(rows, **settings) == ("the training set: all 2 rows have the label '1'; at least two are needed")
+
+
+# Which columns
+
+
+@pytest.mark.parametrize(
+    ("there", "texts", "label"),
+    [
+        (["sentence1", "sentence2", "label"], ("sentence1", "sentence2"), "label"),
+        (["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"], ("#1 String", "#2 String"), "Quality"),
+        (["id", "question1", "question2", "is_duplicate"], ("question1", "question2"), "is_duplicate"),
+        (["question", "sentence", "label"], ("question", "sentence"), "label"),
+        (["premise", "hypothesis", "gold_label", "genre"], ("premise", "hypothesis"), "gold_label"),
+        (["text", "label"], ("text",), "label"),
+        (["sentence1", "score"], ("sentence1",), "score"),
+        (["review", "text", "labels", "label"], ("text",), "label"),
+    ],
+)
+def test_columns_are_inferred_from_the_usual_names(
+    there: list[str], texts: tuple[str, ...], label: str, files: Files
+) -> None:
+    loaded = files.load([dict.fromkeys(there, "x") | {label: id} for id in (0, 1)])
+    assert (loaded.text_columns, loaded.label_column) == (texts, label)
+    assert loaded.train.column_names == [*texts, label]
+
+
+def test_columns_can_be_named(files: Files) -> None:
+    rows = [{"text": "a", "label": -stars, "title": "b", "body": "c", "stars": stars} for stars in (1, 2)]
+    loaded = files.load(rows, text_column_names=["title", "body"], label_column_name="stars")
+    assert (loaded.text_columns, loaded.label_column) == (("title", "body"), "stars")
+    assert files.load(rows, text_column_names=["body"]).label_column == "label"
+    assert files.load(rows, label_column_name="stars").text_columns == ("text",)
+    assert files.load(rows, text_column_names=["label"], label_column_name="stars").text_columns == ("label",)
+
+
+def test_a_text_column_is_not_inferred_to_be_the_label(files: Files) -> None:
+    rows = [{"target": "a", "category": id} for id in (0, 1)]
+    assert files.load(rows, text_column_names=["target"]).label_column == "category"
+
+
+def test_a_missing_column_is_answered_with_those_there_are(files: Files) -> None:
+    rows = [{"headline": "a", "stars": 1}]
+    path = files.folder / "train.jsonl"
+    there = f"{path} has the columns headline, stars"
+    assert files.fault(rows) == f"which columns hold the text? {there}; name one or two with --text_column_names"
+    assert files.fault(rows, text_column_names=["headline"]) == (
+        f"which column holds the label? {there}; name it with --label_column_name"
+    )
+    assert files.fault(rows, text_column_names=["title"]) == f"no column 'title': {there}"
+    assert files.fault(rows, text_column_names=["headline"], label_column_name="y") == f"no column 'y': {there}"
+    assert files.fault(rows, text_column_names=["stars"], label_column_name="stars") == (
+        "label_column_name: 'stars' is also a text column"
+    )
+
+
+def test_a_validation_or_test_file_without_a_needed_column_is_refused(files: Files) -> None:
+    train = labelled(0, 1)
+    assert files.fault(train, [{"text": "a", "label": 1}]) == (
+        f"{files.folder}/validation.jsonl: no column sentence; it has text, label"
+    )
+    assert (
+        files.fault(train, [{"sentence": "a"}]) == f"{files.folder}/validation.jsonl: no column label; it has sentence"
+    )
+    assert "test.jsonl: no column sentence; it has label" in files.fault(train, None, [{"label": 1}])
+
+
+def test_a_file_without_rows_is_refused(files: Files) -> None:
+    for name, text in {"a.csv": "sentence,label\n", "b.tsv": "\n\n", "c.json": "[]", "d.jsonl": " \n"}.items():
+        path = files.folder / name
+        path.write_text(text)
+        with pytest.raises(UserError, match=f"{name}: no rows|{name} has the columns "):
+            load_text_data(TrainConfig(train_file=str(path)))
+    path = files.folder / "e.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"sentence": ["a"], "label": [1]}).slice(0, 0), path)
+    with pytest.raises(UserError, match="parquet: no rows"):
+        load_text_data(TrainConfig(train_file=str(path)))
+
+
+def test_files_that_are_missing_are_named_with_their_flag(files: Files) -> None:
+    config = files.config(labelled(0, 1), validation_file="no/such.csv")
+    with pytest.raises(UserError, match=r"validation_file: no such file: no/such\.csv"):
+        load_text_data(config)
+
+
+# What is missing or unknown
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("column", ["sentence", "label"])
+def test_missing_texts_and_labels_are_told_with_their_rows(split: str, column: str, files: Files) -> None:
+    sets = {name: labelled(0, 1, 0, 1, 0, 1, 0, 1, 0) for name in ("train", "validation", "test")}
+    for row in (1, 3, 4, 5, 6, 8):
+        sets[split][row][column] = None
+    what = {"train": "the training set"}.get(split, f"the {split} set")
+    assert (
+        files.fault(*sets.values()) == f"{what}: column '{column}' is missing in 6 rows (row 2, 4, 5, 6, 7 ..., from 1)"
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_empty_labels_are_told_with_their_rows(split: str, files: Files) -> None:
+    sets = {name: labelled(0, 1, 0) for name in ("train", "validation", "test")}
+    sets[split][1]["label"] = ""
+    assert "1 rows (row 2, from 1)" in files.fault(*sets.values())
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_label_that_training_never_had_is_named_with_its_rows(split: str, files: Files) -> None:
+    bad = labelled("no", "maybe", "yes", "maybe")
+    sets = [bad, None] if split == "validation" else [None, bad]
+    assert files.fault(labelled("yes", "no"), *sets) == (
+        f"the {split} set: the label 'maybe' in 2 rows (row 2, 4, from 1) is not one of the training set's: 'no', 'yes'"
+    )
+
+
+def test_a_text_among_numbers_is_named(files: Files) -> None:
+    assert files.fault(labelled(0.5, 1.5), labelled(1.5, "nan")) == (
+        "the validation set: the label 'nan' in 1 rows (row 2, from 1) is not one of the training set's: numbers"
+    )
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        [{"sentence": "a"}, {"sentence": "b"}],
+        labelled(None, None),
+        labelled("", ""),
+        labelled(-1, -1),
+        labelled(-1.0, -1.0),
+    ],
+)
+def test_a_test_set_without_labels_is_one_to_predict(test: Rows, files: Files) -> None:
+    loaded = files.load(labelled(0, 1), None, test)
+    assert not loaded.has_labels(loaded.test["test"])
+    assert loaded.test["test"].column_names == ["sentence"]
+
+
+def test_minus_one_is_a_label_like_any_other_where_it_is_a_class(files: Files) -> None:
+    loaded = files.load(labelled(-1, 0, 1), None, labelled(-1, -1))
+    assert loaded.has_labels(loaded.test["test"])
+
+
+@pytest.mark.parametrize("label", [None, "", -1])
+def test_a_test_set_with_some_of_its_labels_missing_is_refused(label: Any, files: Files) -> None:
+    assert "(row 2, from 1)" in files.fault(labelled(0, 1), None, labelled(0, label, 1))
+
+
+def test_an_evaluation_without_a_validation_set_is_refused(files: Files) -> None:
+    assert "--validation_file" in files.fault(labelled(0, 1), eval_strategy="epoch")
+    files.load(labelled(0, 1), labelled(0), eval_strategy="epoch")
+
+
+def test_an_unknown_task_is_refused_with_files_too(files: Files) -> None:
+    assert files.fault(labelled(0, 1), task_name="mprc") == (
+        f"task_name: 'mprc' is not one of {', '.join(sorted(TASKS))}"
+    )
+
+
+def test_no_data_at_all_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no data: name a GLUE task with --task_name.*demo"):
+        load_text_data(TrainConfig())
+
+
+def test_only_the_first_rows_are_used_where_that_is_asked_for(files: Files) -> None:
+    def rows(count: int) -> Rows:
+        return [{"sentence": str(row), "label": row % 2} for row in range(count)]
+
+    loaded = files.load(rows(9), rows(8), rows(7), max_train_samples=4, max_eval_samples=3, max_predict_samples=100)
+    assert loaded.train["sentence"] == ["0", "1", "2", "3"]
+    assert loaded.validation["validation"]["sentence"] == ["0", "1", "2"]
+    assert len(loaded.test["test"]) == 7
+
+
+# Tokens
+
+
+def encode(
+    loaded: TextData, tokenizer: PreTrainedTokenizerFast, max_length: int = 16, **settings: Any
+) -> tuple[Dataset, int]:
+    return tokenize(loaded, loaded.train, tokenizer, max_length, TrainConfig(**settings), "train")
+
+
+def test_texts_become_tokens_in_their_order_with_the_label_beside_them(
+    files: Files, word_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    texts = ["c b a", "", "z z", "?"]
+    rows = [{"sentence": text, "label": label} for text, label in zip(texts, ["x", "y", "y", "x"], strict=True)]
+    encoded, truncated = encode(files.load(rows), word_tokenizer)
+    assert encoded["input_ids"] == [[2, 6, 5, 4, 3], [2, 3], [2, 29, 29, 3], [2, 1, 3]]
+    assert encoded["label"] == [0, 1, 1, 0]
+    assert sorted(encoded.column_names) == ["attention_mask", "input_ids", "label"]
+    assert truncated == 0
+    batch = DataCollatorWithPadding(word_tokenizer)([encoded[row] for row in range(4)])
+    assert batch["labels"].tolist() == [0, 1, 1, 0]
+    assert batch["input_ids"].shape == (4, 5)
+
+
+def test_labels_of_a_regression_are_numbers(files: Files, word_tokenizer: PreTrainedTokenizerFast) -> None:
+    encoded, _ = encode(files.load(labelled(0.5, 2, "3e0")), word_tokenizer)
+    assert encoded["label"] == [0.5, 2.0, 3.0]
+    assert str(DataCollatorWithPadding(word_tokenizer)([encoded[0]])["labels"].dtype) == "torch.float32"
+
+
+def test_a_set_without_labels_gets_none(files: Files, word_tokenizer: PreTrainedTokenizerFast) -> None:
+    loaded = files.load(labelled(0, 1), None, [{"sentence": "a"}])
+    encoded, _ = tokenize(loaded, loaded.test["test"], word_tokenizer, 16, TrainConfig(), "test")
+    assert "label" not in encoded.column_names
+
+
+@pytest.mark.parametrize("lengths", [(14, 15, 16, 3)])
+def test_overlong_texts_are_cut_and_counted(
+    lengths: Sequence[int], files: Files, word_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = [{"sentence": "a " * length, "label": row % 2} for row, length in enumerate(lengths)]
+    encoded, truncated = encode(files.load(rows), word_tokenizer)
+    assert [len(ids) for ids in encoded["input_ids"]] == [16, 16, 16, 5]
+    assert truncated == 2
+    assert encode(files.load(rows), word_tokenizer, max_length=5)[1] == 3
+
+
+def test_overlong_pairs_are_cut_and_counted_whichever_text_is_long(
+    files: Files, word_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    lengths = [(6, 7), (7, 7), (20, 1), (1, 20), (20, 20), (0, 13), (0, 14), (1, 1)]
+    rows = [
+        {"sentence1": "a " * one, "sentence2": "b " * two, "label": row % 2} for row, (one, two) in enumerate(lengths)
+    ]
+    encoded, truncated = encode(files.load(rows), word_tokenizer)
+    assert [len(ids) for ids in encoded["input_ids"]] == [min(one + two + 3, 16) for one, two in lengths]
+    assert truncated == sum(one + two + 3 > 16 for one, two in lengths) == 5
+    assert encoded[4]["input_ids"] == [2, *[4] * 6, 3, *[5] * 7, 3]
+
+
+def test_a_length_that_leaves_no_room_for_text_is_refused(
+    files: Files, word_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    single = files.load(labelled(0, 1))
+    assert encode(single, word_tokenizer, max_length=3)[1] == 2
+    with pytest.raises(UserError, match="max_seq_length: 2 leaves no room for text beside 2 special tokens"):
+        encode(single, word_tokenizer, max_length=2)
+    pairs = files.load([{"sentence1": "a", "sentence2": "b", "label": id} for id in (0, 1)])
+    with pytest.raises(UserError, match="max_seq_length: 3 leaves no room for text beside 3 special tokens"):
+        encode(pairs, word_tokenizer, max_length=3)
+
+
+def test_tokens_are_cached_until_told_otherwise(
+    files: Files, word_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = files.config(labelled(0, 1, 1), labelled(0, 1))
+
+    def encode_all(**settings: Any) -> list[tuple[list[list[int]], int]]:
+        loaded = load_text_data(config)
+        sets = [loaded.train, loaded.validation["validation"]]
+        done = [tokenize(loaded, rows, word_tokenizer, 16, TrainConfig(**settings), "x") for rows in sets]
+        return [(encoded["input_ids"], cut) for encoded, cut in done]
+
+    calls = []
+    real = PreTrainedTokenizerFast.__call__
+    monkeypatch.setattr(
+        PreTrainedTokenizerFast, "__call__", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs)
+    )
+    first = encode_all()
+    assert len(calls) == 2
+    assert encode_all() == first
+    assert len(calls) == 2
+    assert encode_all(overwrite_cache=True) == first
+    assert len(calls) == 4
+
+
+def test_other_lengths_and_labels_are_not_served_from_the_cache(
+    files: Files, word_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = labelled(0, 1, text="a b c d")
+    assert [len(encode(files.load(rows), word_tokenizer, n)[0][0]["input_ids"]) for n in (16, 4)] == [6, 4]
+    assert encode(files.load(rows, task_name="mrpc"), word_tokenizer)[0]["label"] == [0, 1]
+    assert encode(files.load(labelled(1, 0, text="a b c d")), word_tokenizer)[0]["label"] == [1, 0]
+
+
+# By name
+
+
+Loaded = list[tuple[str, str | None]]
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let the hub serve these splits; returns the names that were asked for."""
+
+    def serve(splits: dict[str, Dataset]) -> Loaded:
+        asked: Loaded = []
+
+        def load_dataset(path: str, name: str | None = None) -> DatasetDict:
+            asked.append((path, name))
+            return DatasetDict(splits)
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        return asked
+
+    return serve
+
+
+def as_on_the_hub(columns: Sequence[str], labels: list[Any], names: Sequence[str]) -> Dataset:
+    """Rows in GLUE's form: labels as a ClassLabel, an index column beside them."""
+    kind = ClassLabel(names=list(names)) if names else Value("float32")
+    features = Features({name: Value("string") for name in columns} | {"label": kind, "idx": Value("int32")})
+    rows = {name: [f"{name} {row}" for row in range(len(labels))] for name in columns}
+    return Dataset.from_dict(rows | {"label": labels, "idx": list(range(len(labels)))}, features=features)
+
+
+# As `datasets.load_dataset("nyu-mll/glue", task)` gives them.
+GLUE = {
+    "cola": (["sentence"], ["unacceptable", "acceptable"], ["matthews_correlation"]),
+    "mnli": (["premise", "hypothesis"], ["entailment", "neutral", "contradiction"], ["accuracy"]),
+    "mrpc": (["sentence1", "sentence2"], ["not_equivalent", "equivalent"], ["accuracy", "f1"]),
+    "qnli": (["question", "sentence"], ["entailment", "not_entailment"], ["accuracy"]),
+    "qqp": (["question1", "question2"], ["not_duplicate", "duplicate"], ["accuracy", "f1"]),
+    "rte": (["sentence1", "sentence2"], ["entailment", "not_entailment"], ["accuracy"]),
+    "sst2": (["sentence"], ["negative", "positive"], ["accuracy"]),
+    "stsb": (["sentence1", "sentence2"], [], ["pearson", "spearmanr"]),
+    "wnli": (["sentence1", "sentence2"], ["not_entailment", "entailment"], ["accuracy"]),
+}
+
+
+def test_every_task_of_glue_is_known() -> None:
+    assert TASKS.keys() == GLUE.keys() | {"demo"}
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_every_task_of_glue_has_its_columns_labels_and_metrics(
+    task: str, served: Any, word_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    columns, names, metrics = GLUE[task]
+    ids = list(range(len(names))) or [3.8, 0.0]
+    suffixes = ("_matched", "_mismatched") if task == "mnli" else ("",)
+    splits = {"train": as_on_the_hub(columns, ids, names)}
+    for suffix in suffixes:
+        splits[f"validation{suffix}"] = as_on_the_hub(columns, ids[:1], names)
+        splits[f"test{suffix}"] = as_on_the_hub(columns, [-1, -1], names)
+    asked = served(splits)
+    loaded = load_text_data(TrainConfig(task_name=task))
+    assert asked == [("nyu-mll/glue", task)]
+    assert loaded.text_columns == tuple(columns)
+    assert loaded.labels.names == tuple(names)
+    assert list(loaded.metrics or ()) == metrics
+    assert list(loaded.validation) == [f"validation{suffix}" for suffix in suffixes]
+    assert list(loaded.test) == [f"test{suffix}" for suffix in suffixes]
+    for test in loaded.test.values():
+        assert not loaded.has_labels(test)
+    assert encode(loaded, word_tokenizer)[0]["label"] == pytest.approx(ids, abs=1e-12)
+
+
+def test_the_matched_validation_set_of_mnli_comes_first(served: Any) -> None:
+    columns, names, _ = GLUE["mnli"]
+    order = ["validation_mismatched", "validation_matched", "train"]
+    served({name: as_on_the_hub(columns, [0, 1, 2], names) for name in order})
+    assert next(iter(load_text_data(TrainConfig(task_name="mnli")).validation)) == "validation_matched"
+
+
+def test_a_data_set_of_the_hub_keeps_its_own_order_of_classes(
+    served: Any, word_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    names = ["world", "sports", "business"]
+    rows = as_on_the_hub(["text"], [1, 0, 1], names)
+    asked = served({"train": rows, "validation": rows})
+    loaded = load_text_data(TrainConfig(dataset_name="some/news", dataset_config_name="en"))
+    assert asked == [("some/news", "en")]
+    assert loaded.labels.names == tuple(names)
+    assert encode(loaded, word_tokenizer)[0]["label"] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "names"),
+    [("int64", [2, 1], ("1", "2")), ("bool", [True, False], ("false", "true")), ("string", ["b", "a"], ("a", "b"))],
+)
+def test_labels_of_any_kind_are_classes_on_the_hub_too(kind: str, values: list[Any], names: Any, served: Any) -> None:
+    features = Features({"text": Value("string"), "label": Value(kind)})
+    served({"train": Dataset.from_dict({"text": ["a", "b"], "label": values}, features=features)})
+    assert load_text_data(TrainConfig(dataset_name="some/set")).labels.names == names
+
+
+def test_a_data_set_without_a_train_or_a_needed_validation_split_is_refused(served: Any) -> None:
+    rows = as_on_the_hub(["text"], [0, 1], ["a", "b"])
+    served({"test": rows})
+    with pytest.raises(UserError, match="the data set some/set has no train split, only test"):
+        load_text_data(TrainConfig(dataset_name="some/set"))
+    served({"train": rows, "test": rows})
+    with pytest.raises(UserError, match="no validation set: the data set has none, or evaluate never"):
+        load_text_data(TrainConfig(dataset_name="some/set", eval_strategy="epoch"))
+
+
+def test_the_demo_needs_no_hub_and_has_three_labelled_sets() -> None:
+    loaded = load_text_data(TrainConfig(task_name="demo"))
+    assert loaded.labels.names == ("not_equivalent", "equivalent")
+    assert list(loaded.validation) == ["validation"]
+    assert loaded.has_labels(loaded.test["test"])
+    assert hub.names_on_the_hub(TrainConfig(task_name="demo", model_name_or_path=hub.PACKAGED_MODEL)) == []
+
+
+# The hub's silence
+
+
+@pytest.mark.parametrize("settings", [{"task_name": "mrpc"}, {"dataset_name": "no-such-owner/no-such-data"}])
+def test_a_data_set_that_neither_hub_nor_cache_has_is_one_message_with_the_offline_ways(settings: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        load_text_data(TrainConfig(**settings))
+    (problem,) = caught.value.problems
+    assert "could not be loaded" in problem
+    assert "`make demo`" in problem
+    assert "--train_file" in problem
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("first line\nsecond line"),
+        ValueError("BuilderConfig 'x' not found"),
+        datasets.exceptions.DatasetNotFoundError("gone"),
+        ConnectionError(),
+    ],
+)
+def test_whatever_the_hub_raises_is_told_the_same_way(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*args: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(UserError, match="`make demo`") as caught:
+        data_module.load_text_data(TrainConfig(task_name="rte"))
+    assert f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else type(error).__name__})" in str(
+        caught.value
+    )
+    assert caught.value.__cause__ is error
+
+
+NEEDS_HUB = TrainConfig(model_name_or_path="bert-base-uncased", task_name="mrpc")
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "to be removed, and put back after the test")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return monkeypatch
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Accepts connections and says nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def seconds_to_decide(config: TrainConfig) -> float:
+    start = time.monotonic()
+    hub.use_cache_if_hub_is_silent(config)
+    return time.monotonic() - start
+
+
+def test_a_hub_that_refuses_leaves_the_cache(online: pytest.MonkeyPatch) -> None:
+    online.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert seconds_to_decide(NEEDS_HUB) < 6
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_hub_that_says_nothing_leaves_the_cache_within_six_seconds(
+    online: pytest.MonkeyPatch, silent_port: int
+) -> None:
+    assert hub.ANSWER_WITHIN_SECONDS + 1 <= 6
+    online.setattr(hub, "ANSWER_WITHIN_SECONDS", 0.3)
+    online.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent_port}")
+    assert 0.2 < seconds_to_decide(NEEDS_HUB) < 3
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize("status", [200, 404, 503])
+def test_a_hub_that_answers_is_used(status: int, online: pytest.MonkeyPatch) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        online.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        hub.use_cache_if_hub_is_silent(NEEDS_HUB)
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_something_else_at_the_hubs_address_is_no_hub(online: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"220 mail ready\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        online.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        hub.use_cache_if_hub_is_silent(NEEDS_HUB)
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_the_hub_is_not_asked_where_nothing_is_needed_of_it(
+    online: pytest.MonkeyPatch, silent_port: int, tmp_path: Path
+) -> None:
+    online.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent_port}")
+    local = TrainConfig(model_name_or_path=str(tmp_path), train_file="train.csv", task_name="mrpc")
+    folder = TrainConfig(model_name_or_path=str(tmp_path), dataset_name=str(tmp_path))
+    for config in (local, folder, TrainConfig()):
+        assert hub.names_on_the_hub(config) == []
+        assert seconds_to_decide(config) < 0.5
+    assert "HF_HUB_OFFLINE" not in os.environ
+    online.setenv("HF_HUB_OFFLINE", "0")
+    assert seconds_to_decide(NEEDS_HUB) < 0.5
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
+
+
+def test_what_the_hub_is_needed_for_is_named() -> None:
+    assert hub.names_on_the_hub(NEEDS_HUB) == ["the model bert-base-uncased", "the data set glue/mrpc"]
+    assert hub.names_on_the_hub(TrainConfig(dataset_name="some/set")) == ["the data set some/set"]
