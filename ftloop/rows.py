@@ -34,7 +34,7 @@ def check_file(path: str, flag: str) -> None:
 def column_names(path: str) -> list[str]:
     """The columns of a file, from its header or, in json, its first row.
 
-    Raises: UserError when they cannot be read, or one is named twice.
+    Raises: UserError when there are none, they cannot be read, or one is named twice.
     """
     path = str(Path(path).expanduser())
     if _suffix(path) == ".parquet":
@@ -161,6 +161,8 @@ def _csv_lines(path: str, delimiter: str, quoting: Any) -> Iterator[tuple[str, l
 def _header(path: str) -> list[str]:
     lines = _csv_lines(path, ",", csv.QUOTE_MINIMAL) if _suffix(path) == ".csv" else _tsv_lines(path)
     _, header = next(lines, ("", []))
+    if not header:
+        raise UserError(f"{path}: no rows")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UserError(f"{path}: the header names {', '.join(map(repr, twice))} more than once")

@@ -74,8 +74,8 @@ class Run:
 
     current_flos: float = 0.0
     """This process's, since they were last added to the state."""
-    eval_loaders: dict[int, DataLoader[Any]] = field(default_factory=dict)
-    """Kept between evaluations only with persistent workers, as Trainer does."""
+    eval_loaders: dict[int, tuple[Any, DataLoader[Any]]] = field(default_factory=dict)
+    """By `id` of the data set, which is kept beside it so that the id stays its own. Only with persistent workers."""
     rng_to_restore: dict[str, Any] | None = None
     """Of the checkpoint resumed from; the loop restores it at the one right moment."""
     epoch_end_pending: bool = False
@@ -106,7 +106,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout)),
     ]
     accelerator = Accelerator(
-        cpu=config.use_cpu,
+        # Said outright, because without it torchrun's processes do not find each other on a machine without GPU.
+        cpu=config.use_cpu or not torch.accelerator.is_available(),
         mixed_precision=precision,
         # The loop accumulates by itself, and Accelerate must not divide the loss a second time.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -263,15 +264,17 @@ def train_loader(run: Run) -> DataLoader[Any]:
 
 
 def eval_loader(run: Run, dataset: Dataset[Any]) -> DataLoader[Any]:
-    """Batches of this process in the rows' order. A new loader each time, because making its iterator draws a random
-    number that the training after it depends on; with persistent workers the same one again, which does not draw.
+    """Batches of this process in the rows' order.
+
+    Its iterator draws one random number, on which the training after it depends; but not that of a loader used before
+    whose workers persist. So those loaders are kept, as Trainer keeps them.
 
     Differs: dataloader_drop_last does not leave rows unevaluated, but with trainer_compat.
     Mirrors: Trainer.get_eval_dataloader.
     """
     config = run.config
     if id(dataset) in run.eval_loaders:
-        return run.eval_loaders[id(dataset)]
+        return run.eval_loaders[id(dataset)][1]
     loader = _loader(
         run,
         dataset,
@@ -280,7 +283,7 @@ def eval_loader(run: Run, dataset: Dataset[Any]) -> DataLoader[Any]:
         drop_last=config.dataloader_drop_last and config.trainer_compat,
     )
     if config.dataloader_persistent_workers:
-        run.eval_loaders[id(dataset)] = loader
+        run.eval_loaders[id(dataset)] = dataset, loader
     return loader
 
 

@@ -118,7 +118,7 @@ def test_it_runs_from_any_folder_and_installed_or_not(
 
 def test_two_processes_train_by_torchrun_and_only_the_first_prints(tiny_folder: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", TRAIN_PY]
-    done = run(*launcher, *arguments(tiny_folder, tmp_path / "out"), ACCELERATE_USE_CPU="true")
+    done = run(*launcher, *arguments(tiny_folder, tmp_path / "out"))
     assert "2 processes" in done.stdout
     assert done.stdout.count("Epoch 1/3") == 1
     assert (tmp_path / "out" / "checkpoint-3" / "rng_state_1.pth").is_file() or list(

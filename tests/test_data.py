@@ -198,7 +198,7 @@ def test_a_file_without_rows_is_refused(files: Files) -> None:
     for name, text in {"a.csv": "sentence,label\n", "b.tsv": "\n\n", "c.json": "[]", "d.jsonl": " \n"}.items():
         path = files.folder / name
         path.write_text(text)
-        with pytest.raises(UserError, match=f"{name}: no rows|{name} has the columns "):
+        with pytest.raises(UserError, match=f"{name}: no rows"):
             load_text_data(TrainConfig(train_file=str(path)))
     path = files.folder / "e.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"sentence": ["a"], "label": [1]}).slice(0, 0), path)
