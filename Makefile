@@ -31,7 +31,7 @@ demo: install ## fine-tune a real pretrained BERT on built-in sentence pairs, of
 
 .PHONY: test
 test: install ## the fast tests
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n 2
 
 .PHONY: test-slow
 test-slow: install ## launches, several processes, real data (MRPC where FTLOOP_MRPC_DIR names its folder)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -246,11 +247,15 @@ def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
 def load_weights(run: Run, folder: Path) -> None:
     """Load a checkpoint's weights into the run's model. Raises: UserError when they are another model's."""
     model: nn.Module = run.accelerator.unwrap_model(run.model, keep_torch_compile=False)
-    missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    path = folder / WEIGHTS
+    try:
+        missing, unexpected = model.load_state_dict(load_file(path), strict=False)
+    except (RuntimeError, SafetensorError) as error:  # shapes that differ; a file that is not whole
+        raise UserError(f"{path}: not this model's weights ({' '.join(str(error).split())[:200]})") from error
     tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
     wrong = [*unexpected, *(name for name in missing if name not in tied)]
     if wrong:
-        raise UserError(f"{folder / WEIGHTS}: not this model's weights ({len(wrong)} names differ, {wrong[0]} is one)")
+        raise UserError(f"{path}: not this model's weights ({len(wrong)} names differ, {wrong[0]} is one)")
 
 
 def rng_state(distributed: bool) -> dict[str, Any]:

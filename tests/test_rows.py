@@ -110,6 +110,11 @@ def test_a_quoted_tsv_file_may_hold_tabs_and_line_ends_and_quotes(tmp_path: Path
     assert [list(row.values()) for row in read(path)] == [["a\tb", "c\nd", "1"], ['say "x"', 'plain "y" z', "0"]]
 
 
+def test_the_line_ends_inside_a_quoted_field_are_kept_as_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", 'text\r\n"one\r\ntwo\nthree"\r\n')
+    assert read(path, ["text"], None) == [{"text": "one\r\ntwo\nthree"}]
+
+
 def test_the_fault_in_a_tsv_file_is_that_of_the_reading_that_gets_further(tmp_path: Path) -> None:
     quoted = write(tmp_path / "quoted.tsv", 'first\tsecond\tlabel\n"a\tb"\tc\t1\n"d\te"\tf\t1\ng\t1\n')
     assert fault(quoted) == f"{quoted}, line 4: 2 fields where the header has 3"
