@@ -154,6 +154,12 @@ def test_columns_are_inferred_from_the_usual_names(
     assert loaded.train.column_names == [*texts, label]
 
 
+def test_a_tasks_own_columns_come_before_the_usual_ones(files: Files) -> None:
+    rows = [{"sentence1": "a", "sentence2": "b", "sentence": "c", "label": id} for id in (0, 1)]
+    assert files.load(rows).text_columns == ("sentence1", "sentence2")
+    assert files.load(rows, task_name="cola").text_columns == ("sentence",)
+
+
 def test_columns_can_be_named(files: Files) -> None:
     rows = [{"text": "a", "label": -stars, "title": "b", "body": "c", "stars": stars} for stars in (1, 2)]
     loaded = files.load(rows, text_column_names=["title", "body"], label_column_name="stars")
@@ -231,7 +237,8 @@ def test_missing_texts_and_labels_are_told_with_their_rows(split: str, column: s
 def test_empty_labels_are_told_with_their_rows(split: str, files: Files) -> None:
     sets = {name: labelled(0, 1, 0) for name in ("train", "validation", "test")}
     sets[split][1]["label"] = ""
-    assert "1 rows (row 2, from 1)" in files.fault(*sets.values())
+    told = "the training set: column 'label' is empty in" if split == "train" else f"the {split} set: the label '' in"
+    assert files.fault(*sets.values()).startswith(f"{told} 1 rows (row 2, from 1)")
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -546,6 +553,7 @@ def test_a_data_set_that_neither_hub_nor_cache_has_is_one_message_with_the_offli
         OSError("first line\nsecond line"),
         ValueError("BuilderConfig 'x' not found"),
         datasets.exceptions.DatasetNotFoundError("gone"),
+        datasets.exceptions.DatasetGenerationError("broken"),
         ConnectionError(),
     ],
 )

@@ -66,8 +66,10 @@ def test_a_path_that_does_not_exist_is_not_asked_for_on_the_hub(name: str) -> No
     assert fault(name) == f"model_name_or_path: no model folder at {name}"
 
 
-def test_a_file_is_no_model_folder(folder: Path) -> None:
+def test_a_file_is_no_model_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no model folder" in fault(folder / "config.json")
+    monkeypatch.chdir(folder)
+    assert "no model folder" in fault("config.json")
 
 
 @pytest.mark.parametrize("name", ["bert-base-uncased", "google/bert_uncased_L-2_H-128_A-2"])
