@@ -127,14 +127,15 @@ def trainer_side(model_dir: str, mrpc: str | None, rows: int | None, args: dict[
 
 
 def ftloop_side(mrpc: str | None, rows: int | None, args: dict[str, Any]) -> Side:
-    """`ftloop/train.py --task_name ... --trainer_compat`."""
+    """`ftloop/train.py --task_name ...`; where Trainer sums over micro-batches, with `--trainer_compat`."""
+    compat = args["gradient_accumulation_steps"] > 1
     source: dict[str, Any] = {"task_name": "demo"}
     if mrpc is not None:
         files = {f"{split}_file": str(Path(mrpc) / f"{split}.jsonl") for split in ("train", "validation", "test")}
         source = {"task_name": "mrpc"} | files
     limits = {f"max_{split}_samples": rows for split in ("train", "eval", "predict")}
     run: Run = fine_tune(
-        TrainConfig(model_name_or_path=PACKAGED_MODEL, trainer_compat=True, **source, **limits, **args)
+        TrainConfig(model_name_or_path=PACKAGED_MODEL, trainer_compat=compat, **source, **limits, **args)
     )
     seconds = json.loads((Path(args["output_dir"]) / "train_results.json").read_text())["train_runtime"]
     test = json.loads((Path(args["output_dir"]) / "test_results.json").read_text())
@@ -168,7 +169,7 @@ def compare(theirs: Side, ours: Side) -> dict[str, Any]:
     equal = sum(a == b for a, b in pairs)
     total = max(len(theirs.updates), len(ours.updates))
     first_difference = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-    shown = sorted({0, 1, 2, *range(0, len(pairs), max(len(pairs) // 8, 1)), len(pairs) - 1})
+    shown = sorted({0, 1, 2, *range(0, len(pairs), max(len(pairs) // 8, 1)), len(pairs) - 1} & set(range(len(pairs))))
     if first_difference is not None:
         shown = sorted({*shown, first_difference})
     print(f"\n{'update':>6}  {'value':<13} {'Trainer':>24} {'ftloop':>24} {'difference':>12}")

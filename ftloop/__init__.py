@@ -19,10 +19,12 @@ _PUBLIC = {
     "evaluate": "evaluation",
     "find_checkpoint": "checkpoint",
     "load_checkpoint": "checkpoint",
+    "load_classifier": "predict",
     "predict": "evaluation",
     "prepare": "run",
     "save_checkpoint": "checkpoint",
     "save_model": "checkpoint",
+    "seed_everything": "run",
     "train": "loop",
     "training_step": "loop",
     "updates": "loop",
@@ -38,10 +40,12 @@ __all__ = [
     "evaluate",
     "find_checkpoint",
     "load_checkpoint",
+    "load_classifier",
     "predict",
     "prepare",
     "save_checkpoint",
     "save_model",
+    "seed_everything",
     "train",
     "training_step",
     "updates",
@@ -53,8 +57,8 @@ if TYPE_CHECKING:
     from ftloop.errors import UserError
     from ftloop.evaluation import Predictions, evaluate, predict
     from ftloop.loop import TrainResult, Update, train, training_step, updates
-    from ftloop.predict import classify
-    from ftloop.run import Run, prepare
+    from ftloop.predict import classify, load_classifier
+    from ftloop.run import Run, prepare, seed_everything
 
 
 def __getattr__(name: str) -> Any:

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load_file, save_file
 
 from ftloop.errors import UserError
 from ftloop.run import Run
 from ftloop.state import TRAINER_STATE, TrainerState, begin, has_run_out_of_patience
 
 PREFIX = "checkpoint-"
+DELETED = ".deleted-"
 STAGING = ".staging-"  # must not start with PREFIX: Trainer would take it for a checkpoint
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
@@ -49,7 +49,7 @@ def save_checkpoint(run: Run, phase: str = "update") -> Path:
     store_flos(run)
     own_state = _own_state(run, phase)
     if run.is_main:
-        _remove(staging)
+        _remove_leftovers(root)
         staging.mkdir(parents=True)
     accelerator.wait_for_everyone()
     if run.is_main:
@@ -57,7 +57,7 @@ def save_checkpoint(run: Run, phase: str = "update") -> Path:
     if not run.config.save_only_model:
         if run.is_main:
             _save_optimizer(run, staging)
-        torch.save(rng_state(accelerator.use_distributed), staging / _rng_file(run))
+        torch.save(rng_state(accelerator.use_distributed), staging / _rng_files(run)[accelerator.process_index])
     best = root / f"{PREFIX}{state.best_global_step}"
     if state.best_global_step and (best == final or best.is_dir()):
         state.best_model_checkpoint = str(best)
@@ -69,7 +69,7 @@ def save_checkpoint(run: Run, phase: str = "update") -> Path:
         _remove(final)  # of this very step, from a run that was resumed before it
         os.replace(staging, final)
         _sync_folder(root)
-        rotate_checkpoints(root, run.config.save_total_limit, state.best_model_checkpoint)
+        rotate_checkpoints(final, run.config.save_total_limit, state.best_model_checkpoint)
     accelerator.wait_for_everyone()
     return final
 
@@ -83,9 +83,12 @@ def save_model(run: Run, output_dir: str | Path | None = None) -> None:
         return
     folder = Path(output_dir or run.config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    model: Any = run.accelerator.unwrap_model(run.model, keep_torch_compile=False)
-    with _quiet_weight_bar():
-        model.save_pretrained(folder)
+    model: Any = run.unwrapped_model
+    if hasattr(model, "save_pretrained"):
+        with _quiet_weight_bar():
+            model.save_pretrained(folder)
+    else:
+        save_file(model.state_dict(), folder / WEIGHTS, metadata={"format": "pt"})
     if run.processing_class is not None:
         run.processing_class.save_pretrained(folder)
 
@@ -128,6 +131,7 @@ def _own_state(run: Run, phase: str) -> dict[str, Any]:
     meter, accelerator = run.meter, run.accelerator
     sums = accelerator.gather(torch.stack([meter.window, meter.epoch])).reshape(-1, 2).tolist()
     return {
+        "data": run_shape(run),
         "epoch_began_at": meter.epoch_began_at,
         "epoch_losses": [epoch for _, epoch in sums],
         "grad_norm": None if meter.grad_norm is None else float(meter.grad_norm),
@@ -139,15 +143,29 @@ def _own_state(run: Run, phase: str) -> dict[str, Any]:
     }
 
 
-def rotate_checkpoints(root: Path, limit: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints over `limit`; never the newest, never the best.
+def run_shape(run: Run) -> dict[str, int]:
+    """What settles which rows an update sees; a run can only be continued with the same."""
+    plan = run.plan
+    return {
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "num_processes": plan.num_processes,
+        "per_device_train_batch_size": plan.per_device_train_batch_size,
+        "training rows": plan.num_examples,
+    }
 
+
+def rotate_checkpoints(newest: Path, limit: int | None, best: str | None) -> None:
+    """Delete the oldest checkpoints beside `newest` that are over `limit`; never itself, never the best.
+
+    Those of later steps go first: they are from before this run was resumed at an earlier one.
     Mirrors: transformers.trainer_utils.rotate_checkpoints. Differs: by step number, not by modification time.
     """
     if limit is None:
         return
-    checkpoints = list_checkpoints(root)
-    protected = {checkpoints[-1], *([Path(best)] if best else [])}
+    there = list_checkpoints(newest.parent)
+    later = there[there.index(newest) + 1 :]
+    checkpoints = later + there[: len(there) - len(later)]
+    protected = {newest, *([Path(best)] if best else [])}
     surplus = len(checkpoints) - max(limit, len(protected))
     for folder in [folder for folder in checkpoints if folder not in protected][: max(surplus, 0)]:
         _remove(folder)
@@ -205,20 +223,13 @@ def load_checkpoint(run: Run, folder: Path) -> None:
     Raises: UserError naming every file that is missing. Trainer starts a new optimizer or schedule there in silence.
     Mirrors: Trainer._load_from_checkpoint, _init_training_state, _load_optimizer_and_scheduler, _load_rng_state.
     """
-    needed = [WEIGHTS, TRAINER_STATE, OPTIMIZER, SCHEDULER, _rng_file(run)]
-    needed += [SCALER] if run.accelerator.scaler is not None else []
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{folder}: not a checkpoint to resume from: {', '.join(missing)} missing "
-            "(saved with save_only_model, or by another number of processes, or only in part)"
-        )
+    own = _check_resumable(run, folder)
     load_weights(run, folder)
     run.optimizer.load_state_dict(_load(folder / OPTIMIZER))
     run.scheduler.load_state_dict(_load(folder / SCHEDULER))
     if run.accelerator.scaler is not None:
         run.accelerator.scaler.load_state_dict(_load(folder / SCALER))
-    run.rng_to_restore = _load(folder / _rng_file(run))
+    run.rng_to_restore = _load(folder / _rng_files(run)[run.accelerator.process_index])
     run.state = TrainerState.from_json(folder / TRAINER_STATE)
     accelerator, state = run.accelerator, run.state
     begin(state, run.config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
@@ -227,8 +238,37 @@ def load_checkpoint(run: Run, folder: Path) -> None:
     run.meter.logged_at = run.meter.epoch_began_at = state.global_step
     if run.config.trainer_compat:
         state.evaluations_without_better = 0  # Trainer's early stopping starts counting anew
-    elif (folder / FTLOOP_STATE).is_file():
-        _restore_own_state(run, json.loads((folder / FTLOOP_STATE).read_text(encoding="utf-8")))
+    elif own is not None:
+        _restore_own_state(run, own)
+
+
+def _check_resumable(run: Run, folder: Path) -> dict[str, Any] | None:
+    """Our own state of a checkpoint, None for Trainer's. Every process looks at all files, so all of them agree.
+
+    Raises: UserError naming what is missing, or what differs from the run that saved it.
+    """
+    needed = [WEIGHTS, TRAINER_STATE, OPTIMIZER, SCHEDULER, *_rng_files(run)]
+    needed += [SCALER] if run.accelerator.scaler is not None else []
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: not a checkpoint to resume from: {', '.join(missing)} missing "
+            "(saved with save_only_model, or by another number of processes, or only in part)"
+        )
+    own = None
+    if (folder / FTLOOP_STATE).is_file():
+        own = json.loads((folder / FTLOOP_STATE).read_text(encoding="utf-8"))
+        saved = own["data"]
+    else:
+        state = TrainerState.from_json(folder / TRAINER_STATE)
+        saved = {"num_processes": max(len(list(folder.glob("rng_state_*.pth"))), 1)}
+        if state.train_batch_size is not None:
+            saved["per_device_train_batch_size"] = state.train_batch_size
+    now = run_shape(run)
+    changed = [f"{name} ({value} then, {now[name]} now)" for name, value in saved.items() if now[name] != value]
+    if changed:
+        raise UserError(f"{folder}: saved by a run with other {', '.join(changed)}; resume with the same")
+    return own
 
 
 def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
@@ -246,8 +286,7 @@ def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
 
 def load_weights(run: Run, folder: Path) -> None:
     """Load a checkpoint's weights into the run's model. Raises: UserError when they are another model's."""
-    model: nn.Module = run.accelerator.unwrap_model(run.model, keep_torch_compile=False)
-    path = folder / WEIGHTS
+    model, path = run.unwrapped_model, folder / WEIGHTS
     try:
         missing, unexpected = model.load_state_dict(load_file(path), strict=False)
     except (RuntimeError, SafetensorError) as error:  # shapes that differ; a file that is not whole
@@ -277,9 +316,10 @@ def restore_rng_state(state: dict[str, Any], distributed: bool) -> None:
         set_state(state["cuda"])
 
 
-def _rng_file(run: Run) -> str:
-    several = run.accelerator.num_processes > 1
-    return f"rng_state_{run.accelerator.process_index}.pth" if several else "rng_state.pth"
+def _rng_files(run: Run) -> list[str]:
+    """One of each process."""
+    processes = run.accelerator.num_processes
+    return [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
 
 
 def _load(path: Path) -> Any:
@@ -319,11 +359,16 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _remove_leftovers(root: Path) -> None:
+    """Of a save or a deletion that was cut off."""
+    for folder in [*root.glob(f"{STAGING}*"), *root.glob(f"{DELETED}*")]:
+        shutil.rmtree(folder)
+
+
 def _remove(folder: Path) -> None:
     """Take a checkpoint away in one step, so that none is ever seen half deleted."""
     if not folder.exists():
         return
-    doomed = folder.with_name(f".deleted-{folder.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
+    doomed = folder.with_name(f"{DELETED}{folder.name}")
     os.replace(folder, doomed)
     shutil.rmtree(doomed)

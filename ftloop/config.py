@@ -17,6 +17,7 @@ import re
 import types
 import typing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,36 +59,14 @@ def _setting(default: Any, help: str, group: str) -> Any:
     return field(default=default, metadata={"help": help, "group": group})
 
 
-def _model(default: Any, help: str) -> Any:
-    return _setting(default, help, "model")
-
-
-def _data(default: Any, help: str) -> Any:
-    return _setting(default, help, "data")
-
-
-def _training(default: Any, help: str) -> Any:
-    return _setting(default, help, "training")
-
-
-def _optimizer(default: Any, help: str) -> Any:
-    return _setting(default, help, "optimizer and schedule")
-
-
-def _device(default: Any, help: str) -> Any:
-    return _setting(default, help, "device and precision")
-
-
-def _evaluation(default: Any, help: str) -> Any:
-    return _setting(default, help, "evaluation, checkpoints and the best model")
-
-
-def _logging(default: Any, help: str) -> Any:
-    return _setting(default, help, "logging")
-
-
-def _loader(default: Any, help: str) -> Any:
-    return _setting(default, help, "data loading")
+_model = partial(_setting, group="model")
+_data = partial(_setting, group="data")
+_training = partial(_setting, group="training")
+_optimizer = partial(_setting, group="optimizer and schedule")
+_device = partial(_setting, group="device and precision")
+_evaluation = partial(_setting, group="evaluation, checkpoints and the best model")
+_logging = partial(_setting, group="logging")
+_loader = partial(_setting, group="data loading")
 
 
 @dataclass(frozen=True)
@@ -164,7 +143,7 @@ class TrainConfig:
     save_only_model: bool = _evaluation(False, "Checkpoints without optimizer state: smaller, not resumable.")
     load_best_model_at_end: bool = _evaluation(False, "Go back to the best checkpoint when training ends.")
     metric_for_best_model: str | None = _evaluation(None, "What makes a checkpoint the best; with the above: loss.")
-    greater_is_better: bool | None = _evaluation(None, "None: true unless the metric's name ends with loss.")
+    greater_is_better: bool | None = _evaluation(None, "None: true unless the metric's name ends with loss or mse.")
     early_stopping_patience: int | None = _evaluation(None, "Stop after this many evaluations without a better one.")
     early_stopping_threshold: float = _evaluation(0.0, "How much better counts as better.")
 
@@ -193,7 +172,9 @@ class TrainConfig:
         if self.needs_metric and self.metric_for_best_model is None:
             object.__setattr__(self, "metric_for_best_model", "loss")
         if self.greater_is_better is None and self.metric_for_best_model is not None:
-            object.__setattr__(self, "greater_is_better", not self.metric_for_best_model.endswith("loss"))
+            # Trainer takes any name for one to be raised but that of a loss: by `mse` it would keep the worst.
+            falling = ("loss",) if self.trainer_compat else ("loss", "mse")
+            object.__setattr__(self, "greater_is_better", not self.metric_for_best_model.endswith(falling))
         problems = [*_range_problems(self), *_combination_problems(self)]
         # What is said of a setting whose value could not be read would be said of its default.
         problems = [problem for problem in problems if ill_typed.keys().isdisjoint(re.findall(r"\w+", problem))]

@@ -184,27 +184,32 @@ def _hub_splits(config: TrainConfig) -> dict[str, Dataset]:
     )
     try:
         return dict(datasets.load_dataset(path, name))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise unavailable(f"the data set {path}{f' ({name})' if name else ''}", error) from error
 
 
 def _as_text_rows(dataset: Dataset, columns: Sequence[str], label_column: str) -> Dataset:
-    """Keep the columns used; a class label becomes its name, any other value its text."""
-    from datasets import ClassLabel, Value
+    """Keep the columns used, as files give them: all text, a class by its name, a number with its point."""
+    from datasets import Features, Value
 
     keep = [name for name in [*columns, label_column] if name in dataset.column_names]
-    dataset = dataset.select_columns(keep)
-    label = dataset.features.get(label_column)
-    if isinstance(label, ClassLabel):
-        names = label.names
-        dataset = dataset.cast_column(label_column, Value("int64"))
-        dataset = dataset.map(partial(_name_classes, column=label_column, names=names), batched=True)
-    return dataset.cast(dataset.features.__class__({name: Value("string") for name in keep}))
+    names = getattr(dataset.features.get(label_column), "names", None)  # only a ClassLabel has them
+    return dataset.select_columns(keep).map(
+        partial(_as_text_batch, label_column=label_column, class_names=names),
+        batched=True,
+        features=Features({name: Value("string") for name in keep}),
+    )
 
 
-def _name_classes(batch: dict[str, list[Any]], column: str, names: list[str]) -> dict[str, list[str | None]]:
-    named = [None if id is None else NO_LABEL if id == -1 else names[id] for id in batch[column]]
-    return {column: named}
+def _as_text_batch(
+    batch: dict[str, list[Any]], label_column: str, class_names: list[str] | None
+) -> dict[str, list[str | None]]:
+    def text(value: Any, column: str) -> str | None:
+        if column == label_column and class_names is not None and value is not None:
+            return None if value == -1 else class_names[value]  # GLUE and others mark a missing class with -1
+        return rows.as_text(value, f"column {column}")
+
+    return {column: [text(value, column) for value in values] for column, values in batch.items()}
 
 
 def find_columns(config: TrainConfig, there: Sequence[str], source: str) -> tuple[tuple[str, ...], str]:

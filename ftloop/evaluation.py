@@ -35,7 +35,8 @@ class Predictions:
 def evaluate(run: Run, eval_dataset: Dataset[Any] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
     """Metrics over a data set (the run's own by default), each name with the prefix: `eval_loss`, `eval_accuracy`, ...
 
-    `eval_loss` is the mean over rows. Every process gets the same numbers.
+    `eval_loss` is the mean over rows. Every process gets the same numbers. `train()` puts them into the log; called by
+    hand, that is the caller's (Trainer logs them always).
     Differs: with trainer_compat and several processes, `eval_loss` is multiplied by their number, as Trainer's is.
     Mirrors: Trainer.evaluate.
     """
@@ -96,9 +97,10 @@ def _prediction_step(run: Run, model: Any, inputs: Inputs, rows: int) -> tuple[T
     """
     with torch.no_grad():
         if "labels" not in inputs:
-            return None, _logits(model(**inputs))
-        loss, outputs = forward(run, model, first_rows(inputs, max(rows, 1)), count_items(run, [inputs]))
-    logits = _logits(outputs)
+            return None, _logits(model(**inputs), after_loss=False)
+        counted = inputs if rows == num_rows(inputs) else first_rows(inputs, max(rows, 1))
+        loss, outputs = forward(run, model, counted, count_items(run, [inputs]))
+    logits = _logits(outputs, after_loss=not run.config.label_smoothing_factor)
     repeated = num_rows(inputs) - len(logits)
     if repeated > 0:  # as many rows on every process; these are cut off after gathering
         logits = torch.cat([logits, logits[-1:].expand(repeated, *logits.shape[1:])])
@@ -108,16 +110,15 @@ def _prediction_step(run: Run, model: Any, inputs: Inputs, rows: int) -> tuple[T
 def _rows_here(run: Run, num_examples: int, inputs: Inputs, step: int) -> int:
     """Rows of this batch that no other process or batch has. Trainer takes the repeated ones into its loss."""
     rows = num_rows(inputs)
-    if run.config.trainer_compat:
+    if run.config.trainer_compat or run.accelerator.num_processes == 1:
         return rows
     batch_size, processes = run.config.per_device_eval_batch_size, run.accelerator.num_processes
     return min(rows, real_rows(num_examples, batch_size, processes, step, run.accelerator.process_index))
 
 
-def _logits(outputs: Any) -> Tensor:
-    """Of a model that returns its loss with them: everything else it returns (hidden states, ...) is left."""
-    # As a tuple, the logits come after the loss, or first where there is none.
-    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[:2][-1]
+def _logits(outputs: Any, after_loss: bool) -> Tensor:
+    """Only these: everything else a model returns (hidden states, ...) is left."""
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[int(after_loss)]
     assert isinstance(logits, Tensor)
     return logits
 

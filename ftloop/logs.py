@@ -102,7 +102,12 @@ def scores(metrics: dict[str, float], prefix: str = "eval") -> dict[str, float]:
     """The metrics a person reads: without the prefix, the loss and the timings."""
     timings = ("runtime", "samples_per_second", "steps_per_second", "loss")
     short = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
-    return {name: value for name, value in short.items() if name not in timings and name != "epoch"}
+    return {name: value for name, value in short.items() if name not in timings and is_number(value)}
+
+
+def is_number(value: Any) -> bool:
+    """A user's `compute_metrics` may return reports and lists too; they go into the history alone."""
+    return isinstance(value, (int, float))
 
 
 def _summary_writer(run: Run) -> Any:
@@ -123,7 +128,7 @@ def write_scalars(writer: Any, values: dict[str, Any], global_step: int) -> None
     for name, value in values.items():
         part, _, rest = name.partition("_")
         tag = f"{part}/{rest}" if part in ("eval", "test") else f"train/{name}"
-        if value is not None:
+        if is_number(value):
             writer.add_scalar(tag, value, global_step)
     writer.flush()
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from accelerate import skip_first_batches
 from torch import Tensor
 from transformers.trainer_utils import speed_metrics
 
-from ftloop.checkpoint import keep_only_best, load_weights, restore_rng_state, save_checkpoint, store_flos
+from ftloop.checkpoint import (
+    find_checkpoint,
+    keep_only_best,
+    load_weights,
+    restore_rng_state,
+    save_checkpoint,
+    store_flos,
+)
 from ftloop.evaluation import evaluate
 from ftloop.logs import Logs
 from ftloop.loss import count_items, forward, loss_divisor
@@ -40,7 +48,7 @@ class Update:
     """Distinct rows, over all micro-batches and processes."""
     ends_epoch: bool
     replayed: bool = False
-    """Not done now but before the checkpoint this run was resumed from; only the end of its epoch is still due."""
+    """Done before the checkpoint this run was resumed from: `train()` still owes it the end of its epoch."""
 
     @property
     def loss(self) -> Tensor:
@@ -78,8 +86,6 @@ def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
     Mirrors: Trainer._run_epoch.
     """
     config, plan, state, accelerator, model = run.config, run.plan, run.state, run.accelerator, run.model
-    if run.epoch_end_pending:
-        yield _replayed_update(run)
     if state.control.should_training_stop:
         return
     model.zero_grad()
@@ -159,11 +165,13 @@ def _restore_rng(run: Run) -> None:
         run.rng_to_restore = None
 
 
-def _replayed_update(run: Run) -> Update:
-    _restore_rng(run)
-    run.epoch_end_pending = False
-    state, meter = run.state, run.meter
-    return Update(state.global_step, state.epoch, (), meter.grad_norm, meter.learning_rate, 0, True, replayed=True)
+def _update_with_pending_epoch_end(run: Run) -> Iterator[Update]:
+    """The last update before the checkpoint this run was resumed from, if the end of its epoch is still due."""
+    if run.epoch_end_pending:
+        _restore_rng(run)
+        run.epoch_end_pending = False
+        state, meter = run.state, run.meter
+        yield Update(state.global_step, state.epoch, (), meter.grad_norm, meter.learning_rate, 0, True, replayed=True)
 
 
 def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
@@ -173,12 +181,14 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
     """
     config, state, control, meter = run.config, run.state, run.state.control, run.meter
     started, first_step = time.time(), state.global_step
+    if first_step == 0:
+        find_checkpoint(config.output_dir, config.resume_from_checkpoint)  # another run's are not trained over
     with Logs(run) as logs:
         if config.eval_on_start and (first_step == 0 or config.trainer_compat):
             metrics = evaluate(run)
             logs.record(metrics)
             count_patience(config, state, metrics)
-        for update in updates(run, step):
+        for update in chain(_update_with_pending_epoch_end(run), updates(run, step)):
             metrics = {}
             meter.add(update.losses, update.grad_norm, update.learning_rate, update.global_step)
             logs.advance()

@@ -6,12 +6,14 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers.trainer_pt_utils import LabelSmoother
 
+from ftloop.errors import UserError
 from ftloop.run import Inputs, Run
 
 
-def forward(run: Run, model: nn.Module, inputs: Inputs, num_items: Tensor | None = None) -> tuple[Tensor, Any]:
+def forward(run: Run, model: Any, inputs: Inputs, num_items: Tensor | None = None) -> tuple[Tensor, Any]:
     """Loss of a batch, a scalar, the mean over its rows; and the model's outputs.
 
     `num_items` is given only with trainer_compat: the labels of the whole update over all processes, which Trainer
@@ -20,31 +22,19 @@ def forward(run: Run, model: nn.Module, inputs: Inputs, num_items: Tensor | None
     """
     inputs = dict(inputs)
     smoothing = run.config.label_smoothing_factor
-    labels = inputs.pop("labels") if smoothing and "labels" in inputs else None
+    labels = inputs.pop("labels", None) if smoothing else None
     if num_items is not None:
         inputs["num_items_in_batch"] = num_items
     outputs = model(**inputs)
     if labels is not None:
-        loss = smoothed_loss(outputs, labels, smoothing, num_items)
+        loss = LabelSmoother(smoothing)(outputs, labels, num_items_in_batch=num_items)
+    elif isinstance(outputs, dict) and "loss" not in outputs:
+        raise UserError(f"the model gave no loss, only {', '.join(outputs)}, from {', '.join(inputs)}: labels missing?")
     else:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
     if num_items is not None and run.config.average_tokens_across_devices:
         loss = loss * run.accelerator.num_processes
     return loss, outputs
-
-
-def smoothed_loss(outputs: Any, labels: Tensor, epsilon: float, num_items: Tensor | None) -> Tensor:
-    """Cross entropy against targets that give the share `epsilon` to all classes alike.
-
-    Mirrors: transformers.trainer_pt_utils.LabelSmoother, in the same order of operations.
-    """
-    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-    negative_log_probs = -nn.functional.log_softmax(logits, dim=-1)
-    count = labels.numel() if num_items is None else num_items
-    nll = negative_log_probs.gather(dim=-1, index=labels.unsqueeze(-1)).sum() / count
-    uniform = negative_log_probs.sum(dim=-1, keepdim=True, dtype=torch.float32).sum()
-    uniform = uniform / (count * negative_log_probs.shape[-1])
-    return (1 - epsilon) * nll + epsilon * uniform
 
 
 def count_items(run: Run, batch_samples: list[Inputs]) -> Tensor | None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ftloop.config import TrainConfig
 from ftloop.data import Labels
+from ftloop.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction
@@ -15,12 +17,29 @@ if TYPE_CHECKING:
 ComputeMetrics = Callable[["EvalPrediction"], dict[str, float]]
 
 
+def metric_names(labels: Labels, names: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """The task's own `names`, or the usual ones."""
+    return names or (("mse", "pearson", "spearmanr") if labels.regression else ("accuracy", "f1"))
+
+
+def check_metric(config: TrainConfig, labels: Labels, names: tuple[str, ...] | None) -> None:
+    """Raises: UserError for a metric_for_best_model that no evaluation will give, and for smoothing numbers."""
+    problems = []
+    wanted, there = config.metric_for_best_model, ("loss", *metric_names(labels, names))
+    if wanted is not None and wanted.removeprefix("eval_") not in there:
+        problems.append(f"metric_for_best_model: {wanted!r} is none of this data's: {', '.join(there)}")
+    if config.label_smoothing_factor and labels.regression:
+        problems.append("label_smoothing_factor: only for classes, and these labels are numbers")
+    if problems:
+        raise UserError(*problems)
+
+
 def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> ComputeMetrics:
     """The `compute_metrics` of a task: accuracy and F1 for classes, MSE and correlations for numbers.
 
     F1 is that of class 1 where there are two classes, the macro average beyond. `names` picks others (GLUE's own).
     """
-    chosen = names or (("mse", "pearson", "spearmanr") if labels.regression else ("accuracy", "f1"))
+    chosen = metric_names(labels, names)
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
         logits = evaluated.predictions[0] if isinstance(evaluated.predictions, tuple) else evaluated.predictions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftloop.data import Labels
 from ftloop.errors import UserError
@@ -91,21 +91,30 @@ def load_model(name_or_path: str, labels: Labels) -> tuple[PreTrainedModel, list
     return model, sorted({*report["missing_keys"], *replaced})
 
 
-def longest_input(model_limit: int | None, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
-    """Tokens of the longest input: `wanted`, or the limit of the tokenizer or, failing that, of the model.
+def longest_input(model: Any, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
+    """Tokens of the longest input: `wanted`, or the limit of the tokenizer or of the model, whichever is less.
 
     Raises: UserError when `wanted` is beyond the limit, or there is neither.
     """
     unlimited = 10**9  # tokenizers without a limit carry 1e30
-    limits = [limit for limit in (tokenizer.model_max_length, model_limit) if limit is not None and limit < unlimited]
-    limit = min(limits) if limits else None
+    limits = [limit for limit in (tokenizer.model_max_length, _positions(model)) if limit is not None]
+    limit = min((int(limit) for limit in limits if limit < unlimited), default=None)
     if wanted is not None:
         if limit is not None and wanted > limit:
             raise UserError(f"max_seq_length: {wanted} is longer than the {limit} tokens the model can take")
         return wanted
     if limit is None:
         raise UserError("max_seq_length: this tokenizer has no limit of its own; give one")
-    return int(limit)
+    return limit
+
+
+def _positions(model: Any) -> int | None:
+    """Positions the model knows. RoBERTa's count from behind the padding id, so two of its 514 are never used."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and hasattr(module, "num_embeddings"):
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return int(module.num_embeddings) - unused
+    return getattr(model.config, "max_position_embeddings", None)
 
 
 def _first_line(error: BaseException) -> str:

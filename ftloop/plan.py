@@ -35,7 +35,6 @@ class TrainingPlan:
     save_steps: int
     num_train_samples: float
     """Rows that the whole run sees."""
-    drop_last: bool
 
     def window_size(self, update: int) -> int:
         """Micro-batches of the `update`-th update of an epoch; the last may have fewer."""
@@ -103,7 +102,6 @@ def make_plan(config: TrainConfig, num_examples: int, steps_in_epoch: int, num_p
         eval_steps=updates(config.evaluation_interval),
         save_steps=updates(config.save_steps),
         num_train_samples=num_train_samples,
-        drop_last=config.dataloader_drop_last,
     )
 
 

@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ftloop.predict", allow_abbrev=False, description=__doc__)
     parser.add_argument("texts", nargs="+", metavar="TEXT", help="texts; with --pairs, two for each prediction")
     parser.add_argument("--model", required=True, metavar="DIR", help="the output_dir of a run")
+    parser.add_argument("--max_seq_length", type=int, help="in tokens; give the one used in training if there was one")
     parser.add_argument("--pairs", action="store_true", help="the model takes pairs of texts")
     given = parser.parse_args(argv)
     try:
@@ -92,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for text, prediction in zip(texts, classify(model, tokenizer, texts), strict=True):
+    found = classify(model, tokenizer, texts, max_seq_length=given.max_seq_length)
+    for text, prediction in zip(texts, found, strict=True):
         print(json.dumps({"text": text} | asdict(prediction), ensure_ascii=False))
     return 0
 

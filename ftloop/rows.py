@@ -1,7 +1,7 @@
 """Rows from local files: csv, tsv, json, jsonl, parquet. Every fault is told with its file and line.
 
-Rows go through Arrow on disk, so a large file is never held in memory. Every value is kept as text: what a label means
-(a class or a number) is decided over all rows, in data.py, not by the first ones.
+Rows go through Arrow on disk, so a large file is never held in memory (a json list is, while it is read). Every value
+is kept as text: what a label means (a class or a number) is decided over all rows, in data.py, not by the first ones.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,13 @@ def _text_rows(path: str, columns: tuple[str, ...], stamp: tuple[int, int]) -> I
     del stamp
     place = None
     for place, record in _records(path):
-        yield {name: _as_text(record.get(name), path, place, name) for name in columns}
+        yield {name: as_text(record.get(name), f"{path}, {place}: column {name}") for name in columns}
     if place is None:
         raise UserError(f"{path}: no rows")
 
 
-def _as_text(value: Any, path: str, place: str, column: str) -> str | None:
+def as_text(value: Any, where: str) -> str | None:
+    """A value as text; None where it is missing. Raises: UserError for what is neither text nor number."""
     if isinstance(value, float) and math.isnan(value):
         return None  # how pandas writes a missing value
     if value is None or isinstance(value, str):
@@ -90,7 +92,7 @@ def _as_text(value: Any, path: str, place: str, column: str) -> str | None:
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
-    raise UserError(f"{path}, {place}: column {column} holds {type(value).__name__}, not a text or a number")
+    raise UserError(f"{where} holds {type(value).__name__}, not a text or a number")
 
 
 def _records(path: str) -> Iterator[tuple[str, Record]]:
@@ -170,14 +172,15 @@ def _header(path: str) -> list[str]:
 
 
 def _tsv_lines(path: str) -> Iterator[tuple[str, list[str]]]:
-    return _csv_lines(path, "\t", _tsv_quoting(path))
+    return _csv_lines(path, "\t", _tsv_quoting(path, Path(path).stat().st_mtime_ns))
 
 
 def _tsv_records(path: str) -> Iterator[tuple[str, Record]]:
-    return _csv_records(path, "\t", _tsv_quoting(path))
+    return _csv_records(path, "\t", _tsv_quoting(path, Path(path).stat().st_mtime_ns))
 
 
-def _tsv_quoting(path: str) -> Any:
+@cache  # it reads the whole file, twice
+def _tsv_quoting(path: str, modified: int) -> Any:
     """Whether a tsv file is quoted like csv, or holds bare quotes, as GLUE's own files do.
 
     The reading that gets through the file, or further into it, is the right one. Where both get through, bare quotes

@@ -19,6 +19,7 @@ from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     TorchDynamoPlugin,
+    parse_flag_from_env,
 )
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -38,6 +39,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Inputs = dict[str, Any]
+
+# What a launcher may ask for in the environment, and what nothing here would do.
+REFUSED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
+}
 Collator = Callable[[list[Any]], Inputs]
 
 
@@ -84,7 +93,8 @@ class Run:
     @property
     def unwrapped_model(self) -> nn.Module:
         """The user's own model, with autocast still in its forward."""
-        return self.accelerator.unwrap_model(self.model)
+        # Asked to keep torch.compile's wrapper, Accelerate would take DDP out of the model that trains.
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     @property
     def is_main(self) -> bool:
@@ -132,9 +142,15 @@ def mixed_precision(config: TrainConfig) -> str:
     Raises: UserError on a conflict, and for what the device cannot do.
     """
     problems = []
-    for variable, feature in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
-        if os.environ.get(variable, "false").lower() in ("true", "1"):
+    for variable, feature in REFUSED.items():
+        if parse_flag_from_env(variable):
             problems.append(f"the launcher asks for {feature}, which ftloop does not do; launch without it")
+    accumulation = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
+    if accumulation not in (1, config.gradient_accumulation_steps):
+        problems.append(
+            f"gradient_accumulation_steps: {config.gradient_accumulation_steps} conflicts with the launcher's "
+            f"--gradient_accumulation_steps {accumulation}; give one of them"
+        )
     asked = "fp16" if config.fp16 else "bf16" if config.bf16 else "no"
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if launched not in ("no", "fp16", "bf16"):
@@ -142,7 +158,7 @@ def mixed_precision(config: TrainConfig) -> str:
     elif "no" not in (asked, launched) and asked != launched:
         problems.append(f"{asked}: conflicts with the launcher's --mixed_precision {launched}; give one of them")
     precision = launched if asked == "no" else asked
-    cuda = torch.cuda.is_available() and not config.use_cpu
+    cuda = torch.cuda.is_available() and not (config.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
     if precision == "fp16" and not cuda:
         problems.append("fp16: needs a CUDA device, and there is none in use; --bf16 works on the CPU too")
     if precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():
@@ -192,6 +208,8 @@ def prepare(
     model.to(accelerator.device)
     _align_config(model, processing_class)
     if config.gradient_checkpointing:
+        if not hasattr(model, "gradient_checkpointing_enable"):
+            raise UserError(f"gradient_checkpointing: {type(model).__name__} has no gradient_checkpointing_enable()")
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     run = Run(
         config=config,
@@ -315,9 +333,9 @@ def _collate_known_columns(examples: list[Any], collate: Collator, columns: froz
 
 def num_rows(inputs: Inputs) -> int:
     """Rows of a batch."""
-    return next(len(value) for value in inputs.values() if isinstance(value, Tensor))
+    return next(len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim)
 
 
 def first_rows(inputs: Inputs, count: int) -> Inputs:
     """The first `count` rows of a batch."""
-    return {name: value[:count] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    return {name: v[:count] if isinstance(v, Tensor) and v.ndim else v for name, v in inputs.items()}

@@ -207,8 +207,7 @@ class LossMeter:
 
     @classmethod
     def zero(cls, device: torch.device, skip_non_finite: bool) -> LossMeter:
-        zeros = torch.zeros(2, device=device)
-        return cls(zeros[0].clone(), zeros[1].clone(), skip_non_finite=skip_non_finite)
+        return cls(torch.zeros((), device=device), torch.zeros((), device=device), skip_non_finite=skip_non_finite)
 
     def add(
         self, losses: Sequence[Tensor], grad_norm: Tensor | float | None, learning_rate: float | None, global_step: int

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if __package__ in (None, ""):
     # Run as a file, sys.path starts with this folder: `ftloop` would not be found, and our module names would shadow
     # top-level ones.
@@ -43,14 +41,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def fine_tune(config: TrainConfig) -> Run:
     """The whole job, from the files it reads to the files it leaves. What can fail for the user fails first."""
+    import numpy as np
+
     from ftloop.announce import announce_baseline, announce_data, announce_run, quiet_libraries
     from ftloop.checkpoint import find_checkpoint, load_checkpoint, save_model
     from ftloop.data import load_text_data, tokenize
     from ftloop.logs import save_metrics, save_state
     from ftloop.loop import train
-    from ftloop.metrics import metrics_for
+    from ftloop.metrics import check_metric, metrics_for
     from ftloop.model import check_model, load_model, load_tokenizer, longest_input
     from ftloop.optim import check_schedule
+    from ftloop.predict import pair_up
     from ftloop.run import make_accelerator, prepare, seed_everything
 
     quiet_libraries(config)
@@ -63,9 +64,11 @@ def fine_tune(config: TrainConfig) -> Run:
     with accelerator.main_process_first():  # the others read what the first has cached
         data = load_text_data(config)
         tokenizer = load_tokenizer(config.model_name_or_path)
+    check_metric(config, data.labels, data.metrics)
+    samples = pair_up(config.sample_texts or [], pairs=len(data.text_columns) == 2)
     seed_everything(config)  # the new head is drawn here
     model, new_weights = load_model(config.model_name_or_path, data.labels)
-    max_length = longest_input(getattr(model.config, "max_position_embeddings", None), tokenizer, config.max_seq_length)
+    max_length = longest_input(model, tokenizer, config.max_seq_length)
     with accelerator.main_process_first():
         sets = {"train": data.train} | data.validation | data.test
         tokenized = {name: tokenize(data, rows, tokenizer, max_length, config, name) for name, rows in sets.items()}
@@ -100,7 +103,7 @@ def fine_tune(config: TrainConfig) -> Run:
     for name in data.test:
         if not data.has_labels(data.test[name]):
             _write_predictions(run, encoded[name], name, data)
-    _predict_samples(run, data, max_length)
+    _predict_samples(run, samples, max_length)
     if run.is_main:
         print(f"Results   {config.output_dir}: the model, all_results.json, trainer_state.json", flush=True)
     return run
@@ -151,15 +154,13 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     print(f"{name.capitalize():<9} {len(lines)} rows without labels, predicted into {path}", flush=True)
 
 
-def _predict_samples(run: Run, data: TextData, max_length: int) -> None:
-    from ftloop.predict import classify, pair_up
+def _predict_samples(run: Run, samples: list[Any], max_length: int) -> None:
+    from ftloop.predict import classify
 
-    if not run.config.sample_texts or not run.is_main:
+    if not run.is_main:
         return
-    texts = pair_up(run.config.sample_texts, pairs=len(data.text_columns) == 2)
-    for text, prediction in zip(
-        texts, classify(run.unwrapped_model, run.processing_class, texts, max_seq_length=max_length), strict=True
-    ):
+    found = classify(run.unwrapped_model, run.processing_class, samples, max_seq_length=max_length)
+    for text, prediction in zip(samples, found, strict=True):
         shown = text if isinstance(text, str) else "  |  ".join(text)
         print(f"Predicted {prediction.label} ({prediction.score:.3f}): {shown}", flush=True)
 

@@ -47,8 +47,15 @@ def test_the_oldest_go_first_and_never_the_newest_or_the_best(
     limit: int | None, best: int | None, left: list[int], tmp_path: Path
 ) -> None:
     folders(tmp_path, 100, 9, 10, 5)  # by number: not by name, not by time
-    rotate_checkpoints(tmp_path, limit, None if best is None else str(tmp_path / f"checkpoint-{best}"))
+    best_folder = None if best is None else str(tmp_path / f"checkpoint-{best}")
+    rotate_checkpoints(tmp_path / "checkpoint-100", limit, best_folder)
     assert steps(tmp_path) == left
+
+
+def test_later_checkpoints_of_an_abandoned_continuation_go_first(tmp_path: Path) -> None:
+    folders(tmp_path, 2, 4, 6, 8)
+    rotate_checkpoints(tmp_path / "checkpoint-4", 2, None)
+    assert steps(tmp_path) == [2, 4]
 
 
 def test_last_is_the_highest_number(tmp_path: Path) -> None:

@@ -483,7 +483,7 @@ def test_every_task_of_glue_has_its_columns_labels_and_metrics(
     assert list(loaded.test) == [f"test{suffix}" for suffix in suffixes]
     for test in loaded.test.values():
         assert not loaded.has_labels(test)
-    assert encode(loaded, word_tokenizer)[0]["label"] == pytest.approx(ids, abs=1e-12)
+    assert encode(loaded, word_tokenizer)[0]["label"] == pytest.approx(ids, abs=1e-6)  # stsb holds float32
 
 
 def test_the_matched_validation_set_of_mnli_comes_first(served: Any) -> None:
@@ -665,3 +665,15 @@ def test_the_hub_is_not_asked_where_nothing_is_needed_of_it(
 def test_what_the_hub_is_needed_for_is_named() -> None:
     assert hub.names_on_the_hub(NEEDS_HUB) == ["the model bert-base-uncased", "the data set glue/mrpc"]
     assert hub.names_on_the_hub(TrainConfig(dataset_name="some/set")) == ["the data set some/set"]
+
+
+def test_a_class_of_minus_one_is_a_missing_label(served: Any) -> None:
+    """As in SNLI: where classes have names, -1 is none of them, and no class more."""
+    served({"train": as_on_the_hub(("premise", "hypothesis"), [0, -1, 1], ["yes", "no"])})
+    with pytest.raises(UserError, match=r"column 'label' is missing in 1 rows \(row 2"):
+        load_text_data(TrainConfig(dataset_name="snli"))
+
+
+def test_whole_numbers_in_a_column_of_floats_are_regression(served: Any) -> None:
+    served({"train": Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.0, 2.0, 3.0]})})
+    assert load_text_data(TrainConfig(dataset_name="stars")).labels.regression

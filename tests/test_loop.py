@@ -14,7 +14,19 @@ from side_by_side import Job, run_ftloop, weights_digest
 from tiny import pad, tiny_bert, tiny_rows
 
 import ftloop
-from ftloop import Run, TrainConfig, UserError, evaluate, predict, prepare, save_model, train, training_step, updates
+from ftloop import (
+    Run,
+    TrainConfig,
+    UserError,
+    evaluate,
+    load_checkpoint,
+    predict,
+    prepare,
+    save_model,
+    train,
+    training_step,
+    updates,
+)
 
 ARGUMENTS: dict[str, Any] = {
     "num_train_epochs": 2,
@@ -186,12 +198,17 @@ def test_a_model_of_the_users_own_can_be_trained(tmp_path: Path) -> None:
             loss = {} if labels is None else {"loss": torch.nn.functional.cross_entropy(logits, labels)}
             return loss | {"logits": logits}
 
+    arguments = {"learning_rate": 0.1, "num_train_epochs": 20, "save_strategy": "steps", "save_steps": 50}
     torch.manual_seed(0)
-    run = prepared(tmp_path, Bag(), learning_rate=0.1, num_train_epochs=20)
+    run = prepared(tmp_path / "whole", Bag(), **arguments)
     result = train(run)
     assert result.global_step == 160
     assert run.state.log_history[0]["loss"] > 2 * run.state.log_history[-2]["loss"]
     assert predict(run, run.eval_dataset).metrics["test_accuracy"] > 0.5
+    resumed = prepared(tmp_path / "resumed", Bag(), **arguments)
+    load_checkpoint(resumed, tmp_path / "whole" / "checkpoint-100")
+    train(resumed)
+    assert weights_digest(resumed.model) == weights_digest(run.model)
 
 
 def test_plain_lists_of_rows_train_as_datasets_do(tmp_path: Path) -> None:
@@ -216,7 +233,7 @@ def test_evaluating_first_changes_one_random_number_and_nothing_else(tmp_path: P
     assert weights_digest(first.model) == weights_digest(on_start.model)
 
 
-def test_rotation_never_deletes_the_best_or_the_newest(tmp_path: Path) -> None:
+def test_rotation_never_deletes_the_best_or_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepared(
         tmp_path,
         num_train_epochs=4,
@@ -226,12 +243,24 @@ def test_rotation_never_deletes_the_best_or_the_newest(tmp_path: Path) -> None:
         greater_is_better=False,
         save_total_limit=1,
     )
-    seen = []
-    for _ in [train(run)]:
-        seen = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    after_each_save = []
+    save = ftloop.loop.save_checkpoint
+
+    def watched(*args: Any) -> Any:
+        saved = save(*args)
+        steps = sorted(int(path.name.split("-")[1]) for path in tmp_path.glob("checkpoint-*"))
+        after_each_save.append((steps, run.state.global_step, run.state.best_global_step))
+        return saved
+
+    monkeypatch.setattr(ftloop.loop, "save_checkpoint", watched)
+    train(run)
+    assert len(after_each_save) == 4
+    for steps, newest, best_step in after_each_save:
+        assert steps == sorted({newest, best_step})
     best = f"checkpoint-{run.state.best_global_step}"
-    assert run.state.best_global_step != 32
-    assert seen == [best], "with a limit of one, the best alone is left at the end"
+    assert run.state.best_global_step not in (8, 32)
+    left = [path.name for path in tmp_path.glob("checkpoint-*")]
+    assert left == [best], "with a limit of one, the best alone is left at the end"
     assert json.loads((tmp_path / best / "trainer_state.json").read_text())["best_model_checkpoint"].endswith(best)
 
 
@@ -266,6 +295,34 @@ def test_an_evaluation_strategy_without_rows_to_evaluate_is_an_error(tmp_path: P
     config = TrainConfig(output_dir=str(tmp_path), eval_strategy="epoch", use_cpu=True)
     with pytest.raises(UserError, match="eval_dataset"):
         prepare(config, tiny_bert(), tiny_rows(8), data_collator=pad)
+
+
+def test_metrics_that_are_no_numbers_do_not_stop_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = prepared(tmp_path, eval_strategy="epoch", logging_dir=str(tmp_path / "tb"))
+    run.compute_metrics = lambda evaluated: {"accuracy": 0.5, "report": {"0": [1, 2]}, "note": None}  # type: ignore
+    train(run)
+    assert "Epoch 2/2: loss=" in capsys.readouterr().out
+    assert run.state.log_history[-2]["eval_report"] == {"0": [1, 2]}
+
+
+def test_rows_without_labels_are_told_by_what_the_model_gave(tmp_path: Path) -> None:
+    config = TrainConfig(output_dir=str(tmp_path), **ARGUMENTS)
+    run = prepare(config, tiny_bert(), tiny_rows(8).remove_columns("label"), data_collator=pad)
+    with pytest.raises(UserError, match="no loss, only logits, from input_ids"):
+        train(run)
+
+
+def test_checkpoints_of_another_run_are_not_trained_over(tmp_path: Path) -> None:
+    train(prepared(tmp_path, save_strategy="epoch"))
+    with pytest.raises(UserError, match="holds checkpoints"):
+        train(prepared(tmp_path, save_strategy="epoch"))
+
+
+def test_a_collator_may_give_more_than_rows(tmp_path: Path) -> None:
+    """Scalars in a batch pass through; so do several rows made of one example."""
+    run = prepared(tmp_path, eval_strategy="epoch")
+    run.data_collator = lambda examples: pad(examples * 2)
+    assert len(predict(run, tiny_rows(4)).predictions) == 4 * 2
 
 
 def test_the_loop_fits_one_screen() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import tiny_bert
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
 from ftloop.data import Labels
 from ftloop.errors import UserError
@@ -206,6 +207,13 @@ def test_a_vocabulary_alone_is_a_tokenizer(folder: Path) -> None:
 UNLIMITED = int(1e30)
 
 
+def model_of(positions: int | None) -> torch.nn.Module:
+    """A model without position embeddings, of whose positions its configuration tells."""
+    model = torch.nn.Linear(1, 1)
+    model.config = SimpleNamespace(max_position_embeddings=positions)
+    return model
+
+
 @pytest.mark.parametrize(
     ("model_limit", "tokenizer_limit", "wanted", "longest"),
     [
@@ -222,17 +230,33 @@ def test_the_longest_input_is_what_is_wanted_or_else_what_model_and_tokenizer_ta
     model_limit: int | None, tokenizer_limit: int, wanted: int | None, longest: int, word_tokenizer: Any
 ) -> None:
     word_tokenizer.model_max_length = tokenizer_limit
-    assert longest_input(model_limit, word_tokenizer, wanted) == longest
+    assert longest_input(model_of(model_limit), word_tokenizer, wanted) == longest
 
 
 def test_an_input_longer_than_the_model_takes_is_refused(word_tokenizer: PreTrainedTokenizerFast) -> None:
     for model_limit, tokenizer_limit in ((512, UNLIMITED), (1024, 512), (None, 512)):
         word_tokenizer.model_max_length = tokenizer_limit
         with pytest.raises(UserError, match="max_seq_length: 513 is longer than the 512 tokens the model can take"):
-            longest_input(model_limit, word_tokenizer, 513)
+            longest_input(model_of(model_limit), word_tokenizer, 513)
 
 
 def test_without_any_limit_a_length_must_be_given(word_tokenizer: PreTrainedTokenizerFast) -> None:
     word_tokenizer.model_max_length = UNLIMITED
     with pytest.raises(UserError, match="max_seq_length: this tokenizer has no limit of its own; give one"):
-        longest_input(None, word_tokenizer, None)
+        longest_input(model_of(None), word_tokenizer, None)
+
+
+def test_a_model_that_counts_positions_from_behind_the_padding_takes_fewer_tokens(
+    word_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """RoBERTa of 514 positions takes 512 tokens; one more is an index error in the middle of training."""
+    word_tokenizer.model_max_length = UNLIMITED
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    model = RobertaForSequenceClassification(
+        RobertaConfig(vocab_size=30, max_position_embeddings=34, pad_token_id=1, **sizes)
+    )
+    assert longest_input(model, word_tokenizer, None) == 32
+    model(input_ids=torch.full((1, 32), 5))
+    with pytest.raises((IndexError, RuntimeError)):  # which of them depends on the attention used
+        model(input_ids=torch.full((1, 33), 5))
+    assert longest_input(tiny_bert(), word_tokenizer, None) == 64

@@ -102,7 +102,6 @@ def test_updates_and_epochs_are_those_of_trainer(
     made = plan(rows, **settings)
     assert (made.max_steps, made.num_train_epochs) == (updates, epochs)
     assert made.num_train_samples == pytest.approx(samples)
-    assert made.drop_last is settings.get("dataloader_drop_last", False)
 
 
 def test_rows_of_all_processes_count() -> None:

@@ -10,7 +10,7 @@ import torch
 from side_by_side import Job, Trace, run_ftloop, run_trainer
 from tiny import pad, tiny_bert
 
-from ftloop import TrainConfig, UserError, load_checkpoint, prepare
+from ftloop import TrainConfig, UserError, load_checkpoint, prepare, updates
 
 # 8 micro-batches in windows of 3: 3 updates an epoch, the last window partial; 6 updates in all.
 ARGUMENTS: dict[str, Any] = {
@@ -162,3 +162,43 @@ def test_a_resumed_run_does_not_evaluate_on_start_again(tmp_path: Path) -> None:
     resumed = run_ftloop(Job(), tmp_path / "resumed", resume=str(tmp_path / "whole" / "checkpoint-2"), **arguments)
     assert resumed.history == whole.history
     assert resumed.weights == whole.weights
+
+
+@pytest.mark.parametrize(
+    ("saved_by", "changed", "named"),
+    [
+        ("ftloop", {"per_device_train_batch_size": 2}, r"per_device_train_batch_size \(4 then, 2 now\)"),
+        ("ftloop", {"gradient_accumulation_steps": 2}, r"gradient_accumulation_steps \(3 then, 2 now\)"),
+        # Trainer's checkpoints do not say how many micro-batches an update had
+        ("trainer", {"per_device_train_batch_size": 2}, r"per_device_train_batch_size \(4 then, 2 now\)"),
+    ],
+)
+def test_a_run_that_would_see_other_rows_does_not_continue(
+    saved_by: str, changed: dict[str, int], named: str, tmp_path: Path
+) -> None:
+    SIDES[saved_by](Job(), tmp_path, **ARGUMENTS | {"num_train_epochs": 1})
+    with pytest.raises(UserError, match=named):
+        run_ftloop(Job(), tmp_path, resume=str(tmp_path / "checkpoint-2"), **ARGUMENTS | changed)
+
+
+def test_a_checkpoint_of_more_processes_is_refused(tmp_path: Path) -> None:
+    run_trainer(Job(), tmp_path, **ARGUMENTS | {"num_train_epochs": 1})
+    folder = tmp_path / "checkpoint-2"
+    for rank in range(2):
+        (folder / f"rng_state_{rank}.pth").write_bytes((folder / "rng_state.pth").read_bytes())
+    with pytest.raises(UserError, match=r"num_processes \(2 then, 1 now\)"):
+        run_ftloop(Job(), tmp_path, resume=str(folder), **ARGUMENTS)
+
+
+def test_a_body_of_the_users_own_continues_a_run_without_doing_an_update_twice(tmp_path: Path) -> None:
+    """Checkpoint 3 ends an epoch whose end was still due: that is `train()`'s business."""
+    run_ftloop(Job(), tmp_path, **ARGUMENTS)
+    config = TrainConfig(output_dir=str(tmp_path), use_cpu=True, **ARGUMENTS)
+    train_rows, eval_rows = Job().data()
+    run = prepare(config, tiny_bert(), train_rows, eval_rows, data_collator=pad)
+    load_checkpoint(run, tmp_path / "checkpoint-3")
+    assert [(update.global_step, update.loss.item() > 0) for update in updates(run)] == [
+        (4, True),
+        (5, True),
+        (6, True),
+    ]
