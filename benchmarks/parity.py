@@ -209,6 +209,29 @@ def compare(theirs: Side, ours: Side) -> dict[str, Any]:
     return verdict
 
 
+def picture(name: str, theirs: Side, ours: Side, folder: Path) -> None:
+    """Both losses, one on the other, and their difference below. Without matplotlib: a message."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no picture: pip install matplotlib (the extra `plots`)")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    losses = [[entry["loss"] for entry in each.updates] for each in (theirs, ours)]
+    figure, (above, below) = pyplot.subplots(2, 1, sharex=True, height_ratios=(3, 1), figsize=(8, 5))
+    above.plot(losses[0], color="tab:orange", linewidth=4, alpha=0.5, label="transformers.Trainer")
+    above.plot(losses[1], color="black", linewidth=0.8, label="ftloop")
+    above.set(ylabel="loss of the update", title=f"The same run: {name}")
+    above.legend()
+    below.plot([b - a for a, b in zip(*losses, strict=False)], color="tab:red")
+    below.set(xlabel="update", ylabel="difference")
+    figure.tight_layout()
+    figure.savefig(folder / f"parity-{name.replace(', accumulation ', '-')}.png", dpi=110)
+    pyplot.close(figure)
+
+
 def same(a: Any, b: Any) -> str:
     return "equal" if a == b else "DIFFERENT"
 
@@ -246,7 +269,8 @@ def main() -> int:
                 theirs = trainer_side(model_dir, mrpc, given.rows, args)
                 ours = ftloop_side(mrpc, given.rows, args | {"output_dir": f"{folder}/ftloop"})
             verdicts[name] = compare(theirs, ours)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
+            given.output.parent.mkdir(parents=True, exist_ok=True)
+            picture(name, theirs, ours, given.output.parent)
     result = {"conditions": conditions() | {"data": "MRPC" if mrpc else "built-in pairs"}, "runs": verdicts}
     given.output.write_text(json.dumps(result, indent=2) + "\n")
     return 0 if all(verdict["same_run"] for verdict in verdicts.values()) else 1

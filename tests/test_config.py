@@ -415,3 +415,13 @@ def test_help_lists_every_setting_with_its_default(capsys: pytest.CaptureFixture
 def test_no_help_text_promises_a_setting_that_is_not_there() -> None:
     assert SETTINGS.keys() == {field.name for field in dataclasses.fields(TrainConfig)}
     assert all(setting.help.endswith(".") or setting.help.endswith(")") for setting in SETTINGS.values())
+
+
+@pytest.mark.parametrize(
+    ("metric", "compat", "greater"),
+    [("f1", False, True), ("eval_loss", False, False), ("mse", False, False), ("mse", True, True)],
+)
+def test_a_metric_is_to_rise_unless_it_is_a_loss_or_an_error(metric: str, compat: bool, greater: bool) -> None:
+    """Trainer would keep the checkpoint of the largest `mse`; trainer_compat does."""
+    config = TrainConfig(metric_for_best_model=metric, trainer_compat=compat)
+    assert config.greater_is_better is greater

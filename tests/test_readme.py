@@ -92,3 +92,16 @@ def test_every_name_in_the_walkthrough_exists() -> None:
             assert f"def {function}(" in modules[module].read_text(encoding="utf-8"), name
             looked_up += 1
     assert looked_up > 40
+
+
+def test_every_link_leads_somewhere_and_nothing_is_left_to_fill_in() -> None:
+    pages = [CHECKOUT / "README.md", CHECKOUT / "ftloop" / "README.md", *(CHECKOUT / "benchmarks").rglob("*.md")]
+    links = 0
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"^[A-Z_]{5,}$", text, re.MULTILINE), page
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            if "://" not in target:
+                links += 1
+                assert (page.parent / target).exists(), (page, target)
+    assert links >= 4
