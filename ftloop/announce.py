@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from transformers.trainer_utils import EvalPrediction
 
+from ftloop.checkpoint import find_checkpoint
 from ftloop.config import TrainConfig
 from ftloop.data import Labels, TextData
-from ftloop.logs import scores
+from ftloop.logs import format_numbers, scores
 from ftloop.metrics import ComputeMetrics
 from ftloop.run import Run
 
@@ -60,25 +61,32 @@ def announce_run(run: Run, name: str, new_weights: list[str]) -> None:
     _say("Model", f"{name} ({type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters{heads})")
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     device, processes = accelerator.device, accelerator.num_processes
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    many = f"{processes} process{'es' if processes > 1 else ''}"
-    _say("Device", f"{where}, {precision}, {many}, {torch.get_num_threads()} CPU thread(s) each")
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    many, threads = _count(processes, "process", "processes"), _count(torch.get_num_threads(), "CPU thread")
+    _say("Device", f"{where}, {precision}, {many}, {threads}{' each' if processes > 1 else ''}")
     idle = len(os.sched_getaffinity(0)) // processes if hasattr(os, "sched_getaffinity") else 1
     if device.type == "cpu" and torch.get_num_threads() < idle:
         _say("", f"cores lie idle: accelerate launch --num_cpu_threads_per_process {idle}, or OMP_NUM_THREADS={idle}")
     rows = plan.per_device_train_batch_size * plan.gradient_accumulation_steps * plan.num_processes
+    micro_batches = _count(plan.gradient_accumulation_steps, "micro-batch", "micro-batches")
+    epochs = plan.max_steps / plan.updates_per_epoch
     _say(
         "Plan",
-        f"{plan.max_steps} updates = {plan.num_train_epochs} epoch(s) of {plan.updates_per_epoch}, {rows} rows each "
-        f"({plan.per_device_train_batch_size} x {plan.gradient_accumulation_steps} micro-batch(es) x {many}); "
-        f"{config.lr_scheduler_type} schedule to {config.learning_rate:g}, {plan.warmup_steps} of warmup",
+        f"{_count(plan.max_steps, 'update')}: {epochs:.3g} epochs, {_count(plan.updates_per_epoch, 'update')} each; "
+        f"an update is {_count(rows, 'row')}: {plan.per_device_train_batch_size} x {micro_batches} x {many}",
     )
-    if run.state.global_step:
-        _say("Resuming", f"after update {run.state.global_step} of {plan.max_steps}")
+    warmup = f"after {plan.warmup_steps} of warmup" if plan.warmup_steps else "no warmup"
+    _say("Schedule", f"{config.lr_scheduler_type}, peak {config.learning_rate:g}, {warmup}")
+    if config.resume_from_checkpoint == "last" and find_checkpoint(config.output_dir, "last") is None:
+        _say("Resuming", f"nothing: no checkpoint in {config.output_dir} yet, starting afresh")
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def format_scores(metrics: dict[str, float], prefix: str = "eval") -> str:
-    return ", ".join(f"{name}={value:.4f}" for name, value in scores(metrics, prefix).items())
+    return format_numbers(scores(metrics, prefix))
 
 
 def _say(topic: str, text: str) -> None:

@@ -11,6 +11,7 @@ import os
 import random
 import re
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,17 @@ OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
 SCALER = "scaler.pt"
 FTLOOP_STATE = "ftloop_state.json"
+OWN_STATE = {
+    "data",
+    "epoch_began_at",
+    "epoch_losses",
+    "grad_norm",
+    "learning_rate",
+    "logged_at",
+    "phase",
+    "total_loss",
+    "window_losses",
+}
 
 
 def save_checkpoint(run: Run, phase: str = "update") -> Path:
@@ -192,6 +204,17 @@ def _step(folder: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def check_writable(folder: str, flag: str) -> None:
+    """Raises: UserError when nothing can be written there. Leaves nothing behind."""
+    path = Path(folder)
+    try:
+        there = next(each for each in (path, *path.absolute().parents) if each.exists() or each.is_symlink())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag}: {folder} cannot be written ({error.strerror})") from None
+
+
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> Path | None:
     """The checkpoint to resume from, or None to start afresh.
 
@@ -225,11 +248,14 @@ def load_checkpoint(run: Run, folder: Path) -> None:
     """
     own = _check_resumable(run, folder)
     load_weights(run, folder)
-    run.optimizer.load_state_dict(_load(folder / OPTIMIZER))
-    run.scheduler.load_state_dict(_load(folder / SCHEDULER))
+    _restore(run.optimizer, folder / OPTIMIZER)
+    _restore(run.scheduler, folder / SCHEDULER)
     if run.accelerator.scaler is not None:
-        run.accelerator.scaler.load_state_dict(_load(folder / SCALER))
-    run.rng_to_restore = _load(folder / _rng_files(run)[run.accelerator.process_index])
+        _restore(run.accelerator.scaler, folder / SCALER)
+    rng_file = folder / _rng_files(run)[run.accelerator.process_index]
+    run.rng_to_restore = _load(rng_file)
+    if not isinstance(run.rng_to_restore, dict) or not {"python", "numpy", "cpu"} <= run.rng_to_restore.keys():
+        raise UserError(f"{rng_file}: is not what its name says (no state of random number generators)")
     run.state = TrainerState.from_json(folder / TRAINER_STATE)
     accelerator, state = run.accelerator, run.state
     begin(state, run.config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
@@ -255,12 +281,16 @@ def _check_resumable(run: Run, folder: Path) -> dict[str, Any] | None:
             f"{folder}: not a checkpoint to resume from: {', '.join(missing)} missing "
             "(saved with save_only_model, or by another number of processes, or only in part)"
         )
-    own = None
+    state, own = TrainerState.from_json(folder / TRAINER_STATE), None
+    if state.global_step > run.plan.max_steps:
+        raise UserError(
+            f"{folder}: is at update {state.global_step}, and this run ends at {run.plan.max_steps}; "
+            "raise num_train_epochs or max_steps to train on"
+        )
     if (folder / FTLOOP_STATE).is_file():
-        own = json.loads((folder / FTLOOP_STATE).read_text(encoding="utf-8"))
+        own = _read_own_state(folder / FTLOOP_STATE)
         saved = own["data"]
     else:
-        state = TrainerState.from_json(folder / TRAINER_STATE)
         saved = {"num_processes": max(len(list(folder.glob("rng_state_*.pth"))), 1)}
         if state.train_batch_size is not None:
             saved["per_device_train_batch_size"] = state.train_batch_size
@@ -269,6 +299,23 @@ def _check_resumable(run: Run, folder: Path) -> dict[str, Any] | None:
     if changed:
         raise UserError(f"{folder}: saved by a run with other {', '.join(changed)}; resume with the same")
     return own
+
+
+def _restore(part: Any, path: Path) -> None:
+    try:
+        part.load_state_dict(_load(path))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"{path}: is not what its name says ({error!r})") from error
+
+
+def _read_own_state(path: Path) -> dict[str, Any]:
+    try:
+        own = json.loads(path.read_text(encoding="utf-8"))
+        if not own.keys() >= OWN_STATE:
+            raise ValueError(f"it lacks {', '.join(sorted(OWN_STATE - own.keys()))}")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not readable ({error})") from error
+    return dict(own)
 
 
 def _restore_own_state(run: Run, own: dict[str, Any]) -> None:

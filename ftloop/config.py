@@ -340,6 +340,10 @@ def _range_problems(config: TrainConfig) -> list[str]:
         problems.append(f"max_steps: {config.max_steps} must be greater than 0, or -1 to train by epochs")
     if config.warmup_ratio is not None and not 0 <= config.warmup_ratio <= 1:
         problems.append(f"warmup_ratio: {config.warmup_ratio} must lie between 0 and 1")
+    for name, setting in SETTINGS.items():
+        value = getattr(config, name)
+        if setting.type in (int, int | None) and value is not None and value >= 2**31 and "seed" not in name:
+            problems.append(f"{name}: {value} is too large")
     if config.seed >= 2**32 or (config.data_seed or 0) >= 2**32:
         problems.append("seed and data_seed must be below 2**32")
     return problems
@@ -358,6 +362,8 @@ def _combination_problems(config: TrainConfig) -> list[str]:
         problems.append(f"eval_strategy: {reasons} decide by an evaluation; set it to epoch or steps")
     if config.pad_to_max_length and config.max_seq_length is None:
         problems.append("pad_to_max_length: say to which length with --max_seq_length")
+    if config.text_column_names is not None and len(set(config.text_column_names)) < len(config.text_column_names):
+        problems.append(f"text_column_names: {config.text_column_names[0]!r} is named twice")
     if config.text_column_names is not None and len(config.text_column_names) > 2:
         problems.append(f"text_column_names: one or two columns, not {len(config.text_column_names)}")
     if config.dataloader_num_workers == 0:
@@ -456,9 +462,11 @@ def _parser() -> argparse.ArgumentParser:
             nargs = "?"
         elif typing.get_origin(typing.get_args(setting.type)[0] if typing.get_args(setting.type) else None) is list:
             nargs = "+"
+        choices = next((typing.get_args(t) for t in (setting.type,) if typing.get_origin(t) is Literal), None)
+        metavar = "{" + ",".join(choices) + "}" if choices else "VALUE"
         # Every value stays a string: `coerce` turns it into its type and reports all ill-typed ones together.
         group.add_argument(
-            f"--{setting.name}", nargs=nargs, const="true" if nargs == "?" else None, metavar="VALUE", help=help
+            f"--{setting.name}", nargs=nargs, const="true" if nargs == "?" else None, metavar=metavar, help=help
         )
     return parser
 

@@ -6,6 +6,7 @@ held against it. Nothing here starts long work before all it can check has been 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -290,7 +291,8 @@ def _find_labels(train: Dataset, column: str, task_names: tuple[str, ...] | None
 
 def _is_number(text: str) -> bool:
     # float() alone would also take "nan", "inf" and "1_000".
-    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
+    written = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
+    return written and math.isfinite(float(text))
 
 
 def _rows_with(dataset: Dataset, column: str, value: str) -> str:

@@ -71,16 +71,21 @@ class Logs:
         else:
             self.bar.set_postfix(loss=f"{values['loss']:.4f}", lr=f"{meter.learning_rate:.2e}", refresh=False)
 
+    def evaluation(self, metrics: dict[str, Any], phase: str) -> None:
+        """Record an evaluation; between epochs it gets a line, at their end the epoch's line tells it."""
+        self.record(metrics)
+        if phase == "update":
+            state = self.run.state
+            shown = {"eval_loss": metrics["eval_loss"]} if "eval_loss" in metrics else {}
+            self.say(f"Update {state.global_step}/{state.max_steps}: {format_numbers(shown | scores(metrics))}")
+
     def epoch(self, metrics: dict[str, float] | None) -> None:
         """One line for an epoch: the mean loss of its updates and the last evaluation's metrics, if there is one."""
         run, state, meter = self.run, self.run.state, self.run.meter
         updates = state.global_step - meter.epoch_began_at
         if updates:  # none when this epoch's checkpoint came from elsewhere and holds no sum
             shown = {"loss": run.accelerator.gather(meter.epoch).mean().item() / updates} | scores(metrics or {})
-            self.say(
-                f"Epoch {math.ceil(state.epoch)}/{state.num_train_epochs}: "
-                + ", ".join(f"{name}={value:.4f}" for name, value in shown.items())
-            )
+            self.say(f"Epoch {math.ceil(state.epoch)}/{state.num_train_epochs}: {format_numbers(shown)}")
         meter.epoch.zero_()
         meter.epoch_began_at = state.global_step
 
@@ -89,6 +94,12 @@ class Logs:
         folder = Path(state.best_model_checkpoint or "").name
         self.say(f"Best      {folder}, {self.run.config.metric_for_best_model}={state.best_metric:.4f}")
 
+    def stopped_early(self) -> None:
+        state, patience = self.run.state, self.run.config.early_stopping_patience
+        if state.global_step < state.max_steps:
+            metric = self.run.config.metric_for_best_model
+            self.say(f"Stopped   early: {patience} evaluation(s) without a better {metric}")
+
     def advance(self) -> None:
         """Move the progress bar to where the run is."""
         self.bar.update(self.run.state.global_step - self.bar.n)
@@ -96,6 +107,10 @@ class Logs:
     def say(self, line: str) -> None:
         if self.run.is_main:
             self.bar.write(line)
+
+
+def format_numbers(values: dict[str, float]) -> str:
+    return ", ".join(f"{name}={value:.4f}" for name, value in values.items())
 
 
 def scores(metrics: dict[str, float], prefix: str = "eval") -> dict[str, float]:
@@ -115,7 +130,9 @@ def _summary_writer(run: Run) -> Any:
 
     stamp = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
     folder = run.config.logging_dir or os.environ.get("TENSORBOARD_LOGGING_DIR")
-    writer = SummaryWriter(log_dir=os.path.expanduser(folder or os.path.join(run.config.output_dir, "runs", stamp)))
+    folder = os.path.expanduser(folder or os.path.join(run.config.output_dir, "runs", stamp))
+    writer = SummaryWriter(log_dir=folder)
+    print(f"Watch     tensorboard --logdir {folder}", flush=True)
     writer.add_text("args", json.dumps(run.config.to_dict(), indent=2))
     model: Any = run.unwrapped_model
     if getattr(model, "config", None) is not None:

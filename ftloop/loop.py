@@ -18,6 +18,7 @@ from transformers.trainer_utils import speed_metrics
 from ftloop.checkpoint import (
     find_checkpoint,
     keep_only_best,
+    load_checkpoint,
     load_weights,
     restore_rng_state,
     save_checkpoint,
@@ -179,10 +180,9 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
 
     Mirrors: Trainer.train, _maybe_log_save_evaluate, _finalize_training.
     """
+    _resume(run)
     config, state, control, meter = run.config, run.state, run.state.control, run.meter
     started, first_step = time.time(), state.global_step
-    if first_step == 0:
-        find_checkpoint(config.output_dir, config.resume_from_checkpoint)  # another run's are not trained over
     with Logs(run) as logs:
         if config.eval_on_start and (first_step == 0 or config.trainer_compat):
             metrics = evaluate(run)
@@ -197,7 +197,7 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
                     logs.losses()
                 if control.should_evaluate:
                     metrics = evaluate(run)
-                    logs.record(metrics)
+                    logs.evaluation(metrics, phase)
                     control.should_evaluate = False
                     count_patience(config, state, metrics)
                     is_best = note_best(config, state, metrics)
@@ -209,6 +209,7 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
                     save_checkpoint(run, phase)
                     control.should_save = False
             if control.should_training_stop:
+                logs.stopped_early()
                 break
         result = _result(run, started, first_step)
         logs.record(result.metrics)
@@ -217,6 +218,19 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
             logs.best()
         keep_only_best(run)
     return result
+
+
+def _resume(run: Run) -> None:
+    """Continue where resume_from_checkpoint says, unless a checkpoint has been loaded already.
+
+    Raises: UserError when the output_dir holds another run's checkpoints: they are not trained over.
+    """
+    if run.state.global_step == 0:
+        checkpoint = find_checkpoint(run.config.output_dir, run.config.resume_from_checkpoint)
+        if checkpoint is not None:
+            load_checkpoint(run, checkpoint)
+            if run.is_main:
+                print(f"Resuming  after update {run.state.global_step} of {run.plan.max_steps}", flush=True)
 
 
 def _phases(run: Run, update: Update) -> Iterator[str]:

@@ -43,7 +43,7 @@ def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> Compute
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
         logits = evaluated.predictions[0] if isinstance(evaluated.predictions, tuple) else evaluated.predictions
-        predicted = np.squeeze(logits, axis=-1) if labels.regression else np.argmax(logits, axis=-1)
+        predicted = np.reshape(logits, -1) if labels.regression else np.argmax(logits, axis=-1)
         return {name: _SCORES[name](evaluated.label_ids, predicted, labels.count) for name in chosen}
 
     return compute_metrics

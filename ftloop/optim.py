@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,21 +70,25 @@ def create_scheduler(
             num_training_steps=max_steps,
             scheduler_specific_kwargs=config.lr_scheduler_kwargs,
         )
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError, KeyError) as error:
         raise _refused(config, error) from error
 
 
-def check_schedule(config: TrainConfig) -> None:
+def check_schedule(config: TrainConfig, warmup_steps: int = 1, max_steps: int = 10) -> None:
     """Raises: UserError when the schedule cannot be built, or not followed to its end; before any data is read."""
     optimizer = AdamW([nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
-    scheduler = create_scheduler(optimizer, config, warmup_steps=1, max_steps=10)
+    scheduler = create_scheduler(optimizer, config, warmup_steps, max_steps)
     try:
-        for _ in range(10):
-            optimizer.step()
-            scheduler.step()
-    except (TypeError, ValueError, ArithmeticError) as error:
+        for rate in getattr(scheduler, "lr_lambdas", []):
+            factors = [rate(step) for step in sorted({0, 1, warmup_steps, warmup_steps + 1, max_steps - 1, max_steps})]
+            if not all(math.isfinite(factor) for factor in factors):
+                raise ValueError("the learning rate would not be a finite number")
+    except (TypeError, ValueError, ArithmeticError, KeyError) as error:
         raise _refused(config, error) from error
 
 
 def _refused(config: TrainConfig, error: Exception) -> UserError:
-    return UserError(f"lr_scheduler_kwargs: {config.lr_scheduler_type} refuses {config.lr_scheduler_kwargs} ({error})")
+    return UserError(
+        f"lr_scheduler_type: {config.lr_scheduler_type} cannot be followed with lr_scheduler_kwargs "
+        f"{config.lr_scheduler_kwargs} ({error})"
+    )

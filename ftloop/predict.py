@@ -34,10 +34,14 @@ def load_classifier(model_dir: str | Path, device: str | torch.device | None = N
     Raises: UserError when the folder holds no model.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
 
     from ftloop.model import check_model
 
-    folder = check_model(str(model_dir)) or model_dir
+    folder = check_model(str(model_dir))
+    if folder is None:
+        raise UserError(f"no model folder at {model_dir}")
+    logging.disable_progress_bar()
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
@@ -59,8 +63,8 @@ def classify(
         inputs = tokenizer(*columns, truncation=True, max_length=max_seq_length, padding=True, return_tensors="pt")
         with torch.inference_mode():
             logits = model(**inputs.to(model.device)).logits.float()
-        if logits.shape[-1] == 1:
-            found += [Prediction(model.config.id2label[0], row.item()) for row in logits[:, 0]]
+        if model.config.num_labels == 1:
+            found += [Prediction(model.config.id2label[0], value.item()) for value in logits.reshape(-1)]
             continue
         best = logits.softmax(dim=-1).max(dim=-1)
         found += [
@@ -76,7 +80,7 @@ def pair_up(texts: Sequence[str], pairs: bool) -> list[Text]:
     if not pairs:
         return list(texts)
     if len(texts) % 2:
-        raise UserError(f"this model takes pairs of texts, and {len(texts)} texts are not pairs")
+        raise UserError(f"pairs of texts are wanted, and {len(texts)} texts are not pairs")
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 

@@ -86,6 +86,13 @@ def as_text(value: Any, where: str) -> str | None:
     """A value as text; None where it is missing. Raises: UserError for what is neither text nor number."""
     if isinstance(value, float) and math.isnan(value):
         return None  # how pandas writes a missing value
+    if isinstance(value, float) and math.isinf(value):
+        raise UserError(f"{where} holds an infinite number")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{where} holds half a surrogate pair, which is no text") from None
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -207,7 +214,7 @@ def _jsonl_records(path: str) -> Iterator[tuple[str, Record]]:
                 continue
             try:
                 record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}, line {number}: not JSON ({error})") from None
             yield f"line {number}", _checked(record, path, f"line {number}")
 
@@ -224,7 +231,7 @@ def _json_records(path: str) -> Iterator[tuple[str, Record]]:
             records = json.load(file)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-        except RecursionError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not JSON ({error})") from None
     for number, record in enumerate(records, start=1):
         yield f"row {number}", _checked(record, path, f"row {number}")

@@ -210,7 +210,10 @@ def prepare(
     if config.gradient_checkpointing:
         if not hasattr(model, "gradient_checkpointing_enable"):
             raise UserError(f"gradient_checkpointing: {type(model).__name__} has no gradient_checkpointing_enable()")
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        try:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        except ValueError as error:
+            raise UserError(f"gradient_checkpointing: {error}") from error
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -233,6 +236,7 @@ def prepare(
     run.train_dataset = train_dataset
     run.train_loader = train_loader(run)
     run.plan = make_plan(config, len(train_dataset), len(run.train_loader), accelerator.num_processes)  # type: ignore[arg-type]
+    check_schedule(config, run.plan.warmup_steps, run.plan.max_steps)
     run.model, run.optimizer = accelerator.prepare(model, create_optimizer(model, config))
     run.scheduler = create_scheduler(run.optimizer, config, run.plan.warmup_steps, run.plan.max_steps)
     begin(run.state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"error: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print("\ninterrupted; --resume_from_checkpoint last goes on from the newest checkpoint", file=sys.stderr)
         return 130
     return 0
 
@@ -44,7 +45,7 @@ def fine_tune(config: TrainConfig) -> Run:
     import numpy as np
 
     from ftloop.announce import announce_baseline, announce_data, announce_run, quiet_libraries
-    from ftloop.checkpoint import find_checkpoint, load_checkpoint, save_model
+    from ftloop.checkpoint import check_writable, find_checkpoint, save_model
     from ftloop.data import load_text_data, tokenize
     from ftloop.logs import save_metrics, save_state
     from ftloop.loop import train
@@ -57,7 +58,10 @@ def fine_tune(config: TrainConfig) -> Run:
     quiet_libraries(config)
     check_model(config.model_name_or_path)
     check_schedule(config)
-    checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
+    find_checkpoint(config.output_dir, config.resume_from_checkpoint)  # `train` loads it; here, to fail first
+    check_writable(config.output_dir, "output_dir")
+    if config.logging_dir is not None:
+        check_writable(config.logging_dir, "logging_dir")
     accelerator = make_accelerator(config)
     assert config.model_name_or_path is not None
 
@@ -86,8 +90,6 @@ def fine_tune(config: TrainConfig) -> Run:
         compute_metrics=compute_metrics,
         accelerator=accelerator,
     )
-    if checkpoint is not None:
-        load_checkpoint(run, checkpoint)
     if run.is_main:
         announce_run(run, config.model_name_or_path, new_weights)
         announce_data(data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
@@ -138,6 +140,8 @@ def _final_evaluation(run: Run, sets: dict[str, Dataset], prefix: str) -> None:
 
 def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> None:
     """A test set without labels: one line a row in `<name>_predictions.tsv`, in the rows' order."""
+    import torch
+
     from ftloop.checkpoint import write_text
     from ftloop.evaluation import predict
 
@@ -145,12 +149,14 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     if not run.is_main:
         return
     if data.labels.regression:
-        lines = [f"{index}\t{value:.6g}" for index, value in enumerate(logits[:, 0])]
+        lines = [f"{index}\t{value:.6g}" for index, value in enumerate(logits.reshape(-1))]
     else:
-        chosen = logits.argmax(axis=-1)
-        lines = [f"{index}\t{data.labels.names[label]}" for index, label in enumerate(chosen)]
+        best = torch.from_numpy(logits).softmax(dim=-1).max(dim=-1)
+        chosen = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        lines = [f"{i}\t{data.labels.names[label]}\t{score:.6f}" for i, (label, score) in enumerate(chosen)]
     path = Path(run.config.output_dir) / f"{name}_predictions.tsv"
-    write_text(path, "\n".join(["index\tprediction", *lines]) + "\n")
+    header = "index\tprediction" if data.labels.regression else "index\tprediction\tscore"
+    write_text(path, "\n".join([header, *lines]) + "\n")
     print(f"{name.capitalize():<9} {len(lines)} rows without labels, predicted into {path}", flush=True)
 
 

@@ -167,8 +167,9 @@ def test_a_test_set_without_labels_is_predicted_and_written(tiny_folder: Path, t
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
     python(*arguments(tiny_folder, tmp_path / "out"), "--test_file", str(tmp_path / "test.jsonl"), "--max_steps", "2")
     lines = (tmp_path / "out" / "test_predictions.tsv").read_text().splitlines()
-    assert lines[0] == "index\tprediction"
+    assert lines[0] == "index\tprediction\tscore"
     assert [line.split("\t")[0] for line in lines[1:]] == [str(i) for i in range(11)]
+    assert all(0.5 <= float(line.split("\t")[2]) <= 1 for line in lines[1:])
     assert not (tmp_path / "out" / "test_results.json").exists()
 
 
@@ -219,6 +220,7 @@ def test_bad_input_is_told_before_any_training(tiny_folder: Path, tmp_path: Path
         ("--fp16",): "--bf16",
         ("--metric_for_best_model", "bleu"): "none of this data's: loss, accuracy, f1",
         ("--sample_texts", "one"): "not pairs",
+        ("--output_dir", str(tmp_path / "broken.jsonl" / "below")): "cannot be written",
         ("--eval_strategy", "steps"): "must match",
         ("--seed", "x", "--per_device_train_batch_size", "0"): "seed: 'x' is not a whole number",
     }

@@ -297,6 +297,22 @@ def test_an_evaluation_strategy_without_rows_to_evaluate_is_an_error(tmp_path: P
         prepare(config, tiny_bert(), tiny_rows(8), data_collator=pad)
 
 
+def test_an_evaluation_between_epochs_and_an_early_stop_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {"metric_for_best_model": "accuracy", "early_stopping_patience": 1, "early_stopping_threshold": 1.0}
+    train(prepared(tmp_path, eval_strategy="steps", eval_steps=3, logging_strategy="no", **arguments))
+    printed = capsys.readouterr().out
+    assert "Update 3/16: eval_loss=" in printed
+    assert "Update 6/16: eval_loss=" in printed
+    assert "Stopped   early: 1 evaluation(s) without a better accuracy" in printed
+
+
+def test_a_schedule_that_the_runs_own_length_breaks_is_told_first(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="polynomial cannot be followed"):
+        prepared(tmp_path, lr_scheduler_type="polynomial", warmup_steps=2, max_steps=2)
+
+
 def test_metrics_that_are_no_numbers_do_not_stop_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = prepared(tmp_path, eval_strategy="epoch", logging_dir=str(tmp_path / "tb"))
     run.compute_metrics = lambda evaluated: {"accuracy": 0.5, "report": {"0": [1, 2]}, "note": None}  # type: ignore

@@ -124,7 +124,7 @@ def test_every_schedule_that_needs_no_metric_is_offered() -> None:
     ],
 )
 def test_arguments_that_a_schedule_does_not_take_are_refused_before_any_work(kind: Any, extra: Any) -> None:
-    with pytest.raises(UserError, match=rf"^lr_scheduler_kwargs: {kind} refuses .*\(.+\)"):
+    with pytest.raises(UserError, match=rf"^lr_scheduler_type: {kind} cannot be followed with lr_scheduler_kwargs .*\(.+\)"):
         check_schedule(TrainConfig(lr_scheduler_type=kind, lr_scheduler_kwargs=extra))
 
 
@@ -141,7 +141,7 @@ def test_the_schedule_is_checked_with_the_runs_own_learning_rate() -> None:
 
 def test_a_learning_rate_of_zero_is_no_crash() -> None:
     check_schedule(TrainConfig(learning_rate=0))
-    with pytest.raises(UserError, match="lr_scheduler_kwargs: cosine_with_min_lr refuses"):
+    with pytest.raises(UserError, match="lr_scheduler_type: cosine_with_min_lr cannot be followed"):
         check_schedule(
             TrainConfig(learning_rate=0, lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": 0.1})
         )

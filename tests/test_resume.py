@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,35 @@ def test_a_body_of_the_users_own_continues_a_run_without_doing_an_update_twice(t
         (5, True),
         (6, True),
     ]
+
+
+def test_from_python_too_last_goes_on_from_the_newest_checkpoint(tmp_path: Path) -> None:
+    whole = run_ftloop(Job(), tmp_path, **ARGUMENTS)
+    for step in (5, 6):
+        shutil.rmtree(tmp_path / f"checkpoint-{step}")
+    resumed = run_ftloop(Job(), tmp_path, resume_from_checkpoint="last", **ARGUMENTS)
+    assert len(resumed.losses) == 5
+    assert resumed.history == whole.history
+    assert resumed.weights == whole.weights
+
+
+def test_a_checkpoint_beyond_the_end_of_the_run_is_refused(tmp_path: Path) -> None:
+    run_ftloop(Job(), tmp_path, **ARGUMENTS)
+    with pytest.raises(UserError, match="is at update 6, and this run ends at 4"):
+        run_ftloop(Job(), tmp_path, resume_from_checkpoint="last", **ARGUMENTS | {"max_steps": 4})
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]"])
+def test_a_broken_state_of_ours_is_an_error_that_names_the_file(text: str, tmp_path: Path) -> None:
+    run_ftloop(Job(), tmp_path, **ARGUMENTS)
+    (tmp_path / "checkpoint-6" / "ftloop_state.json").write_text(text)
+    with pytest.raises(UserError, match=r"ftloop_state\.json: not readable"):
+        run_ftloop(Job(), tmp_path, resume_from_checkpoint="last", **ARGUMENTS)
+
+
+@pytest.mark.parametrize(("name", "other"), [("optimizer.pt", "rng_state.pth"), ("rng_state.pth", "scheduler.pt")])
+def test_a_file_in_the_place_of_another_is_an_error_that_names_it(name: str, other: str, tmp_path: Path) -> None:
+    run_ftloop(Job(), tmp_path, **ARGUMENTS)
+    shutil.copy(tmp_path / "checkpoint-6" / other, tmp_path / "checkpoint-6" / name)
+    with pytest.raises(UserError, match=f"{name}: is not what its name says"):
+        run_ftloop(Job(), tmp_path, resume_from_checkpoint="last", **ARGUMENTS)
