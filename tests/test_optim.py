@@ -124,7 +124,7 @@ def test_every_schedule_that_needs_no_metric_is_offered() -> None:
     ],
 )
 def test_arguments_that_a_schedule_does_not_take_are_refused_before_any_work(kind: Any, extra: Any) -> None:
-    with pytest.raises(UserError, match=rf"^lr_scheduler_type: {kind} cannot be followed with lr_scheduler_kwargs .*\(.+\)"):
+    with pytest.raises(UserError, match=rf"^lr_scheduler_type: {kind} cannot be followed with .*\(.+\)"):
         check_schedule(TrainConfig(lr_scheduler_type=kind, lr_scheduler_kwargs=extra))
 
 
