@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ftloop.errors import UserError
-from ftloop.run import Run
+from ftloop.run import Run, eval_loader
 from ftloop.state import TRAINER_STATE, TrainerState, begin, has_run_out_of_patience
 
 PREFIX = "checkpoint-"
@@ -39,6 +39,7 @@ OWN_STATE = {
     "data",
     "epoch_began_at",
     "epoch_losses",
+    "eval_workers_persist",
     "grad_norm",
     "learning_rate",
     "logged_at",
@@ -144,6 +145,7 @@ def _own_state(run: Run, phase: str) -> dict[str, Any]:
     sums = accelerator.gather(torch.stack([meter.window, meter.epoch])).reshape(-1, 2).tolist()
     return {
         "data": run_shape(run),
+        "eval_workers_persist": bool(run.eval_loaders),
         "epoch_began_at": meter.epoch_began_at,
         "epoch_losses": [epoch for _, epoch in sums],
         "grad_norm": None if meter.grad_norm is None else float(meter.grad_norm),
@@ -324,6 +326,9 @@ def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
     meter.epoch.fill_(own["epoch_losses"][rank])
     meter.logged_at, meter.epoch_began_at = own["logged_at"], own["epoch_began_at"]
     meter.total, meter.grad_norm, meter.learning_rate = own["total_loss"], own["grad_norm"], own["learning_rate"]
+    if own["eval_workers_persist"] and run.eval_dataset is not None:
+        for _ in eval_loader(run, run.eval_dataset):
+            pass  # as in the run that was interrupted, its workers are there now, and no evaluation draws a number
     state, plan = run.state, run.plan
     stopped = has_run_out_of_patience(run.config, state) or state.global_step >= plan.max_steps
     state.control.should_training_stop = stopped

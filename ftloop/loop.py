@@ -21,6 +21,7 @@ from ftloop.checkpoint import (
     load_checkpoint,
     load_weights,
     restore_rng_state,
+    rng_state,
     save_checkpoint,
     store_flos,
 )
@@ -118,16 +119,26 @@ def _windows(run: Run, epoch: int) -> Iterator[tuple[int, list[Inputs]]]:
     """The micro-batches of each update of an epoch still to be done, with the update's index in the epoch."""
     plan, loader = run.plan, run.train_loader
     done = run.state.global_step - epoch * plan.updates_per_epoch
-    if done:
-        loader = skip_first_batches(loader, done * plan.gradient_accumulation_steps)
-    else:
+    skip = done * plan.gradient_accumulation_steps
+    if skip and not _keeps_workers(run):
+        loader, skip = skip_first_batches(loader, skip), 0
+    elif not skip and (epoch == 0 or not _keeps_workers(run)):
         _restore_rng(run)
     loader.set_epoch(epoch)  # Accelerate's own counter only moves when a loader is read to its very end
     batches = iter(loader)
+    for _ in range(skip):
+        next(batches)
     for index in range(done, plan.updates_per_epoch):
         batch_samples = [next(batches) for _ in range(plan.window_size(index))]
         _restore_rng(run)  # after the fetch: in the run that was interrupted, these batches came before the checkpoint
         yield index, batch_samples
+
+
+def _keeps_workers(run: Run) -> bool:
+    """Workers that persist draw a random number in the first epoch alone. So in a resumed run their loader is not
+    exchanged for another, and the number it draws is forgotten. Differs: Trainer resumes to other bits there.
+    """
+    return run.config.dataloader_persistent_workers and not run.config.trainer_compat
 
 
 def _micro_batches(run: Run, index: int, batch_samples: list[Inputs]) -> Iterator[tuple[Inputs, int, bool]]:
@@ -173,6 +184,8 @@ def _update_with_pending_epoch_end(run: Run) -> Iterator[Update]:
         run.epoch_end_pending = False
         state, meter = run.state, run.meter
         yield Update(state.global_step, state.epoch, (), meter.grad_norm, meter.learning_rate, 0, True, replayed=True)
+        if _keeps_workers(run):
+            run.rng_to_restore = rng_state(run.accelerator.use_distributed)
 
 
 def train(run: Run, step: TrainingStep = training_step) -> TrainResult:

@@ -89,6 +89,18 @@ def test_nothing_is_lost_wherever_the_run_stopped(step: int, logging_steps: int,
     assert resumed.losses == whole.losses[len(whole.losses) - len(resumed.losses) :]
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
+def test_workers_that_persist_lose_nothing_either(step: int, tmp_path: Path) -> None:
+    """They draw a random number in the first epoch and the first evaluation alone; so must those of a resumed run."""
+    arguments = ARGUMENTS | {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "logging_steps": 1}
+    whole = run_ftloop(Job(), tmp_path / "whole", **arguments)
+    resumed = run_ftloop(
+        Job(), tmp_path / "resumed", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **arguments
+    )
+    assert resumed.history == whole.history
+    assert resumed.weights == whole.weights
+
+
 @pytest.mark.parametrize("patience", [1, 2])
 def test_early_stopping_remembers_its_patience(patience: int, tmp_path: Path) -> None:
     arguments = ARGUMENTS | {
