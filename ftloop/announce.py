@@ -72,7 +72,7 @@ def announce_run(run: Run, name: str, new_weights: list[str]) -> None:
     epochs = plan.max_steps / plan.updates_per_epoch
     _say(
         "Plan",
-        f"{_count(plan.max_steps, 'update')}: {epochs:.3g} epochs, {_count(plan.updates_per_epoch, 'update')} each; "
+        f"{_count(plan.max_steps, 'update')}: {epochs:.3g} epoch{'' if epochs == 1 else 's'}, {_count(plan.updates_per_epoch, 'update')} each; "
         f"an update is {_count(rows, 'row')}: {plan.per_device_train_batch_size} x {micro_batches} x {many}",
     )
     warmup = f"after {plan.warmup_steps} of warmup" if plan.warmup_steps else "no warmup"
