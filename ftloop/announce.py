@@ -70,11 +70,9 @@ def announce_run(run: Run, name: str, new_weights: list[str]) -> None:
     rows = plan.per_device_train_batch_size * plan.gradient_accumulation_steps * plan.num_processes
     micro_batches = _count(plan.gradient_accumulation_steps, "micro-batch", "micro-batches")
     epochs = plan.max_steps / plan.updates_per_epoch
-    _say(
-        "Plan",
-        f"{_count(plan.max_steps, 'update')}: {epochs:.3g} epoch{'' if epochs == 1 else 's'}, {_count(plan.updates_per_epoch, 'update')} each; "
-        f"an update is {_count(rows, 'row')}: {plan.per_device_train_batch_size} x {micro_batches} x {many}",
-    )
+    length = f"{epochs:.3g} epoch{'' if epochs == 1 else 's'} of {plan.updates_per_epoch}"
+    each = f"{plan.per_device_train_batch_size} x {micro_batches} x {many}"
+    _say("Plan", f"{_count(plan.max_steps, 'update')}: {length}; an update is {_count(rows, 'row')}: {each}")
     warmup = f"after {plan.warmup_steps} of warmup" if plan.warmup_steps else "no warmup"
     _say("Schedule", f"{config.lr_scheduler_type}, peak {config.learning_rate:g}, {warmup}")
     if config.resume_from_checkpoint == "last" and find_checkpoint(config.output_dir, "last") is None:
