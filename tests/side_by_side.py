@@ -19,8 +19,18 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from ftloop import TrainConfig, load_checkpoint, prepare, train
 from ftloop.loop import training_step
 
-# Names that only one side has.
-OURS_ONLY = ("trainer_compat", "early_stopping_patience", "early_stopping_threshold")
+# 29 rows in batches of 4 leave a batch of 1, 8 batches in windows of 3 a window of 2, 13 evaluation rows a batch of 1.
+BASE: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.01,
+    "logging_steps": 1,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+}
+
 QUIET = {"report_to": "none", "disable_tqdm": True, "use_cpu": True}
 
 

@@ -10,21 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from side_by_side import Job, Trace, assert_same_run, run_ftloop, run_trainer
+from side_by_side import BASE, Job, Trace, assert_same_run, run_ftloop, run_trainer
 from tiny import tiny_bert
 from torch import nn
-
-# 29 rows in batches of 4 leave a batch of 1, 8 batches in windows of 3 a window of 2, 13 evaluation rows a batch of 1.
-BASE: dict[str, Any] = {
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 4,
-    "per_device_eval_batch_size": 4,
-    "learning_rate": 1e-3,
-    "weight_decay": 0.01,
-    "logging_steps": 1,
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-}
 
 CASES: dict[str, dict[str, Any]] = {
     "the base job": {},

@@ -17,22 +17,11 @@ os.environ["ACCELERATE_USE_CPU"] = "true"
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 import torch.distributed as dist
-from side_by_side import Job, run_ftloop, run_trainer, weights_digest
+from side_by_side import BASE, Job, run_ftloop, run_trainer, weights_digest
 from tiny import pad, tiny_bert
 
 from ftloop import TrainConfig, evaluate, prepare, train
 
-BASE: dict[str, Any] = {
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 4,
-    "per_device_eval_batch_size": 4,
-    "learning_rate": 1e-3,
-    "weight_decay": 0.01,
-    "logging_steps": 1,
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "trainer_compat": True,
-}
 PARITY: dict[str, dict[str, Any]] = {
     "base": {},
     "accumulation": {
@@ -54,7 +43,7 @@ def main(output: str, folder: str, *cases: str) -> None:
     for case in cases:
         root = Path(folder) / case
         if case in PARITY:
-            arguments = BASE | PARITY[case]
+            arguments = BASE | PARITY[case] | {"trainer_compat": True}
             theirs = run_trainer(Job(), root / "trainer", **arguments)
             found[case] = [
                 dataclasses.asdict(theirs),
@@ -63,11 +52,11 @@ def main(output: str, folder: str, *cases: str) -> None:
         elif case == "rows":
             # One update is 8 rows whatever the number of processes; 29 rows leave rounds to be filled up.
             rows = 8 // dist_size()
-            arguments = BASE | {"trainer_compat": False, "per_device_train_batch_size": rows}
+            arguments = BASE | {"per_device_train_batch_size": rows}
             plain = Job(lambda: tiny_bert(dropout=0.0))
             found[case] = dataclasses.asdict(run_ftloop(plain, root, **arguments))
         elif case == "resume":
-            arguments = BASE | {"trainer_compat": False, "gradient_accumulation_steps": 3, "logging_steps": 4}
+            arguments = BASE | {"gradient_accumulation_steps": 3, "logging_steps": 4}
             arguments |= {"save_strategy": "steps", "save_steps": 1}
             whole = run_ftloop(Job(), root / "whole", **arguments)
             resumed = {
