@@ -154,6 +154,9 @@ class TrainConfig:
     report_to: Literal["none", "tensorboard"] = _logging("none", "Where logs go besides console and files.")
     disable_tqdm: bool | None = _logging(None, "No progress bars. None: bars where the console is a terminal.")
 
+    record: str | None = _logging(None, "Write down every update into this file, for python -m ftloop.compare.")
+    record_full: bool = _logging(False, "With record: digests of every parameter and its gradient too; slower.")
+
     dataloader_drop_last: bool = _loader(False, "Drop the last, incomplete batch.")
     dataloader_num_workers: int = _loader(0, "Worker processes that collate batches.")
     dataloader_pin_memory: bool = _loader(True, "Pinned host memory, for faster copies to a GPU.")
@@ -371,6 +374,8 @@ def _combination_problems(config: TrainConfig) -> list[str]:
             problems.append("dataloader_prefetch_factor: only with --dataloader_num_workers above 0")
         if config.dataloader_persistent_workers:
             problems.append("dataloader_persistent_workers: only with --dataloader_num_workers above 0")
+    if config.record_full and config.record is None:
+        problems.append("record_full: say into which file with --record")
     if config.dataset_config_name is not None and config.dataset_name is None:
         problems.append("dataset_config_name: belongs to --dataset_name, which is missing")
     if config.dataset_name is not None and (config.train_file or config.task_name):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ftloop.data import TextData
+    from ftloop.loop import TrainResult
     from ftloop.run import Run
 
 
@@ -48,7 +49,6 @@ def fine_tune(config: TrainConfig) -> Run:
     from ftloop.checkpoint import check_writable, find_checkpoint, save_model
     from ftloop.data import load_text_data, tokenize
     from ftloop.logs import save_metrics, save_state
-    from ftloop.loop import train
     from ftloop.metrics import check_metric, metrics_for
     from ftloop.model import check_model, load_model, load_tokenizer, longest_input
     from ftloop.optim import check_schedule
@@ -62,6 +62,10 @@ def fine_tune(config: TrainConfig) -> Run:
     check_writable(config.output_dir, "output_dir")
     if config.logging_dir is not None:
         check_writable(config.logging_dir, "logging_dir")
+    if config.record is not None:
+        from ftloop.record import check_recording
+
+        check_recording(Path(config.record))
     accelerator = make_accelerator(config)
     assert config.model_name_or_path is not None
 
@@ -96,7 +100,7 @@ def fine_tune(config: TrainConfig) -> Run:
         for name, rows in list(validation.items())[:1]:
             announce_baseline(data.labels, name, np.asarray(rows["label"]), compute_metrics)
 
-    result = train(run)
+    result = _train(run)
     save_model(run)
     save_metrics(run, "train", result.metrics | {"epoch": run.state.epoch})
     save_state(run)
@@ -109,6 +113,18 @@ def fine_tune(config: TrainConfig) -> Run:
     if run.is_main:
         print(f"Results   {config.output_dir}: the model, all_results.json, trainer_state.json", flush=True)
     return run
+
+
+def _train(run: Run) -> TrainResult:
+    """Train, and with `record` write down every update."""
+    from ftloop.loop import train
+
+    if run.config.record is None:
+        return train(run)
+    from ftloop.record import record
+
+    with record(run, run.config.record, full=run.config.record_full) as recording:
+        return train(run, recording.training_step)
 
 
 def _collator(tokenizer: Any, config: TrainConfig) -> Any:
