@@ -126,7 +126,8 @@ def other_initial_weights(case: Case) -> Iterator[Cause]:
 @at("rows")
 def steps_after_the_first_micro_batch(case: Case) -> Iterator[Cause]:
     x, y = (case.line(side)["micro_batches"] for side in (case.x, case.y))
-    if len(x) == 1 < len(y) and x[0]["rows"] == y[0]["rows"] and case.update == min(case.comparison.updates):
+    first = case.update == min(case.comparison.updates) and x[0]["rows"] == y[0]["rows"]
+    if first and len(x) == 1 < len(y) and _usual_window(case.x) == len(y):
         yield Cause(
             "step-modulo",
             f"{case.x_name} makes its first update after one micro-batch, {case.y_name} after {len(y)}: "
@@ -152,6 +153,22 @@ def the_last_window(case: Case) -> Iterator[Cause]:
             "window-dropped",
             f"The epoch ends with {len(y)} of {usual} micro-batches. {case.y_name} makes an update of them; "
             f"{case.x_name} never does, and its rows are lost.",
+        )
+
+
+@at("rows")
+def another_number_of_rows(case: Case) -> Iterator[Cause]:
+    """In every update but an epoch's last, so it is no accident."""
+    x, y = (
+        Counter(len(_rows(side, update)) for update in side.updates).most_common(1)[0][0] for side in (case.x, case.y)
+    )
+    if case.x is case.comparison.a and x != y and case.update == min(case.comparison.updates):
+        windows = [_usual_window(side) for side in (case.x, case.y)]
+        yield Cause(
+            "rows-per-update",
+            f"An update of A has {x} rows in {windows[0]} micro-batch(es) on each of {case.x.processes} process(es), "
+            "one "
+            f"of B {y} rows in {windows[1]}.",
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from ftloop.causes import Cause, explain
@@ -41,8 +40,7 @@ def describe(comparison: Comparison) -> str:
         lines.append("  Losses, gradients and weights are equal all the same: nothing comes of it in these runs.")
     elif felt is not first and felt.update > first.update:
         lines.append(f"  First felt in a number at update {felt.update}, stage: {felt.stage}.")
-    lines += ["", "At that update:  " + "  ".join(_stage_marks(comparison, first.update))]
-    lines += ["", "Likely cause:"]
+    lines += [f"  {_stage_marks(comparison, first.update)}", "", "Likely cause:"]
     causes = explain(comparison)
     lines += [f"  {cause.text}" for cause in causes] or ["  unknown: the evidence fits none of the causes known here"]
     drifts = [(name, found) for name in DRIFTING if (found := comparison.drift(name)) is not None]
@@ -70,10 +68,11 @@ def _place(comparison: Comparison, parting: Parting) -> str:
     return place
 
 
-def _stage_marks(comparison: Comparison, update: int) -> Iterator[str]:
+def _stage_marks(comparison: Comparison, update: int) -> str:
+    """Which stages of an update differ: what has followed from the first difference, and what has not."""
     parted = {each.stage for each in comparison.partings if each.update == update}
-    for stage in STAGES[:-1] if "end" not in parted else STAGES:
-        yield f"{stage} {'DIFFERS' if stage in parted else '='}"
+    names = [", ".join(stage for stage in STAGES if (stage in parted) == differs) for differs in (True, False)]
+    return f"In this update: different {names[0]}; equal {names[1].removesuffix(', end')}."
 
 
 def main(argv: list[str] | None = None) -> int:

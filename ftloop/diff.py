@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -203,7 +204,7 @@ def _take(recorded: Recorded, entry: Line) -> None:
     elif "update" in entry:
         for name in ("rows", "batch", "rng", "loss", "grad", "grad_norm"):
             [micro[name] for micro in entry["micro_batches"]]
-        recorded.updates[entry["update"]] = [entry]
+        recorded.updates[operator.index(entry["update"])] = [entry]
     elif "log" in entry:
         values = {name: value for name, value in entry["log"].items() if not is_timing(name)}
         recorded.logs[entry["step"], _kind(values)] = values

@@ -47,16 +47,17 @@ def hand_loop(
     full: bool = False,
 ) -> None:
     """`eval_steps` None evaluates at the end of each epoch, 0 never. `resume` is a checkpoint of update `resume_at`."""
-    set_seed(43 if fault == "other seed" else 42)
-    model: Any = job.model()
-    if fault != "no reseed":
-        set_seed(43 if fault == "other seed" else 42, device_specific=fault == "device specific seeds")
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=True,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=fault != "plain shuffle", data_seed=42),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=fault != "no search for unused")],
     )
+    seed = 43 if fault == "other seed" else 42
+    set_seed(seed)
+    model: Any = job.model()
+    if fault != "no reseed":
+        set_seed(seed, device_specific=fault == "device specific seeds")
     processes = accelerator.num_processes
     train_rows, eval_rows = job.data()
     if fault == "other labels":
@@ -65,7 +66,9 @@ def hand_loop(
     options |= {"num_workers": workers, "persistent_workers": fault == "persistent workers"}
     options |= {"drop_last": fault == "drop last"}
     if fault == "rows dealt singly":
-        loader: Any = DataLoader(train_rows, sampler=DistributedSampler(train_rows, shuffle=False), **options)
+        order = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(seed))  # of the first epoch
+        shuffled = train_rows.select(order.tolist())
+        loader: Any = DataLoader(shuffled, sampler=DistributedSampler(shuffled, shuffle=False), **options)
     else:
         loader = accelerator.prepare(DataLoader(train_rows, shuffle=fault != "no shuffle", **options))
     decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], NO_DECAY))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hand_loop import hand_loop
-from side_by_side import BASE, QUIET, Job
+from side_by_side import BASE, QUIET, Job, file_digest, run_ftloop, run_trainer, weights_digest
 from tiny import pad, tiny_bert
 from transformers import Trainer, TrainingArguments
 
-from ftloop.compare import Comparison, compare, describe, explain, read, record
+from ftloop import TrainConfig, load_checkpoint, prepare, train
+from ftloop.compare import Comparison, Recorder, compare, describe, explain, main, read, record
+from ftloop.record import digest_inputs
+from ftloop.run import Run
 
 
 def record_trainer(job: Job, file: Path, resume: str | None = None, **arguments: Any) -> Trainer:
@@ -78,6 +85,7 @@ FAULTS: list[tuple[str, Job, Any, int, str, str]] = [
     ("steps after the first micro-batch", PLAIN, K3, 1, "rows", "step-modulo"),
     ("last window carried on", PLAIN, K3_NO_EVAL, 3, "rows", "window-carried"),
     ("last window dropped", PLAIN, K3_NO_EVAL, 3, "rows", "window-dropped"),
+    ("", PLAIN, (K1[0], K3[1]), 1, "rows", "rows-per-update"),
     ("drop last", PLAIN, K3_NO_EVAL, 3, "rows", "drop-last"),
     ("drop last", PLAIN, K1_NO_EVAL, 8, "rows", "drop-last"),
     ("no zero_grad", PLAIN, K1, 2, "gradient", "zero-grad"),
@@ -87,6 +95,8 @@ FAULTS: list[tuple[str, Job, Any, int, str, str]] = [
     ("last loss logged", PLAIN, ({"logging_steps": 4}, {"logging_steps": 4}), 4, "log", "logs-last-loss"),
     ("norm logged late", STEEP, K1, 1, "log", "logged-after-clipping"),
     ("another max_grad_norm", STEEP, K1, 1, "clipping", "max-grad-norm"),
+    ("", PLAIN, (K1[0], K1[1] | {"learning_rate": 2e-3}), 1, "learning rate", "learning-rate"),
+    ("", PLAIN, (K1[0], K1[1] | {"epochs": 3}), 2, "learning rate", "schedule-length"),
     ("another epsilon", PLAIN, K1, 1, "weights", "eps"),
     ("global padding", PLAIN, K1, 1, "padding", "padding-global"),
     ("other seed", PLAIN, K1, 1, "random state", "seed"),
@@ -135,3 +145,321 @@ def test_each_trap_is_found_where_it_is_and_called_by_its_name(
         assert not comparison.same
         assert (comparison.first.update, comparison.first.stage) == (update, stage), describe(comparison)
         assert [each.name for each in explain(comparison)] == [cause], describe(comparison)
+
+
+def edited(source: Path, target: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    """A recording with each of its lines changed by hand: for what no run on this machine can be made to do."""
+    lines = [json.loads(line) for line in source.read_text().splitlines()]
+    for line in lines:
+        edit(line)
+    target.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return target
+
+
+def record_ftloop(job: Job, file: Path, full: bool = False, resume: Path | None = None, **arguments: Any) -> Run:
+    train_rows, eval_rows = job.data()
+    config = TrainConfig(output_dir=str(file.with_suffix("")), **QUIET | BASE | arguments)
+    run = prepare(config, job.model(), train_rows, eval_rows, data_collator=pad, compute_metrics=job.metrics)
+    if resume is not None:
+        load_checkpoint(run, resume)
+    with record(run, file, full) as recording:
+        train(run, recording.training_step)
+    return run
+
+
+def names(comparison: Comparison) -> list[str]:
+    return [cause.name for cause in explain(comparison)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "tells"),
+    [
+        ("", None, ""),
+        ("random state forgotten", "resume-rng", ""),
+        ("random state before the iterator", "resume-rng", "wrong side of the iterator"),
+        ("rows not skipped", "resume-rows", "of update 1"),
+    ],
+)
+def test_a_resume_that_is_not_exact_is_explained(
+    fault: str, cause: str | None, tells: str, theirs: Any, tmp_path: Path
+) -> None:
+    """The loop goes on from Trainer's checkpoint of update 2, in the middle of an epoch of 3."""
+    whole = theirs(PLAIN, K3[0] | {"save_strategy": "steps", "save_steps": 1})
+    checkpoint = whole.with_suffix("") / "checkpoint-2"
+    hand_loop(PLAIN, tmp_path / "mine.jsonl", fault, resume=checkpoint, resume_at=2, **K3[1])
+    comparison = compared(whole, tmp_path / "mine.jsonl")
+    assert comparison.updates == [3, 4, 5, 6]
+    assert names(comparison) == ([] if cause is None else [cause])
+    if cause is None:
+        assert comparison.same
+    else:
+        assert comparison.first.update == 3
+        assert tells in explain(comparison)[0].text
+
+
+def test_trainer_hides_a_nan_and_ftloop_says_it(theirs: Any, tmp_path: Path) -> None:
+    def broken() -> Any:
+        model = tiny_bert()
+        with torch.no_grad():
+            model.classifier.bias.fill_(float("nan"))
+        return model
+
+    record_ftloop(Job(broken), tmp_path / "ours.jsonl", **NO_EVAL)
+    comparison = compared(theirs(Job(broken), NO_EVAL), tmp_path / "ours.jsonl")
+    assert (comparison.first.update, comparison.first.stage, comparison.first.a) == (1, "log", 0.0)
+    assert names(comparison) == ["nan-filter"]
+
+
+def test_rows_that_count_alike_are_told_from_micro_batches_that_do(theirs: Any, tmp_path: Path) -> None:
+    record_ftloop(PLAIN, tmp_path / "ours.jsonl", **K3[0])
+    comparison = compared(theirs(DIVIDED, K3[0]), tmp_path / "ours.jsonl")
+    assert (comparison.first.update, comparison.first.stage) == (3, "loss")
+    assert names(comparison) == ["row-weighting"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stage", "update", "cause"),
+    [
+        ({"data_seed": 7}, "rows", 1, "arguments"),
+        ({"bf16": True}, "loss", 1, "arguments"),
+        ({"label_smoothing_factor": 0.1}, "loss", 1, "arguments"),
+        ({"lr_scheduler_type": "cosine"}, "learning rate", 2, "arguments"),
+        ({"warmup_steps": 3}, "learning rate", 1, "arguments"),
+        ({"weight_decay": 0.1}, "weights", 1, "decay-groups"),
+        ({"adam_beta2": 0.98}, "weights", 1, "betas"),
+        ({"eval_delay": 1.5}, "evaluation", 8, "arguments"),
+        ({"load_best_model_at_end": True, "metric_for_best_model": "accuracy"}, "end", 16, "best-model"),
+    ],
+)
+def test_what_the_arguments_say_is_taken_as_evidence(
+    arguments: dict[str, Any], stage: str, update: int, cause: str, theirs: Any, tmp_path: Path
+) -> None:
+    record_ftloop(PLAIN, tmp_path / "ours.jsonl", **arguments)
+    comparison = compared(theirs(PLAIN, {}), tmp_path / "ours.jsonl")
+    assert (comparison.first.update, comparison.first.stage) == (update, stage), describe(comparison)
+    assert names(comparison) == [cause], describe(comparison)
+    assert next(iter(arguments)) in explain(comparison)[0].text or cause != "arguments"
+
+
+def test_a_difference_that_fits_nothing_known_is_not_explained(theirs: Any, tmp_path: Path) -> None:
+    """A weight is nudged before the third update: nothing in the recordings says why."""
+
+    def nudge(run: Run, inputs: dict[str, Any], *others: Any) -> torch.Tensor:
+        if run.state.global_step == 2:
+            with torch.no_grad():
+                run.unwrapped_model.classifier.weight[0, 0] += 0.125
+        return recording.training_step(run, inputs, *others)
+
+    train_rows, eval_rows = PLAIN.data()
+    config = TrainConfig(output_dir=str(tmp_path / "out"), **QUIET | BASE | NO_EVAL)
+    run = prepare(config, PLAIN.model(), train_rows, eval_rows, data_collator=pad, compute_metrics=PLAIN.metrics)
+    with record(run, tmp_path / "ours.jsonl") as recording:
+        train(run, nudge)
+    comparison = compared(theirs(PLAIN, NO_EVAL), tmp_path / "ours.jsonl")
+    assert (comparison.first.update, comparison.first.stage) == (3, "loss")
+    assert explain(comparison) == []
+    assert "unknown" in describe(comparison)
+
+
+def test_last_digits_are_put_down_to_another_machine_only_where_it_is_another(theirs: Any, tmp_path: Path) -> None:
+    def nudged(line: dict[str, Any]) -> None:
+        for micro in line.get("micro_batches", []):
+            micro["loss"] *= 1 + 2e-7
+
+    def elsewhere(line: dict[str, Any]) -> None:
+        nudged(line)
+        if "ftloop_record" in line:
+            line["threads"] += 1
+
+    whole = theirs(PLAIN, {})
+    assert names(compared(whole, edited(whole, tmp_path / "nudged.jsonl", nudged))) == []
+    comparison = compared(whole, edited(whole, tmp_path / "elsewhere.jsonl", elsewhere))
+    assert names(comparison) == ["arithmetic"]
+    assert "threads 1 and 2" in explain(comparison)[0].text
+
+
+def test_a_schedule_that_waited_for_an_overflow_is_told(theirs: Any, tmp_path: Path) -> None:
+    """As on a GPU under fp16: update 2 overflows on both sides, and only one of the schedules waits."""
+    whole = theirs(PLAIN, NO_EVAL)
+    rates = read(whole).curve("learning_rate")
+
+    def overflowed(line: dict[str, Any]) -> None:
+        if line.get("update") == 2:
+            line["micro_batches"][-1]["grad_norm"] = float("inf")
+
+    def waited(line: dict[str, Any]) -> None:
+        overflowed(line)
+        if line.get("update", 0) > 2:
+            line["lr"] = [rates[line["update"] - 1]] * 2
+
+    files = [edited(whole, tmp_path / f"{i}.jsonl", edit) for i, edit in enumerate((overflowed, waited))]
+    comparison = compared(*files)
+    assert (comparison.first.update, comparison.first.stage) == (3, "learning rate")
+    assert names(comparison) == ["overflow-schedule"]
+
+
+def test_random_states_that_nobody_draws_from_are_told_apart_from_a_difference_in_numbers(
+    theirs: Any, tmp_path: Path
+) -> None:
+    """Without dropout the evaluation's random number makes no difference, and that is said."""
+    calm = Job(functools.partial(tiny_bert, dropout=0.0))
+    hand_loop(calm, tmp_path / "mine.jsonl", "evaluation without an iterator", eval_steps=3)
+    comparison = compared(theirs(calm, BY_STEPS), tmp_path / "mine.jsonl")
+    assert (comparison.first.update, comparison.first.stage, comparison.felt) == (4, "random state", None)
+    assert "nothing comes of it" in describe(comparison)
+    assert names(comparison) == ["evaluation-draw"]
+
+
+# --- recording ---
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["cheap", "full"])
+def test_recording_changes_no_bit_of_a_run(full: bool, theirs: Any, tmp_path: Path) -> None:
+    arguments = BASE | {"gradient_accumulation_steps": 3, "trainer_compat": True}
+    plain = run_ftloop(PLAIN, tmp_path / "plain", **arguments)
+    recorded = record_ftloop(PLAIN, tmp_path / "recorded.jsonl", full, **arguments)
+    assert weights_digest(recorded.model) == plain.weights
+    for folder, files in plain.checkpoints.items():
+        there = tmp_path / "recorded" / folder
+        assert {name: file_digest(there / name) for name in files} == files
+    trainer = run_trainer(PLAIN, tmp_path / "trainer", **arguments)
+    assert weights_digest(record_trainer(PLAIN, tmp_path / "theirs.jsonl", **K3[0]).model) == trainer.weights
+
+
+def test_a_full_recording_names_the_tensors_that_differ(tmp_path: Path) -> None:
+    hand_loop(PLAIN, tmp_path / "a.jsonl", full=True)
+    hand_loop(PLAIN, tmp_path / "b.jsonl", "decay on everything", full=True)
+    comparison = compared(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert comparison.first.stage == "weights"
+    assert "LayerNorm.weight" in comparison.first.what
+    assert "13 tensors differ" in comparison.first.what or "tensors differ" in comparison.first.what
+
+
+def test_a_resumed_run_continues_its_recording(tmp_path: Path) -> None:
+    """Cut off in the middle of a line, as by a kill: what is whole stays, what is done again takes its place."""
+    arguments = {"save_strategy": "steps", "save_steps": 1}
+    record_ftloop(PLAIN, tmp_path / "whole.jsonl", **arguments)
+    record_ftloop(PLAIN, tmp_path / "ours.jsonl", **arguments)
+    text = (tmp_path / "ours.jsonl").read_text()
+    (tmp_path / "ours.jsonl").write_text(text[: text.index('"update": 9') + 40])
+    for folder in (tmp_path / "ours").glob("checkpoint-*"):
+        if int(folder.name.split("-")[1]) > 5:
+            shutil.rmtree(folder)
+    record_ftloop(PLAIN, tmp_path / "ours.jsonl", resume=tmp_path / "ours" / "checkpoint-5", **arguments)
+    resumed = read(tmp_path / "ours.jsonl")
+    assert resumed.resumed_at == {5}
+    comparison = compare(read(tmp_path / "whole.jsonl"), resumed)
+    assert comparison.same, describe(comparison)
+    assert len(comparison.updates) == 16
+    assert not comparison.notes
+
+
+def test_padding_does_not_make_another_row() -> None:
+    short = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.tensor([[1, 1, 1]])}
+    right = {"input_ids": torch.tensor([[5, 6, 7, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 0]])}
+    left = {"input_ids": torch.tensor([[0, 5, 6, 7]]), "attention_mask": torch.tensor([[0, 1, 1, 1]])}
+    other = {"input_ids": torch.tensor([[5, 6, 8]]), "attention_mask": torch.tensor([[1, 1, 1]])}
+    rows, batches, shapes = zip(*map(digest_inputs, (short, right, left, other)), strict=True)
+    assert rows[0] == rows[1] == rows[2] != rows[3]
+    assert len(set(batches)) == 4
+    assert shapes == ([1, 3], [1, 4], [1, 4], [1, 3])
+
+
+def test_the_three_calls_in_the_wrong_order_are_an_error(tmp_path: Path) -> None:
+    model = tiny_bert()
+    recorder = Recorder(tmp_path / "mine.jsonl", model, torch.optim.AdamW(model.parameters()))
+    with pytest.raises(RuntimeError, match="before_forward"):
+        recorder.after_backward(1.0)
+
+
+def test_only_a_trainer_or_a_run_can_be_recorded_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="use Recorder"):
+        record(tiny_bert(), tmp_path / "mine.jsonl")
+
+
+# --- the command ---
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("two")
+    hand_loop(PLAIN, folder / "a.jsonl")
+    hand_loop(PLAIN, folder / "b.jsonl", "unfused")
+    return folder / "a.jsonl", folder / "b.jsonl"
+
+
+def test_the_command_tells_draws_and_writes(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = map(str, two)
+    assert main([a, a]) == 0
+    assert "THE SAME RUN, 16 updates" in capsys.readouterr().out
+    assert main([a, b, "--png", str(tmp_path / "x" / "both.png"), "--tensorboard", str(tmp_path / "board")]) == 1
+    printed = capsys.readouterr().out
+    assert "THE RUNS PART at update 1, stage: weights" in printed
+    assert "fused" in printed
+    assert "furthest apart" in printed
+    assert (tmp_path / "x" / "both.png").read_bytes().startswith(b"\x89PNG")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name in ("A-a", "B-b"):
+        events = EventAccumulator(str(tmp_path / "board" / name)).Reload()
+        assert {"train/loss", "train/grad_norm", "train/learning_rate", "eval/loss"} <= set(events.Tags()["scalars"])
+        assert len(events.Scalars("train/loss")) == 16
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda path: path.unlink(), "a.jsonl: not readable (No such file or directory)"),
+        (lambda path: path.write_text(""), "a.jsonl: not a recording: it is empty"),
+        (lambda path: path.write_text('{"ftloop_rec'), "a.jsonl: not a recording: it is empty, or was cut off"),
+        (lambda path: path.write_text('{"loss": 1}\n'), "a.jsonl: not a recording (its first line lacks"),
+        (lambda path: path.write_text("loss\n"), "a.jsonl: line 1 is not of a recording"),
+        (lambda path: path.write_bytes(b"\xff\xfe\n"), "a.jsonl: not readable"),
+        (lambda path: change(path, 0, ftloop_record=99), "recorded in format 99, this is ftloop for format 1"),
+        (lambda path: change(path, 3, update="x"), "a.jsonl: line"),
+        (
+            lambda path: change(path, 0, processes=2),
+            "recorded by 2 processes, and a.rank1.jsonl of process 1 is missing",
+        ),
+        (
+            lambda path: change(path, 0, model={"class": "T5", "parameters": 7}),
+            "not the same model (T5 with 7 parameters",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_told_in_one_line(
+    spoil: Any, told: str, two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(two[0], tmp_path / "a.jsonl")
+    spoil(tmp_path / "a.jsonl")
+    assert main([str(tmp_path / "a.jsonl"), str(two[1])]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def change(path: Path, line: int, **values: Any) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    lines[line] = json.dumps(json.loads(lines[line]) | values) + "\n"
+    path.write_text("".join(lines))
+
+
+def test_recordings_of_other_numbers_of_processes_are_not_compared(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank, name in enumerate(("a.jsonl", "a.rank1.jsonl")):
+        shutil.copy(two[0], tmp_path / name)
+        change(tmp_path / name, 0, processes=2, rank=rank)
+    assert main([str(tmp_path / "a.jsonl"), str(two[1])]) == 2
+    assert "not the same number of processes (2; 1)" in capsys.readouterr().err
+
+
+def test_a_recording_that_was_cut_off_is_used_up_to_there(two: tuple[Path, Path], tmp_path: Path) -> None:
+    text = two[0].read_text()
+    (tmp_path / "cut.jsonl").write_text(text[: text.index('"update": 9') + 40])
+    comparison = compared(two[0], tmp_path / "cut.jsonl")
+    assert comparison.same
+    assert comparison.updates == list(range(1, 9))
+    assert "cut.jsonl: the last line is cut off; used up to update 8" in describe(comparison)
