@@ -5,13 +5,12 @@
 
 The data is GLUE MRPC where FTLOOP_MRPC_DIR names a folder with its train, validation and test.jsonl, else the built-in
 sentence pairs. The Trainer side is the script a user writes by the guide; the ftloop side is the command line.
-Exit code 1 when any bit differs.
+Both are recorded and held against each other by `ftloop.compare`. Exit code 1 when any bit differs.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -38,22 +37,22 @@ from transformers import (
     set_seed,
 )
 
+from ftloop.compare import Comparison, compare, describe, draw, read, record
 from ftloop.config import TrainConfig
 from ftloop.demo_data import demo_rows
+from ftloop.diff import DRIFTING, is_timing
+from ftloop.errors import UserError
 from ftloop.hub import PACKAGED_MODEL, local_model_folder
-from ftloop.run import Run
+from ftloop.record import digest_tensors
 from ftloop.train import fine_tune
 
-LOGGED = ("loss", "grad_norm", "learning_rate")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 @dataclass
 class Side:
-    """What one side did."""
+    """What one side did beside what is recorded."""
 
-    updates: list[dict[str, float]]
-    evaluations: list[dict[str, float]]
     best: tuple[Any, Any]
     test: dict[str, float]
     weights: str
@@ -92,8 +91,10 @@ def read_split(mrpc: str | None, split: str, rows: int | None) -> Dataset:
     return Dataset.from_list(table[:rows])
 
 
-def trainer_side(model_dir: str, mrpc: str | None, rows: int | None, args: dict[str, Any]) -> Side:
-    """The guide's own script."""
+def trainer_side(
+    model_dir: str, mrpc: str | None, rows: int | None, args: dict[str, Any], recording: Path | None = None
+) -> Side:
+    """The guide's own script, and one line that records it."""
     import numpy as np
     from sklearn.metrics import accuracy_score, f1_score
 
@@ -120,13 +121,15 @@ def trainer_side(model_dir: str, mrpc: str | None, rows: int | None, args: dict[
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_metrics,
     )
+    if recording is not None:
+        record(trainer, recording)
     seconds = trainer.train().metrics["train_runtime"]
-    history = list(trainer.state.log_history)
     best = trainer.state.best_global_step, trainer.state.best_metric
-    return side(history, best, trainer.evaluate(sets["test"], metric_key_prefix="test"), model, seconds)
+    test = untimed(trainer.evaluate(sets["test"], metric_key_prefix="test"))
+    return Side(best, test, digest_tensors(model.state_dict()), seconds)
 
 
-def ftloop_side(mrpc: str | None, rows: int | None, args: dict[str, Any]) -> Side:
+def ftloop_side(mrpc: str | None, rows: int | None, args: dict[str, Any], recording: Path | None = None) -> Side:
     """`ftloop/train.py --task_name ...`; where Trainer sums over micro-batches, with `--trainer_compat`."""
     compat = args["gradient_accumulation_steps"] > 1
     source: dict[str, Any] = {"task_name": "demo"}
@@ -134,102 +137,62 @@ def ftloop_side(mrpc: str | None, rows: int | None, args: dict[str, Any]) -> Sid
         files = {f"{split}_file": str(Path(mrpc) / f"{split}.jsonl") for split in ("train", "validation", "test")}
         source = {"task_name": "mrpc"} | files
     limits = {f"max_{split}_samples": rows for split in ("train", "eval", "predict")}
-    run: Run = fine_tune(
-        TrainConfig(model_name_or_path=PACKAGED_MODEL, trainer_compat=compat, **source, **limits, **args)
-    )
+    own = {"model_name_or_path": PACKAGED_MODEL, "trainer_compat": compat, "record": recording and str(recording)}
+    run = fine_tune(TrainConfig(**own, **source, **limits, **args))
     seconds = json.loads((Path(args["output_dir"]) / "train_results.json").read_text())["train_runtime"]
-    test = json.loads((Path(args["output_dir"]) / "test_results.json").read_text())
-    return side(
-        run.state.log_history, (run.state.best_global_step, run.state.best_metric), test, run.unwrapped_model, seconds
-    )
+    test = untimed(json.loads((Path(args["output_dir"]) / "test_results.json").read_text()))
+    best = run.state.best_global_step, run.state.best_metric
+    return Side(best, test, digest_tensors(run.unwrapped_model.state_dict()), seconds)
 
 
-def side(history: list[dict[str, Any]], best: tuple[Any, Any], test: dict[str, float], model: Any, secs: float) -> Side:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    untimed = [{k: v for k, v in entry.items() if not is_timing(k)} for entry in history]
-    return Side(
-        updates=[entry for entry in untimed if "loss" in entry],
-        evaluations=[entry for entry in untimed if "eval_loss" in entry],
-        best=best,
-        test={k: v for k, v in test.items() if not is_timing(k)},
-        weights=digest.hexdigest(),
-        seconds=secs,
-    )
+def untimed(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not is_timing(name)}
 
 
-def is_timing(name: str) -> bool:
-    return name.endswith(("_runtime", "_per_second"))
-
-
-def compare(theirs: Side, ours: Side) -> dict[str, Any]:
-    """Print both sides, and return the verdict."""
-    pairs = list(zip(theirs.updates, ours.updates, strict=False))
-    equal = sum(a == b for a, b in pairs)
-    total = max(len(theirs.updates), len(ours.updates))
-    first_difference = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-    shown = sorted({0, 1, 2, *range(0, len(pairs), max(len(pairs) // 8, 1)), len(pairs) - 1} & set(range(len(pairs))))
-    if first_difference is not None:
-        shown = sorted({*shown, first_difference})
+def verdict(theirs: Side, ours: Side, found: Comparison, picture: Path) -> dict[str, Any]:
+    """Print both sides and draw them: what `ftloop.compare` has found, and what is not in a recording."""
+    updates = found.updates
+    parted = {parting.update for parting in found.partings}
+    shown = {*updates[:3], *updates[:: max(len(updates) // 8, 1)], *updates[-1:], *sorted(parted & set(updates))[:1]}
+    curves = {name: (found.a.curve(name), found.b.curve(name)) for name in DRIFTING}
     print(f"\n{'update':>6}  {'value':<13} {'Trainer':>24} {'ftloop':>24} {'difference':>12}")
-    for index in shown:
-        for name in LOGGED:
-            a, b = pairs[index][0][name], pairs[index][1][name]
-            print(f"{index + 1 if name == 'loss' else '':>6}  {name:<13} {a!r:>24} {b!r:>24} {b - a:>12g}")
-    print(f"\nupdates equal in every bit: {equal} of {total}")
-    for a, b in zip(theirs.evaluations, ours.evaluations, strict=False):
+    for update in sorted(shown):
+        for name, (a, b) in curves.items():
+            number = update if name == "loss" else ""
+            print(f"{number:>6}  {name:<13} {a[update]!r:>24} {b[update]!r:>24} {b[update] - a[update]:>12g}")
+    evaluations = sorted(step for step, kind in found.a.logs if kind == "evaluation")
+    for step in evaluations:
+        a, b = (side.logs.get((step, "evaluation"), {}) for side in (found.a, found.b))
         for name in sorted(key for key in a if key.startswith("eval_")):
-            print(f"epoch {a['epoch']:g}  {name:<14} {a[name]!r:>22} {b.get(name)!r:>22}  {same(a[name], b.get(name))}")
+            print(f"update {step:<5} {name:<14} {a[name]!r:>22} {b.get(name)!r:>22}  {same(a[name], b.get(name))}")
     for name in sorted(theirs.test):
-        print(
-            f"test     {name:<14} {theirs.test[name]!r:>22} {ours.test.get(name)!r:>22}  "
-            f"{same(theirs.test[name], ours.test.get(name))}"
-        )
+        a, b = theirs.test[name], ours.test.get(name)
+        print(f"test         {name:<14} {a!r:>22} {b!r:>22}  {same(a, b)}")
     print(f"best step, metric       {theirs.best!r} {ours.best!r}  {same(theirs.best, ours.best)}")
+    a, b = found.a.final_weights, found.b.final_weights
+    print(f"weights left            {a} {b}  {same(a, b)}")
     print(
-        f"final weights           sha256 {theirs.weights[:16]} {ours.weights[:16]}  "
-        f"{same(theirs.weights, ours.weights)}"
+        f"seconds                 {theirs.seconds:.1f} {ours.seconds:.1f}  (recorded, one run of each: no benchmark)"
     )
-    print(
-        f"seconds                 {theirs.seconds:.1f} {ours.seconds:.1f}  (of training, one run of each: no benchmark)"
-    )
-    verdict = {
-        "updates": total,
-        "updates_equal": equal,
-        "evaluations_equal": theirs.evaluations == ours.evaluations,
+    print(f"\n{describe(found)}")
+    try:
+        draw(found, picture)
+    except UserError as error:
+        print(f"no picture: {error}")
+    result = {
+        "updates": len(updates),
+        "updates_equal": sum(update not in parted for update in updates),
+        "recordings_equal": found.same,
         "test_equal": theirs.test == ours.test,
         "best_equal": theirs.best == ours.best,
         "weights_equal": theirs.weights == ours.weights,
-        "evaluations": ours.evaluations,
+        "evaluations": [found.b.logs[step, "evaluation"] for step in evaluations],
         "test": ours.test,
     }
-    verdict["same_run"] = equal == total > 0 and all(value for key, value in verdict.items() if key.endswith("_equal"))
-    print("THE SAME RUN" if verdict["same_run"] else "NOT THE SAME RUN")
-    return verdict
-
-
-def picture(name: str, theirs: Side, ours: Side, folder: Path) -> None:
-    """Both losses, one on the other, and their difference below. Without matplotlib: a message."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("no picture: pip install matplotlib (the extra `plots`)")
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    losses = [[entry["loss"] for entry in each.updates] for each in (theirs, ours)]
-    figure, (above, below) = pyplot.subplots(2, 1, sharex=True, height_ratios=(3, 1), figsize=(8, 5))
-    above.plot(losses[0], color="tab:orange", linewidth=4, alpha=0.5, label="transformers.Trainer")
-    above.plot(losses[1], color="black", linewidth=0.8, label="ftloop")
-    above.set(ylabel="loss of the update", title=f"The same run: {name}")
-    above.legend()
-    below.plot([b - a for a, b in zip(*losses, strict=False)], color="tab:red")
-    below.set(xlabel="update", ylabel="difference")
-    figure.tight_layout()
-    figure.savefig(folder / f"parity-{name.replace(', accumulation ', '-')}.png", dpi=110)
-    pyplot.close(figure)
+    result["same_run"] = bool(updates) and all(value for key, value in result.items() if key.endswith("_equal"))
+    if not result["same_run"]:
+        print("NOT THE SAME RUN")
+    return result
 
 
 def same(a: Any, b: Any) -> str:
@@ -265,12 +228,14 @@ def main() -> int:
             name = f"{precision}, accumulation {accumulation}"
             print(f"\n=== {name} ===", flush=True)
             with tempfile.TemporaryDirectory() as folder:
+                root = Path(folder)
                 args = arguments(precision, accumulation, epochs, f"{folder}/trainer")
-                theirs = trainer_side(model_dir, mrpc, given.rows, args)
-                ours = ftloop_side(mrpc, given.rows, args | {"output_dir": f"{folder}/ftloop"})
-            verdicts[name] = compare(theirs, ours)
-            given.output.parent.mkdir(parents=True, exist_ok=True)
-            picture(name, theirs, ours, given.output.parent)
+                theirs = trainer_side(model_dir, mrpc, given.rows, args, root / "trainer.jsonl")
+                ours = ftloop_side(mrpc, given.rows, args | {"output_dir": f"{folder}/ftloop"}, root / "ftloop.jsonl")
+                found = compare(read(root / "trainer.jsonl"), read(root / "ftloop.jsonl"))
+                picture = given.output.parent / f"parity-{precision}-{accumulation}.png"
+                verdicts[name] = verdict(theirs, ours, found, picture)
+    given.output.parent.mkdir(parents=True, exist_ok=True)
     result = {"conditions": conditions() | {"data": "MRPC" if mrpc else "built-in pairs"}, "runs": verdicts}
     given.output.write_text(json.dumps(result, indent=2) + "\n")
     return 0 if all(verdict["same_run"] for verdict in verdicts.values()) else 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from ftloop.causes import Cause, explain
@@ -16,7 +17,19 @@ from ftloop.errors import UserError
 from ftloop.overlay import draw, write_tensorboard
 from ftloop.record import Recorder, record
 
-__all__ = ["Cause", "Comparison", "Parting", "Recorded", "Recorder", "compare", "describe", "explain", "read", "record"]
+__all__ = [
+    "Cause",
+    "Comparison",
+    "Parting",
+    "Recorded",
+    "Recorder",
+    "compare",
+    "describe",
+    "draw",
+    "explain",
+    "read",
+    "record",
+]
 
 
 def describe(comparison: Comparison) -> str:
@@ -40,10 +53,12 @@ def describe(comparison: Comparison) -> str:
         lines.append("  Losses, gradients and weights are equal all the same: nothing comes of it in these runs.")
     elif felt is not first and felt.update > first.update:
         lines.append(f"  First felt in a number at update {felt.update}, stage: {felt.stage}.")
-    lines += [f"  {_stage_marks(comparison, first.update)}", "", "Likely cause:"]
+    lines += [_wrapped(_stage_marks(comparison, first.update)), "", "Likely cause:"]
     causes = explain(comparison)
-    lines += [f"  {cause.text}" for cause in causes] or ["  unknown: the evidence fits none of the causes known here"]
-    drifts = [(name, found) for name in DRIFTING if (found := comparison.drift(name)) is not None]
+    lines += [_wrapped(cause.text) for cause in causes] or [
+        "  unknown: the evidence fits none of the causes known here"
+    ]
+    drifts = [(name, found) for name in DRIFTING if (found := comparison.drift(name)) is not None and found[1] > 0]
     if drifts:
         lines += ["", "From there on, furthest apart:"]
         for name, (update, absolute, relative) in drifts:
@@ -51,12 +66,17 @@ def describe(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="  ")
+
+
 def _summary(recorded: Recorded) -> str:
     header = recorded.header
     processes = f"{recorded.processes} process{'es' if recorded.processes > 1 else ''}"
     return (
-        f"{recorded.path}: {header['by']}, {header['model']['class']}, {len(recorded.updates)} updates, {processes}, "
-        f"seed {header['seed']}, torch {header['versions']['torch']} on {header['device']}, {header['threads']} threads"
+        f"{recorded.path}: {header['by']}, {header['model']['class']}, {len(recorded.updates)} updates\n"
+        f"   {processes}, {header['device']}, threads {header['threads']}, torch {header['versions']['torch']}, "
+        f"seed {header['seed']}"
     )
 
 
