@@ -196,6 +196,21 @@ def drop_last(case: Case) -> Iterator[Cause]:
 
 
 @at("rows")
+def rows_repeated_to_fill_the_last_round(case: Case) -> Iterator[Cause]:
+    """`y` has all rows of `x`, and more that it has had in this epoch before."""
+    mine, theirs = (Counter(_rows(side, case.update)) for side in (case.x, case.y))
+    more = theirs - mine
+    before = {row for update in case.y.updates if update < case.update for row in _rows(case.y, update)}
+    if case.x.processes > 1 and more and not mine - theirs and set(more) <= before | set(mine):
+        yield Cause(
+            "repeated-rows",
+            "The last round of the epoch is short. Accelerate fills it with rows of the epoch's beginning: "
+            f"{case.y_name} "
+            f"trains on {more.total()} row(s) a second time, {case.x_name} does not.",
+        )
+
+
+@at("rows")
 def rows_not_skipped_on_resume(case: Case) -> Iterator[Cause]:
     if case.update - 1 not in case.x.resumed_at:
         return
@@ -261,7 +276,8 @@ def other_data(case: Case) -> Iterator[Cause]:
         return
     known = [{row for update in side.updates for row in _rows(side, update)} for side in (case.x, case.y)]
     shared = len(known[0] & known[1])
-    if shared < 0.5 * min(map(len, known)):
+    # Parts of an epoch have few rows in common under another shuffle too.
+    if shared < 0.5 * min(map(len, known)) and all(_has_seen_all(side) for side in (case.x, case.y)):
         yield Cause(
             "data",
             f"Of {len(known[0])} and {len(known[1])} different rows, {shared} are in both runs: other data, or other "
@@ -388,19 +404,19 @@ def resumed_with_another_state(case: Case) -> Iterator[Cause]:
 
 
 @at("random state")
-def persistent_workers(case: Case) -> Iterator[Cause]:
-    name = "dataloader_persistent_workers"
-    x, y = case.argument(case.x, name), case.argument(case.y, name)
-    boundary, evaluated = _epoch_begins(case), _evaluated_before(case)
+def the_training_loader_draws(case: Case) -> Iterator[Cause]:
+    """At the start of an epoch, with no evaluation before it that could have drawn."""
+    x, y = (case.argument(side, "dataloader_persistent_workers") for side in (case.x, case.y))
     apart = _draws_apart(case)
-    if apart is None or not apart:
+    if not apart or apart > 0 or not _epoch_begins(case) or (_evaluated_before(case) and not (x and not y)):
         return
-    if (x and not y) or (boundary and not evaluated and apart < 0 and not y):
+    drawn = f"At the start of an epoch {case.x_name} drew {-apart} number(s) fewer than {case.y_name}: "
+    if x is False:
+        yield Cause("extra-iterator", f"{drawn}{case.y_name} makes more than one iterator of a DataLoader there.")
+    else:
         yield Cause(
             "persistent-workers",
-            f"Since the last update {case.x_name} drew {abs(apart)} number(s) fewer, at the start of an epoch: its "
-            "loader "
-            "was not iterated anew. Workers that persist are reset, and a reset draws nothing "
+            f"{drawn}its loader was not iterated anew. Workers that persist are reset, and a reset draws nothing "
             "(dataloader_persistent_workers).",
         )
 
@@ -755,11 +771,23 @@ def nothing_at_the_end(case: Case) -> Iterator[Cause]:
         )
 
 
-@at("evaluation", "checkpoint", "log")
-def arguments_of_the_cadence(case: Case) -> Iterator[Cause]:
-    if "none" in case.values:
-        kind = {"evaluation": "eval", "checkpoint": "save", "log": "logging"}[case.first.stage]
-        yield from _arguments(case, f"{kind}_strategy", f"{kind}_steps", "eval_delay", "eval_on_start")
+@at("evaluation", "checkpoint")
+def another_cadence(case: Case) -> Iterator[Cause]:
+    if "none" not in case.values:
+        return
+    kind = {"evaluation": "eval", "checkpoint": "save"}[case.first.stage]
+    yield from _arguments(case, f"{kind}_strategy", f"{kind}_steps", "eval_delay", "eval_on_start")
+    if case.x is case.comparison.a:
+        steps = [
+            sorted(step for step, kind in side.logs if kind == "evaluation")
+            if case.first.stage == "evaluation"
+            else sorted(side.checkpoints)
+            for side in (case.x, case.y)
+        ]
+        told = [", ".join(map(str, each[:5])) + (", ..." if len(each) > 5 else "") for each in steps]
+        yield Cause(
+            "cadence", f"{case.first.stage.capitalize()}s: A after updates {told[0]}; B after updates {told[1]}."
+        )
 
 
 @at("evaluation")
@@ -798,7 +826,7 @@ def another_model_is_left(case: Case) -> Iterator[Cause]:
         )
 
 
-@at("loss", "gradient", "weights", "clipping", "evaluation")
+@at("loss", "gradient", "evaluation")
 def other_arithmetic(case: Case) -> Iterator[Cause]:
     """Last: a difference in the last digits, between two machines or settings that are known to differ."""
     if case.x is case.comparison.b or case.ratio is None or not _is(case.ratio, 1, LAST_DIGITS):
@@ -835,6 +863,15 @@ def _usual_window(side: Recorded) -> int:
 
 def _norm(side: Recorded, update: int) -> float:
     return float(side.updates[update][0]["micro_batches"][-1]["grad_norm"])
+
+
+def _has_seen_all(side: Recorded) -> bool:
+    """Whether the recording goes over a whole epoch: as it says, or because most rows come again."""
+    epochs = [line[0].get("epoch") for line in side.updates.values()]
+    if epochs and epochs[-1] is not None:
+        return float(epochs[-1]) >= 1
+    rows = [row for update in side.updates for row in _rows(side, update)]
+    return len(rows) > 1.5 * len(set(rows))
 
 
 def _first_repeat(side: Recorded) -> int | None:

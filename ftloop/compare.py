@@ -50,9 +50,9 @@ def describe(comparison: Comparison) -> str:
     if first.ratio is not None:
         lines.append(f"  A / B = {first.ratio:.9g}")
     if felt is None:
-        lines.append("  Losses, gradients and weights are equal all the same: nothing comes of it in these runs.")
-    elif felt is not first and felt.update > first.update:
-        lines.append(f"  First felt in a number at update {felt.update}, stage: {felt.stage}.")
+        lines.append("  The training is equal all the same: nothing comes of it in these runs.")
+    elif felt is not first:
+        lines.append(f"  First felt in the training at update {felt.update}, stage: {felt.stage}.")
     lines += [_wrapped(_stage_marks(comparison, first.update)), "", "Likely cause:"]
     causes = explain(comparison)
     lines += [_wrapped(cause.text) for cause in causes] or [

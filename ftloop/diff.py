@@ -33,6 +33,7 @@ STAGES = (
     "checkpoint",
     "end",
 )
+TRAINING = ("rows", "loss", "gradient", "clipping", "learning rate", "weights")
 DRIFTING = ("loss", "grad_norm", "learning_rate")
 
 
@@ -121,8 +122,8 @@ class Comparison:
 
     @property
     def felt(self) -> Parting | None:
-        """The first difference in a number of the training: random states alone may differ and nobody draws."""
-        return next((each for each in self.partings if each.stage not in ("order", "padding", "random state")), None)
+        """The first difference in what the weights come from; logs may differ and the training not."""
+        return next((each for each in self.partings if each.stage in TRAINING), None)
 
     def drift(self, name: str) -> tuple[int, float, float] | None:
         """Where a curve is furthest apart from the first difference on: update, absolute and relative difference."""
@@ -240,6 +241,9 @@ def compare(a: Recorded, b: Recorded) -> Comparison:
     notes = [*a.notes, *b.notes]
     for x, y in ((a, b), (b, a)):
         notes += [f"{x.path.name} recorded no {kind}s: not compared" for kind in sorted(y.kinds() - x.kinds())]
+    logged = [{step for step, kind in each.logs if kind == "loss"} for each in (a, b)]
+    if all(logged) and logged[0] != logged[1]:
+        notes.append(f"they log after other updates; the {len(logged[0] & logged[1])} log lines in both are compared")
     begin = max(min(r.updates, default=1) for r in (a, b))
     updates = [update for update in a.updates if update in b.updates]
     if not updates and (a.updates or b.updates):
@@ -329,9 +333,8 @@ def _after(a: Recorded, b: Recorded, step: int) -> Iterator[Parting]:
             for name in x:
                 if name in y:
                     yield from _differ(step, stage, name, x[name], y[name])
-        elif x is not y and any(k == kind for _, k in a.logs) and any(k == kind for _, k in b.logs):
-            what = f"{'evaluation' if kind == 'evaluation' else 'log line'} after it"
-            yield Parting(step, stage, what, "there" if x else "none", "there" if y else "none")
+        elif x is not y and kind == "evaluation" and all(any(k == kind for _, k in side.logs) for side in (a, b)):
+            yield Parting(step, stage, "evaluation after it", "there" if x else "none", "there" if y else "none")
     if a.checkpoints and b.checkpoints and (step in a.checkpoints) != (step in b.checkpoints):
         word_a, word_b = ("there" if step in each.checkpoints else "none" for each in (a, b))
         yield Parting(step, "checkpoint", "checkpoint after it", word_a, word_b)

@@ -16,7 +16,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 import torch.distributed as dist
 from hand_loop import hand_loop
 from side_by_side import Job
-from test_compare import record_trainer
+from test_compare import divided, record_ftloop, record_trainer
 
 # 45 rows: with 2 processes of 4 rows 6 micro-batches, with accumulation 2 windows of 2; the last round is filled up.
 JOB = Job(train_rows=45, eval_rows=16)
@@ -27,8 +27,14 @@ def main(folder: str, *faults: str) -> None:
         record_trainer(JOB, Path(folder) / f"trainer-{accumulation}.jsonl", gradient_accumulation_steps=accumulation)
     for fault in faults:
         for accumulation in (1, 2):
-            name = fault.replace(" ", "-") or "none"
-            hand_loop(JOB, Path(folder) / f"{name}-{accumulation}.jsonl", fault, accumulation=accumulation)
+            file = Path(folder) / f"{fault.replace(' ', '-') or 'none'}-{accumulation}.jsonl"
+            if fault == "ftloop":
+                arguments = {"gradient_accumulation_steps": accumulation}
+                record_ftloop(JOB, file, **arguments)
+                divided_job = Job(divided, JOB.train_rows, JOB.eval_rows)
+                record_trainer(divided_job, Path(folder) / f"divided-{accumulation}.jsonl", **arguments)
+            else:
+                hand_loop(JOB, file, fault, accumulation=accumulation)
     dist.barrier()
     dist.destroy_process_group()
 
