@@ -592,17 +592,23 @@ def clipped_or_not(case: Case) -> Iterator[Cause]:
 
 @at("learning rate")
 def schedule_runs_too_fast(case: Case) -> Iterator[Cause]:
-    for factor, name, why in (
-        (case.x.processes, "prepared-scheduler", "processes: accelerator.prepare(scheduler) steps it once for each"),
-        (_usual_window(case.x), "scheduler-per-micro-batch", "micro-batches per update: it is stepped after each"),
+    """Stepped after the optimizer, the first update still has the right one; before it, none has."""
+    processes, steps = case.x.processes, _steps_until(case.x)
+    wrapped = [lambda update: (update - 1) * processes + 1]
+    each_micro_batch = [lambda update: steps[update - 1] + 1, lambda update: steps[update]]
+    for mappings, factor, name, why in (
+        (wrapped, processes, "prepared-scheduler", "processes: accelerator.prepare(scheduler) steps it once for each"),
+        (
+            each_micro_batch,
+            _usual_window(case.x),
+            "scheduler-per-micro-batch",
+            "micro-batches per update: it is stepped after each",
+        ),
     ):
-        # Stepped after the optimizer, the first update still has the right one; before it, none has.
-        mappings = (lambda u, k=factor: (u - 1) * k + 1, lambda u, k=factor: u * k)
-        if factor > 1 and any(_shifted(case, mapping) for mapping in mappings):
+        if factor > 1 and 0 in steps and any(_shifted(case, mapping) for mapping in mappings):
             yield Cause(
                 name,
-                f"{case.x_name}'s learning rate falls {factor} times as fast as {case.y_name}'s, and there are "
-                f"{factor} "
+                f"{case.x_name}'s learning rate falls {factor} times as fast as {case.y_name}'s, and there are {factor} "
                 f"{why}.",
             )
 
@@ -859,6 +865,15 @@ def _rows(side: Recorded, update: int) -> list[str]:
 
 def _usual_window(side: Recorded) -> int:
     return max(len(lines[0]["micro_batches"]) for lines in side.updates.values())
+
+
+def _steps_until(side: Recorded) -> dict[int, int]:
+    """How many micro-batches of a process there were up to the end of each update; 0 at 0, where it begins there."""
+    updates = sorted(side.updates)
+    steps = {updates[0] - 1: 0}
+    for update in updates:
+        steps[update] = steps[update - 1] + len(side.updates[update][0]["micro_batches"])
+    return steps
 
 
 def _norm(side: Recorded, update: int) -> float:
