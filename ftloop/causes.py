@@ -570,6 +570,17 @@ def other_buckets(case: Case) -> Iterator[Cause]:
 
 
 @at("clipping")
+def gradients_gone_before_the_step(case: Case) -> Iterator[Cause]:
+    if case.values[0] == 0 and case.values[1]:
+        yield Cause(
+            "cleared-before-step",
+            f"{case.x_name}'s gradients are gone when the optimizer steps, and it moves nothing: zero_grad() comes "
+            "before "
+            "step().",
+        )
+
+
+@at("clipping")
 def clipped_or_not(case: Case) -> Iterator[Cause]:
     def clipped(side: Recorded) -> tuple[bool, float]:
         line = case.line(side)
@@ -608,7 +619,8 @@ def schedule_runs_too_fast(case: Case) -> Iterator[Cause]:
         if factor > 1 and 0 in steps and any(_shifted(case, mapping) for mapping in mappings):
             yield Cause(
                 name,
-                f"{case.x_name}'s learning rate falls {factor} times as fast as {case.y_name}'s, and there are {factor} "
+                f"{case.x_name}'s learning rate falls {factor} times as fast as {case.y_name}'s, and there are "
+                f"{factor} "
                 f"{why}.",
             )
 
@@ -688,20 +700,6 @@ def other_optimizer(case: Case) -> Iterator[Cause]:
         if values[0] != values[1]:
             hint = " Trainer's AdamW is fused, on the CPU too (optim=adamw_torch_fused)." if name == "fused" else ""
             yield Cause(name, f"The optimizer's {name}: A {', '.join(values[0])}; B {', '.join(values[1])}.{hint}")
-
-
-@at("weights")
-def a_skipped_step(case: Case) -> Iterator[Cause]:
-    x, y = (case.line(side)["weights"] for side in (case.x, case.y))
-    before = case.update - 1
-    if (
-        before in case.x.updates
-        and x == case.line(case.x, before)["weights"]
-        and y != case.line(case.y, before)["weights"]
-    ):
-        yield Cause(
-            "skipped-step", f"{case.x_name} left its weights as they were at this update, {case.y_name} did not."
-        )
 
 
 # --- what is logged, evaluated and saved -----------------------------------------------------------------------------

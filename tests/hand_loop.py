@@ -56,13 +56,15 @@ def hand_loop(
     seed = 43 if fault == "other seed" else 42
     set_seed(seed)
     model: Any = job.model()
+    if fault == "another head":
+        torch.nn.init.normal_(model.classifier.weight, std=0.02)
     if fault != "no reseed":
         set_seed(seed, device_specific=fault == "device specific seeds")
     processes = accelerator.num_processes
     train_rows, eval_rows = job.data()
     if fault == "other labels":
         train_rows = train_rows.map(lambda row: {"label": 1 - row["label"]})
-    options: dict[str, Any] = {"batch_size": 4, "collate_fn": _wide if fault == "global padding" else pad}
+    options: dict[str, Any] = {"batch_size": 4, "collate_fn": Padding(fault)}
     options |= {"num_workers": workers, "persistent_workers": fault == "persistent workers"}
     options |= {"drop_last": fault == "drop last"}
     if fault == "rows dealt singly":
@@ -95,6 +97,8 @@ def hand_loop(
     step, window_loss, last_logged = resume_at, 0.0, resume_at
     total_loss = torch.tensor(0.0)
     recorder = Recorder(file, model, optimizer, full=full, global_step=step)
+    if fault == "evaluates first":
+        _evaluate(accelerator, model, eval_rows, fault, True)
     accepts = getattr(accelerator.unwrap_model(model), "accepts_loss_kwargs", True)
     model.zero_grad()
     carried: list[Rows] = []
@@ -105,6 +109,8 @@ def hand_loop(
             batches = skip_first_batches(loader, skipped)
         if fault != "no set_epoch" and hasattr(batches, "set_epoch"):
             batches.set_epoch(epoch)
+        if fault == "peeks at the loader" and epoch > 0:
+            next(iter(DataLoader(train_rows, **options)))
         if rng is not None and fault == "random state before the iterator":
             torch.set_rng_state(rng)
         for window in _windows(batches, accumulation, fault, carried):
@@ -114,9 +120,13 @@ def hand_loop(
             for i, inputs in enumerate(window):
                 is_last = i == len(window) - 1
                 divisor = 1.0
-                if fault == "divides by accumulation" or not accepts:
+                if "divides by accumulation" in fault or not accepts:
                     divisor = accumulation if fault in ("divides by accumulation", "fixed divisor") else len(window)
-                factor = processes if accepts and fault != "leaves the mean" else 1
+                factor = (
+                    1
+                    if not accepts or (fault.endswith("leaves the mean") and not fault.startswith("eval"))
+                    else processes
+                )
                 sync = contextlib.nullcontext() if is_last or fault == "no no_sync" else accelerator.no_sync(model)
                 with sync:
                     recorder.before_forward(inputs)
@@ -135,6 +145,8 @@ def hand_loop(
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), limit)
             if fault == "scheduler first":
                 scheduler.step()
+            if fault == "zero_grad first":
+                model.zero_grad()
             optimizer.step()
             rate = scheduler.get_last_lr()[0]
             if fault != "scheduler first":
@@ -205,12 +217,20 @@ def _evaluate(accelerator: Accelerator, model: Any, rows: Any, fault: str, accep
     return {"eval_loss": mean, "eval_accuracy": correct / count}
 
 
-class _Wide:
-    """Global padding: every batch as wide as the longest row of all."""
+class Padding:
+    """To the longest row of the batch, on the right; or otherwise."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
 
     def __call__(self, examples: list[dict[str, Any]]) -> Rows:
         batch = pad(examples)
-        return {n: v if v.ndim == 1 else torch.nn.functional.pad(v, (0, 20 - v.shape[1])) for n, v in batch.items()}
-
-
-_wide = _Wide()
+        width = batch["input_ids"].shape[1]
+        wider = {"global padding": 24, "padding to a multiple": -(-width // 8) * 8}.get(self.fault, width)
+        batch = {n: v if v.ndim == 1 else torch.nn.functional.pad(v, (0, wider - width)) for n, v in batch.items()}
+        if self.fault == "padding on the left":
+            shifts = (wider - batch["attention_mask"].sum(1)).tolist()
+            for name, value in batch.items():
+                if value.ndim > 1:
+                    batch[name] = torch.stack([row.roll(shift) for row, shift in zip(value, shifts, strict=True)])
+        return batch

@@ -20,6 +20,7 @@ FAULTS: list[tuple[int, str, int, int, str, str]] = [
     (2, "leaves the mean", 2, 1, "loss", "world-size"),
     (2, "evaluation leaves the mean", 1, 6, "evaluation", "world-size"),
     (2, "divides by accumulation", 2, 1, "loss", "accumulation"),
+    (2, "divides by accumulation and leaves the mean", 2, 1, "loss", "accumulation-and-world-size"),
     (2, "device specific seeds", 1, 1, "random state", "device-specific-seed"),
     (2, "prepared scheduler", 1, 2, "learning rate", "prepared-scheduler"),
     (2, "no no_sync", 2, 1, "gradient", "no-sync"),

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import datasets
 import pytest
-from tiny import tiny_pairs
+import torch
+from tiny import pad, tiny_bert, tiny_pairs, tiny_rows
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 
 import ftloop.loop
+from ftloop.compare import read
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -45,6 +49,24 @@ def test_the_python_example_runs(
     exec(body, names)  # a run that is over yields no more updates
 
 
+def test_the_three_calls_of_a_loop_of_ones_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = tiny_rows(8)
+    model = tiny_bert()
+    args = TrainingArguments(output_dir="out", use_cpu=True, max_steps=1, save_strategy="no", disable_tqdm=True)
+    names: dict[str, object] = {
+        "trainer": Trainer(model=tiny_bert(), args=args, train_dataset=rows, data_collator=pad),
+        "model": model,
+        "optimizer": torch.optim.AdamW(model.parameters()),
+        "loader": DataLoader(rows, batch_size=4, collate_fn=pad),
+    }
+    block = python_blocks()[3]
+    assert block.count("...  ") == 1
+    exec(block.replace("...  ", "optimizer.step(); optimizer.zero_grad()  "), names)
+    names["trainer"].train()  # type: ignore[attr-defined]
+    assert [list(read(tmp_path / f"{who}.jsonl").updates) for who in ("theirs", "mine")] == [[1], [1, 2]]
+
+
 SIZES = {"train": 29, "validation": 13, "test": 11}
 
 
@@ -67,6 +89,12 @@ def test_every_flag_named_is_a_setting() -> None:
         "help",
         "model",
         "pairs",
+        "png",
+        "tensorboard",
+        "fuzz",
+        "seed",
+        "plant",
+        "choice",
     }
     flags = set(re.findall(r"--(\w+)", README + WALKTHROUGH)) - of_others
     assert {"train_file", "trainer_compat", "resume_from_checkpoint"} <= flags
@@ -92,6 +120,16 @@ def test_every_name_in_the_walkthrough_exists() -> None:
             assert f"def {function}(" in modules[module].read_text(encoding="utf-8"), name
             looked_up += 1
     assert looked_up > 40
+
+
+def test_every_cause_that_can_be_named_is_planted_by_a_test_and_told_in_the_walkthrough() -> None:
+    source = (CHECKOUT / "ftloop" / "causes.py").read_text(encoding="utf-8")
+    causes = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"', source)) | {"seed", "data", "fused", "eps", "betas", "arithmetic"}
+    assert len(causes) > 40
+    tests = "".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "tests").glob("test_compare*.py"))
+    for cause in causes:
+        assert re.search(rf"[|, ]{cause}[|,;. ]", WALKTHROUGH), cause
+        assert re.search(rf'["\s]{cause}["\s]', tests), cause
 
 
 def test_every_link_leads_somewhere_and_nothing_is_left_to_fill_in() -> None:
