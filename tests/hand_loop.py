@@ -122,11 +122,8 @@ def hand_loop(
                 divisor = 1.0
                 if "divides by accumulation" in fault or not accepts:
                     divisor = accumulation if fault in ("divides by accumulation", "fixed divisor") else len(window)
-                factor = (
-                    1
-                    if not accepts or (fault.endswith("leaves the mean") and not fault.startswith("eval"))
-                    else processes
-                )
+                left = fault.endswith("leaves the mean") and not fault.startswith("evaluation")
+                factor = processes if accepts and not left else 1
                 sync = contextlib.nullcontext() if is_last or fault == "no no_sync" else accelerator.no_sync(model)
                 with sync:
                     recorder.before_forward(inputs)
