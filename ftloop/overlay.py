@@ -59,15 +59,20 @@ def _points(curve: dict[int, float]) -> tuple[list[int], list[float]]:
 def write_tensorboard(comparison: Comparison, folder: Path) -> None:
     """Each recording becomes a run in `folder`, A-... and B-..., with Trainer's tags; so TensorBoard overlays them.
 
-    Raises: UserError when nothing can be written there.
+    Raises: UserError when nothing can be written there, or such runs are there already.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     from ftloop.logs import write_scalars
 
     for name, recorded in (("A", comparison.a), ("B", comparison.b)):
+        run = folder / f"{name}-{recorded.path.stem}"
+        if run.exists():
+            raise UserError(
+                f"tensorboard: {run} is there already, and would show two curves in one; choose another folder"
+            )
         try:
-            writer = SummaryWriter(log_dir=str(folder / f"{name}-{recorded.path.stem}"))
+            writer = SummaryWriter(log_dir=str(run))
         except OSError as error:
             raise UserError(f"tensorboard: {folder} cannot be written ({error.strerror})") from None
         for curve in DRIFTING:

@@ -436,6 +436,8 @@ def test_the_command_tells_draws_and_writes(
     assert (tmp_path / "x" / "both.png").read_bytes().startswith(b"\x89PNG")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    assert main([a, b, "--tensorboard", str(tmp_path / "board")]) == 2
+    assert "is there already" in capsys.readouterr().err
     for name in ("A-a", "B-b"):
         events = EventAccumulator(str(tmp_path / "board" / name)).Reload()
         assert {"train/loss", "train/grad_norm", "train/learning_rate", "eval/loss"} <= set(events.Tags()["scalars"])
