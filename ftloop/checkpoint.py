@@ -43,6 +43,7 @@ OWN_STATE = {
     "grad_norm",
     "learning_rate",
     "logged_at",
+    "lost_updates",
     "phase",
     "total_loss",
     "window_losses",
@@ -151,6 +152,7 @@ def _own_state(run: Run, phase: str) -> dict[str, Any]:
         "grad_norm": None if meter.grad_norm is None else float(meter.grad_norm),
         "learning_rate": meter.learning_rate,
         "logged_at": meter.logged_at,
+        "lost_updates": meter.lost,
         "phase": phase,
         "total_loss": meter.total,
         "window_losses": [window for window, _ in sums],
@@ -263,11 +265,11 @@ def load_checkpoint(run: Run, folder: Path) -> None:
     begin(state, run.config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
     if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():
         state.best_model_checkpoint = None
-    run.meter.logged_at = run.meter.epoch_began_at = state.global_step
     if run.config.trainer_compat:
+        run.meter.logged_at = run.meter.epoch_began_at = state.global_step
         state.evaluations_without_better = 0  # Trainer's early stopping starts counting anew
-    elif own is not None:
-        _restore_own_state(run, own)
+    else:
+        _restore_own_state(run, _read_from_log_history(run) if own is None else own)
 
 
 def _check_resumable(run: Run, folder: Path) -> dict[str, Any] | None:
@@ -320,12 +322,44 @@ def _read_own_state(path: Path) -> dict[str, Any]:
     return dict(own)
 
 
+def _read_from_log_history(run: Run) -> dict[str, Any]:
+    """What `_own_state` would have said, as far as the log history in Trainer's checkpoint tells it.
+
+    An evaluation that has been done is logged; one that is not is still due. Lost is the loss since the last log line:
+    the next line and `train_loss` are means over the other updates.
+    """
+    config, state = run.config, run.state
+    total, logged_at, evaluated_at = 0.0, 0, set()
+    for entry in state.log_history:
+        if "loss" in entry:
+            # The line is a float32 sum divided by the updates it tells of: rounded again, it is that sum to the bit.
+            total += float(np.float32(entry["loss"] * (entry["step"] - logged_at)))
+            logged_at = entry["step"]
+        if any(name.startswith("eval_") for name in entry):
+            evaluated_at.add(entry["step"])
+    nothing = [0.0] * run.accelerator.num_processes
+    is_due = config.eval_strategy == "epoch" and config.eval_delay <= state.epoch
+    return {
+        "eval_workers_persist": config.dataloader_persistent_workers and bool(evaluated_at),
+        "epoch_began_at": state.global_step,
+        "epoch_losses": nothing,
+        "grad_norm": None,
+        "learning_rate": None,
+        "logged_at": state.global_step,
+        "phase": "update" if is_due and state.global_step not in evaluated_at else "epoch",
+        "lost_updates": state.global_step - logged_at,
+        "total_loss": total,
+        "window_losses": nothing,
+    }
+
+
 def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
     meter, rank = run.meter, run.accelerator.process_index
     meter.window.fill_(own["window_losses"][rank])
     meter.epoch.fill_(own["epoch_losses"][rank])
     meter.logged_at, meter.epoch_began_at = own["logged_at"], own["epoch_began_at"]
-    meter.total, meter.grad_norm, meter.learning_rate = own["total_loss"], own["grad_norm"], own["learning_rate"]
+    meter.total, meter.lost = own["total_loss"], own["lost_updates"]
+    meter.grad_norm, meter.learning_rate = own["grad_norm"], own["learning_rate"]
     if own["eval_workers_persist"] and run.eval_dataset is not None:
         for _ in eval_loader(run, run.eval_dataset):
             pass  # as in the run that was interrupted, its workers are there now, and no evaluation draws a number

@@ -257,14 +257,14 @@ def _phases(run: Run, update: Update) -> Iterator[str]:
 
 
 def _result(run: Run, started: float, first_step: int) -> TrainResult:
-    """The run's figures. `train_loss` is the mean over all updates, also those before a resume.
+    """The run's figures. `train_loss` is the mean over all updates whose loss is known, also those before a resume.
 
     Differs: with trainer_compat, over the updates since the resume, with this process's own unlogged remainder.
     """
     state, meter, compat = run.state, run.meter, run.config.trainer_compat
     new_steps = state.global_step - first_step
     remainder = (meter.window if compat else run.accelerator.gather(meter.window).mean()).item()
-    steps = new_steps if compat else state.global_step
+    steps = new_steps if compat else state.global_step - meter.lost
     train_loss = (meter.total + remainder) / max(steps, 0.001)
     store_flos(run)
     samples = run.plan.num_train_samples * new_steps / max(state.max_steps, 1)

@@ -201,6 +201,8 @@ class LossMeter:
     epoch_began_at: int = 0
     total: float = 0.0
     """Sum over all logged updates, the mean over processes."""
+    lost: int = 0
+    """Updates whose loss is not known: unlogged ones before a checkpoint of Trainer's, whose files do not hold it."""
     grad_norm: Tensor | float | None = None
     """Of the last update, before clipping; with the learning rate, what a log line at the epoch's end will say."""
     learning_rate: float | None = None

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from datasets import Dataset
 from tiny import pad, tiny_bert, tiny_rows
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from ftloop import TrainConfig, load_checkpoint, prepare, train
@@ -43,16 +50,22 @@ class Job:
     eval_rows: int = 13
     num_labels: int = 2
     regression: bool = False
+    two_sentences: bool = False
+    """The second half of a row has token type 1."""
 
     def data(self) -> tuple[Any, Any]:
-        return (
-            tiny_rows(self.train_rows, self.num_labels, seed=1, regression=self.regression),
-            tiny_rows(self.eval_rows, self.num_labels, seed=2, regression=self.regression),
-        )
+        return self._rows(self.train_rows, seed=1), self._rows(self.eval_rows, seed=2)
+
+    def _rows(self, count: int, seed: int) -> Dataset:
+        rows = tiny_rows(count, self.num_labels, seed, self.regression)
+        if not self.two_sentences:
+            return rows
+        types = [[int(i >= len(row) // 2) for i in range(len(row))] for row in rows["input_ids"]]
+        return rows.remove_columns("token_type_ids").add_column("token_type_ids", types)
 
     def metrics(self, evaluated: Any) -> dict[str, float]:
         logits, labels = evaluated
-        predicted = logits[:, 0] if self.regression else np.argmax(logits, axis=-1)
+        predicted = logits.reshape(-1) if self.regression else np.argmax(logits, axis=-1)
         return {"accuracy": float((predicted == labels).mean()), "spread": float(np.abs(logits).mean())}
 
 
@@ -62,6 +75,8 @@ class Trace:
 
     losses: list[float]
     """Of every micro-batch, as it goes into the log."""
+    updates: list[dict[str, Any]]
+    """Of every update, logged or not: losses of its micro-batches, grad_norm, learning_rate, epoch, global_step."""
     history: list[dict[str, Any]]
     """The log history without timings."""
     weights: str
@@ -97,10 +112,18 @@ def run_trainer(job: Job, output_dir: Path, resume: str | None = None, **argumen
         return loss
 
     trainer.training_step = recorded_step
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), watched(losses, lambda: trainer.state) as updates:
         warnings.simplefilter("ignore")
         result = trainer.train(resume_from_checkpoint=resume)
-    return _trace(model, losses, trainer.state, output_dir, result.training_loss)
+    if arguments.get("dataloader_persistent_workers"):
+        _end_workers()
+    return _trace(model, losses, updates, trainer.state, output_dir, result.training_loss)
+
+
+def _end_workers() -> None:
+    """Left to the garbage collector in Trainer's reference cycle, each of them would be waited for for five seconds."""
+    for iterator in [each for each in gc.get_objects() if type(each) is _MultiProcessingDataLoaderIter]:
+        iterator._shutdown_workers()
 
 
 def run_ftloop(job: Job, output_dir: Path, resume: str | None = None, **arguments: Any) -> Trace:
@@ -118,15 +141,62 @@ def run_ftloop(job: Job, output_dir: Path, resume: str | None = None, **argument
         losses.append(loss.item())
         return loss
 
-    result = train(run, recorded_step)
-    return _trace(model, losses, run.state, output_dir, result.training_loss)
+    with watched(losses, lambda: run.state) as updates:
+        result = train(run, recorded_step)
+    return _trace(model, losses, updates, run.state, output_dir, result.training_loss)
 
 
-def _trace(model: nn.Module, losses: list[float], state: Any, output_dir: Path, train_loss: float) -> Trace:
+@contextmanager
+def watched(losses: list[float], state: Callable[[], Any]) -> Iterator[list[dict[str, Any]]]:
+    """Every update of either side, seen from below: where Accelerate clips and the optimizer steps.
+
+    `losses` grows by every micro-batch; `state` gives what holds `epoch` and `global_step`.
+    """
+    updates: list[dict[str, Any]] = []
+    norms: list[float] = []
+    clip = Accelerator.clip_grad_norm_
+
+    def clip_and_note(*args: Any, **kwargs: Any) -> Any:
+        norm = clip(*args, **kwargs)
+        norms.append(float(norm))
+        return norm
+
+    def note_where_the_last_one_ended() -> None:
+        if updates:
+            updates[-1] |= {"epoch": state().epoch, "global_step": state().global_step}
+
+    def before_a_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        note_where_the_last_one_ended()
+        done = sum(len(update["losses"]) for update in updates)
+        rate = optimizer.param_groups[0]["lr"]
+        updates.append({"losses": losses[done:], "grad_norm": norms[-1] if norms else None, "learning_rate": rate})
+        norms.clear()
+
+    hook = register_optimizer_step_pre_hook(before_a_step)
+    Accelerator.clip_grad_norm_ = clip_and_note
+    try:
+        yield updates
+    finally:
+        Accelerator.clip_grad_norm_ = clip
+        hook.remove()
+    note_where_the_last_one_ended()
+
+
+def _trace(
+    model: nn.Module,
+    losses: list[float],
+    updates: list[dict[str, Any]],
+    state: Any,
+    output_dir: Path,
+    train_loss: float,
+) -> Trace:
+    if dist.is_initialized():
+        dist.barrier()  # Trainer does not wait for the process that saves
     history = [{name: value for name, value in entry.items() if not _is_timing(name)} for entry in state.log_history]
     best = state.best_model_checkpoint
     return Trace(
         losses=losses,
+        updates=updates,
         history=history,
         weights=weights_digest(model),
         best=(state.best_metric, state.best_global_step, Path(best).name if best else None),
@@ -165,15 +235,46 @@ def file_digest(path: Path) -> str:
     return json.dumps(state, sort_keys=True)
 
 
-def assert_same_run(theirs: Trace, ours: Trace) -> None:
-    """Per micro-batch first, then per log line, then the end: the first difference is the telling one."""
-    assert theirs.losses, "nothing was trained"
-    assert ours.losses == theirs.losses
-    assert ours.history == theirs.history
-    assert ours.weights == theirs.weights
-    assert ours.best == theirs.best
-    assert ours.train_loss == theirs.train_loss
-    assert ours.total_flos == theirs.total_flos
-    assert ours.checkpoints.keys() == theirs.checkpoints.keys()
+def first_difference(theirs: Trace, ours: Trace, left_out: frozenset[str] = frozenset()) -> str | None:
+    """Per update first, then per log line, then the end: the first difference is the telling one. None: the same.
+
+    `left_out` names values that are not compared.
+    """
+    for number, (a, b) in enumerate(zip(theirs.updates, ours.updates, strict=False), start=1):
+        if a != b:
+            return _where(f"update {number}", a, b)
+    if len(theirs.updates) != len(ours.updates):
+        return _said("updates", len(theirs.updates), len(ours.updates))
+    for a, b in zip(_without(left_out, theirs.history), _without(left_out, ours.history), strict=False):
+        if a != b:
+            return _where(f"log line of update {a['step']}", a, b)
+    if len(theirs.history) != len(ours.history):
+        return _said("log lines", len(theirs.history), len(ours.history))
+    for name in ("losses", "weights", "best", "train_loss", "total_flos"):
+        if name not in left_out and getattr(theirs, name) != getattr(ours, name):
+            return _said(name, getattr(theirs, name), getattr(ours, name))
+    if theirs.checkpoints.keys() != ours.checkpoints.keys():
+        return _said("checkpoints", [*theirs.checkpoints], [*ours.checkpoints])
     for folder, files in theirs.checkpoints.items():
-        assert ours.checkpoints[folder] == files, folder
+        if files != ours.checkpoints[folder]:
+            return _where(folder, files, ours.checkpoints[folder])
+    return None
+
+
+def _without(left_out: frozenset[str], history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in entry.items() if name not in left_out} for entry in history]
+
+
+def _where(place: str, theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    name = next(name for name in [*theirs, *ours] if theirs.get(name) != ours.get(name))
+    return _said(f"{place}, {name}", theirs.get(name), ours.get(name))
+
+
+def _said(what: str, theirs: Any, ours: Any) -> str:
+    return f"{what}: Trainer {theirs!r}, ftloop {ours!r}"
+
+
+def assert_same_run(theirs: Trace, ours: Trace) -> None:
+    assert theirs.updates, "nothing was trained"
+    difference = first_difference(theirs, ours)
+    assert difference is None, difference

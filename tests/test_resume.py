@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from side_by_side import Job, Trace, run_ftloop, run_trainer
+from crossing import CASES, SIDES, assert_continues, assert_crossings_are_trainers, assert_default_continues
+from side_by_side import Job, run_ftloop, run_trainer
 from tiny import pad, tiny_bert
 
 from ftloop import TrainConfig, UserError, load_checkpoint, prepare, updates
@@ -25,80 +27,59 @@ ARGUMENTS: dict[str, Any] = {
     "save_strategy": "steps",
     "save_steps": 1,
 }
-SIDES = {"ftloop": run_ftloop, "trainer": run_trainer}
-
-
-def rest_of_history(trace: Trace, after: int) -> list[dict[str, Any]]:
-    return [entry for entry in trace.history if entry["step"] > after and "train_loss" not in entry]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], tuple[Path, Trace]]:
-    """Each side's whole run with a checkpoint at every update, logging every update."""
-    runs = {}
-    for name, side in SIDES.items():
-        for bf16 in (False, True):
-            folder = tmp_path_factory.mktemp(name)
-            trace = side(Job(), folder, logging_steps=1, bf16=bf16, trainer_compat=True, **ARGUMENTS)
-            runs[name, bf16] = folder, trace
-    return runs
-
-
-@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-@pytest.mark.parametrize(
-    ("saved_by", "resumed_by"), [("trainer", "ftloop"), ("ftloop", "trainer"), ("ftloop", "ftloop")]
+# Of the cases, that of the fast tests; all of them, in fp32 and bf16, are the slow ones'.
+FAST = ["evaluated by epoch, accumulated"]
+every_case = pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        pytest.param(name, precision, marks=() if name in FAST and precision == "fp32" else pytest.mark.slow)
+        for precision in ("fp32", "bf16")
+        for name in CASES
+    ],
 )
-@pytest.mark.parametrize("step", [1, 2, 4, 5])
-def test_either_side_continues_the_others_run_in_mid_epoch(
-    step: int,
-    saved_by: str,
-    resumed_by: str,
-    bf16: bool,
-    uninterrupted: dict[tuple[str, bool], tuple[Path, Trace]],
-    tmp_path: Path,
+
+
+@every_case
+def test_either_side_continues_the_others_run_and_trainer_compat_as_trainer_does(
+    name: str, precision: str, tmp_path: Path
 ) -> None:
-    folder, whole = uninterrupted[saved_by, bf16]
-    resumed = SIDES[resumed_by](
-        Job(),
-        tmp_path,
-        resume=str(folder / f"checkpoint-{step}"),
-        logging_steps=1,
-        bf16=bf16,
-        trainer_compat=True,
-        **ARGUMENTS,
-    )
-    assert rest_of_history(resumed, step) == rest_of_history(whole, step)
-    assert resumed.weights == whole.weights
-    assert resumed.losses == whole.losses[-len(resumed.losses) :]
-    assert len(resumed.losses) == len(whole.losses) - [0, 3, 6, 8, 11, 14, 16][step]
+    """After every update. Trainer's own exceptions are named in the case, and Trainer is seen to make them."""
+    assert_crossings_are_trainers(CASES[name], tmp_path, bf16=precision == "bf16")
+
+
+@every_case
+@pytest.mark.parametrize("saved_by", SIDES)
+def test_by_default_ftloop_continues_either_sides_run_as_if_it_had_not_been_interrupted(
+    saved_by: str, name: str, precision: str, tmp_path: Path
+) -> None:
+    """After every update, Trainer's exceptions included."""
+    assert_default_continues(CASES[name], saved_by, tmp_path, bf16=precision == "bf16")
 
 
 @pytest.mark.parametrize("logging_steps", [1, 4])
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6])
-def test_nothing_is_lost_wherever_the_run_stopped(step: int, logging_steps: int, tmp_path: Path) -> None:
+def test_nothing_is_lost_wherever_the_run_stopped(logging_steps: int, tmp_path: Path) -> None:
     """Update 3 ends an epoch whose evaluation is still pending, update 6 the run; a loss window of 4 straddles both."""
-    arguments = ARGUMENTS | {"logging_steps": logging_steps, "load_best_model_at_end": False}
+    arguments = ARGUMENTS | {"logging_steps": logging_steps}
     whole = run_ftloop(Job(), tmp_path / "whole", **arguments)
-    resumed = run_ftloop(
-        Job(), tmp_path / "resumed", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **arguments
-    )
-    assert resumed.history == whole.history
-    assert resumed.weights == whole.weights
-    assert resumed.train_loss == whole.train_loss
-    assert resumed.best == whole.best
-    assert resumed.losses == whole.losses[len(whole.losses) - len(resumed.losses) :]
+    for step in (1, 2, 3, 4, 5, 6):
+        checkpoint = tmp_path / "whole" / f"checkpoint-{step}"
+        resumed = run_ftloop(Job(), tmp_path / f"{step}", resume=str(checkpoint), **arguments)
+        assert_continues(resumed, whole)
+        assert resumed.history == whole.history
+        assert resumed.train_loss == whole.train_loss
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
-def test_workers_that_persist_lose_nothing_either(step: int, tmp_path: Path) -> None:
-    """They draw a random number in the first epoch and the first evaluation alone; so must those of a resumed run."""
-    arguments = ARGUMENTS | {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "logging_steps": 1}
-    whole = run_ftloop(Job(), tmp_path / "whole", **arguments)
-    resumed = run_ftloop(
-        Job(), tmp_path / "resumed", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **arguments
-    )
-    assert resumed.history == whole.history
-    assert resumed.weights == whole.weights
+@pytest.mark.parametrize("saved_by", SIDES)
+def test_workers_that_persist_lose_nothing_either(saved_by: str, tmp_path: Path) -> None:
+    """They draw a random number in the first epoch and the first evaluation alone; so must those of a resumed run.
+    A third epoch feels whether the second evaluation drew one.
+    """
+    workers = {"num_train_epochs": 3, "dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    case = replace(CASES["evaluated by epoch"], arguments=CASES["evaluated by epoch"].arguments | workers)
+    whole = case.run(saved_by, tmp_path / "whole")
+    for step in (2, 3, 5, 6):
+        checkpoint = tmp_path / "whole" / f"checkpoint-{step}"
+        assert_continues(case.run("ftloop", tmp_path / f"{step}", resume=str(checkpoint)), whole)
 
 
 @pytest.mark.parametrize("patience", [1, 2])
