@@ -1,0 +1,224 @@
+"""On a GPU with deterministic kernels: Trainer's run, bit for bit, in fp32, bf16 and fp16, and resumed as well.
+
+Without a CUDA device these are skipped: `python -m pytest -m gpu tests/test_gpu.py` on a machine that has one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from crossing import (
+    CASES,
+    EVALUATED_BY_EPOCH,
+    PLAIN,
+    SIDES,
+    Case,
+    assert_continues,
+    assert_crossings_are_trainers,
+    assert_default_continues,
+    forgets_the_evaluation,
+)
+from safetensors.torch import load_file
+from side_by_side import Job, Trace, assert_same_run
+from tiny import tiny_bert
+from transformers import BertForSequenceClassification
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() != 1, reason="needs a machine with one CUDA device"),
+]
+# cuBLAS reads it when CUDA starts; the runs themselves set it too, which for the second one would be too late.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+
+ON_GPU = {"use_cpu": False, "full_determinism": True}
+FIRST_SCALE = 65536.0
+PRECISIONS: dict[str, dict[str, bool]] = {"fp32": {}, "bf16": {"bf16": True}, "fp16": {"fp16": True}}
+every_precision = pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
+
+
+@pytest.fixture(autouse=True)
+def undetermined_again() -> Iterator[None]:
+    """Nothing but the tests of this module pays for deterministic kernels, or fails for want of one."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    torch.cuda.init()
+    torch.cuda.reset_peak_memory_stats()
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.backends.cudnn.deterministic = before[1]
+
+
+class LoudBert(BertForSequenceClassification):
+    """Its loss is so large that gradients overflow in fp16 until the scale has come down."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        rows = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        outputs = super().forward(**rows, labels=labels, **kwargs)
+        if outputs.loss is not None:
+            outputs.loss = 100 * outputs.loss
+        return outputs
+
+
+def loud_bert() -> LoudBert:
+    model = LoudBert(tiny_bert().config)
+    model.load_state_dict(tiny_bert().state_dict())
+    return model
+
+
+LOUD = Case(
+    Job(loud_bert),
+    PLAIN | EVALUATED_BY_EPOCH | {"num_train_epochs": 4, "warmup_steps": 0, "fp16": True},
+    list(range(1, 13)),
+    dict.fromkeys([3, 6, 9, 12], forgets_the_evaluation),
+)
+
+
+@dataclass
+class Sides:
+    theirs: Trace
+    ours: Trace
+    folder: Path
+
+    def file(self, name: str, step: int, side: str = "trainer") -> Any:
+        return torch.load(self.folder / side / f"checkpoint-{step}" / name, weights_only=False)
+
+    def scale(self, step: int, side: str = "trainer") -> float:
+        return float(self.file("scaler.pt", step, side)["scale"])
+
+
+def both(case: Case, folder: Path, **arguments: Any) -> Sides:
+    theirs = case.run("trainer", folder / "trainer", **ON_GPU, **arguments)
+    ours = case.run("ftloop", folder / "ftloop", **ON_GPU, **arguments)
+    assert torch.cuda.max_memory_allocated() > 0, "nothing was done on the GPU"
+    return Sides(theirs, ours, folder)
+
+
+@every_precision
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.01], ids=["seldom clipped", "always clipped"])
+def test_trainer_compat_makes_the_stock_trainers_run_on_a_gpu(
+    max_grad_norm: float, accumulation: int, precision: dict[str, bool], tmp_path: Path
+) -> None:
+    """29 rows, dropout on; with accumulation 3 the last update of an epoch has fewer micro-batches."""
+    sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": accumulation}
+    case = Case(Job(), sizes | EVALUATED_BY_EPOCH | {"max_grad_norm": max_grad_norm}, [])
+    sides = both(case, tmp_path, trainer_compat=True, **precision)
+    assert_same_run(sides.theirs, sides.ours)
+    states = [sides.file("rng_state.pth", step)["cuda"] for step in (1, 2)]
+    assert not torch.equal(*states), "dropout draws from the GPU's generator"
+    if "fp16" in precision:
+        assert sides.scale(1) == FIRST_SCALE, "no overflow here"
+
+
+@every_precision
+@pytest.mark.parametrize("name", ["evaluated by epoch", "evaluated by epoch, accumulated"])
+def test_where_trainer_has_no_defect_the_default_is_the_same_run_on_a_gpu(
+    name: str, precision: dict[str, bool], tmp_path: Path
+) -> None:
+    sides = both(CASES[name], tmp_path, **precision)
+    assert_same_run(sides.theirs, sides.ours)
+
+
+@every_precision
+def test_the_same_run_twice_is_the_same_run_on_a_gpu(precision: dict[str, bool], tmp_path: Path) -> None:
+    """What the other tests take for granted: kernels without a choice of order."""
+    case = CASES["evaluated by epoch"]
+    first, second = (case.run("trainer", tmp_path / again, **ON_GPU, **precision) for again in ("first", "second"))
+    assert_same_run(first, second)
+
+
+def skipped_updates(sides: Sides, side: str) -> list[int]:
+    """Those after which the scale is half of what it was; the weights have to be those from before."""
+    scales = [FIRST_SCALE, *(sides.scale(step, side) for step in LOUD.saved_at)]
+    skipped = [step for step in LOUD.saved_at if scales[step] < scales[step - 1]]
+    before = loud_bert().state_dict()
+    for step in LOUD.saved_at:
+        after = load_file(sides.folder / side / f"checkpoint-{step}" / "model.safetensors")
+        moved = any(not torch.equal(before[name], tensor) for name, tensor in after.items())
+        assert moved == (step not in skipped), step
+        before = after
+    assert 0 < len(skipped) < len(LOUD.saved_at), "some updates overflow, and some do not"
+    return skipped
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
+def test_trainer_compat_makes_the_stock_trainers_run_where_fp16_overflows(optim: str, tmp_path: Path) -> None:
+    sides = both(LOUD, tmp_path, trainer_compat=True, optim=optim)
+    assert skipped_updates(sides, "trainer")
+    assert_same_run(sides.theirs, sides.ours)
+
+
+def learning_rates(trace: Trace) -> dict[int, float]:
+    return {entry["step"]: entry["learning_rate"] for entry in trace.history if "learning_rate" in entry}
+
+
+def rates_of_a_schedule_that_waits(skipped: list[int]) -> dict[int, float]:
+    rates, done = {}, 0
+    for step in LOUD.saved_at:
+        rates[step] = 1e-3 * (12 - done) / 12
+        done += step not in skipped
+    return rates
+
+
+def test_by_default_the_schedule_waits_where_fp16_overflows_and_trainers_fused_one_does_not(tmp_path: Path) -> None:
+    sides = both(LOUD, tmp_path)
+    assert learning_rates(sides.theirs) == pytest.approx(rates_of_a_schedule_that_waits([]))
+    skipped = skipped_updates(sides, "ftloop")
+    assert skipped[0] == 1
+    assert learning_rates(sides.ours) == pytest.approx(rates_of_a_schedule_that_waits(skipped))
+    assert learning_rates(sides.ours) != pytest.approx(learning_rates(sides.theirs))
+
+
+def test_with_the_other_adamw_trainers_schedule_waits_too_and_the_default_is_its_run(tmp_path: Path) -> None:
+    sides = both(LOUD, tmp_path, optim="adamw_torch")
+    skipped = skipped_updates(sides, "trainer")
+    assert learning_rates(sides.theirs) == pytest.approx(rates_of_a_schedule_that_waits(skipped))
+    assert_same_run(sides.theirs, sides.ours)
+
+
+@every_precision
+def test_either_side_continues_the_others_run_on_a_gpu(precision: dict[str, bool], tmp_path: Path) -> None:
+    assert_crossings_are_trainers(CASES["evaluated by epoch, accumulated"], tmp_path, **ON_GPU, **precision)
+
+
+@every_precision
+@pytest.mark.parametrize("saved_by", SIDES)
+def test_by_default_ftloop_continues_either_sides_run_on_a_gpu(
+    saved_by: str, precision: dict[str, bool], tmp_path: Path
+) -> None:
+    assert_default_continues(CASES["evaluated by epoch, accumulated"], saved_by, tmp_path, **ON_GPU, **precision)
+
+
+def test_either_side_continues_the_others_run_where_fp16_overflows(tmp_path: Path) -> None:
+    """The scale, and how often it has not overflowed since, go on as they were."""
+    assert_crossings_are_trainers(LOUD, tmp_path, **ON_GPU)
+
+
+def test_by_default_a_run_where_fp16_overflows_continues_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
+    assert_default_continues(LOUD, "ftloop", tmp_path, **ON_GPU)
+
+
+def test_it_is_the_gpus_generator_that_makes_a_resume_exact_there(tmp_path: Path) -> None:
+    """A checkpoint without its state leads elsewhere, so that the resume tests above mean something."""
+    case = CASES["evaluated by epoch"]
+    whole = case.run("ftloop", tmp_path / "whole", **ON_GPU)
+    checkpoint = tmp_path / "whole" / "checkpoint-2"
+    resumed = case.run("ftloop", tmp_path / "resumed", resume=str(checkpoint), **ON_GPU)
+    assert_continues(resumed, whole)
+    state = torch.load(checkpoint / "rng_state.pth", weights_only=False)
+    assert not torch.equal(state.pop("cuda"), torch.cuda.get_rng_state())
+    torch.save(state, checkpoint / "rng_state.pth")
+    lost = case.run("ftloop", tmp_path / "lost", resume=str(checkpoint), **ON_GPU)
+    assert lost.weights != whole.weights
