@@ -72,8 +72,8 @@ def save_checkpoint(run: Run, phase: str = "update") -> Path:
         if run.is_main:
             _save_optimizer(run, staging)
         torch.save(rng_state(accelerator.use_distributed), staging / _rng_files(run)[accelerator.process_index])
-    best = root / f"{PREFIX}{state.best_global_step}"
-    if state.best_global_step and (best == final or best.is_dir()):
+    best = _best_checkpoint(run, final)
+    if best is not None:
         state.best_model_checkpoint = str(best)
     accelerator.wait_for_everyone()
     if run.is_main:
@@ -86,6 +86,22 @@ def save_checkpoint(run: Run, phase: str = "update") -> Path:
         rotate_checkpoints(final, run.config.save_total_limit, state.best_model_checkpoint)
     accelerator.wait_for_everyone()
     return final
+
+
+def _best_checkpoint(run: Run, final: Path) -> Path | None:
+    """Where the weights of the best step are; a run resumed into another folder may have left them in the first.
+
+    Differs: Trainer, and trainer_compat, look in the output_dir alone, and so forget it there.
+    """
+    if not run.state.best_global_step:
+        return None
+    name = f"{PREFIX}{run.state.best_global_step}"
+    if name == final.name:
+        return final
+    roots = [final.parent]
+    if run.resumed_from is not None and not run.config.trainer_compat:
+        roots.append(run.resumed_from.parent)
+    return next((root / name for root in roots if (root / name).is_dir()), None)
 
 
 def save_model(run: Run, output_dir: str | Path | None = None) -> None:
@@ -190,7 +206,8 @@ def rotate_checkpoints(newest: Path, limit: int | None, best: str | None) -> Non
 def keep_only_best(run: Run) -> None:
     """With a limit of one, the best checkpoint alone is left at the end. Mirrors: Trainer._finalize_training."""
     best = run.state.best_model_checkpoint
-    if run.is_main and best is not None and run.config.save_total_limit == 1:
+    is_here = best is not None and Path(best).parent == Path(run.config.output_dir)
+    if run.is_main and best is not None and is_here and run.config.save_total_limit == 1:
         for folder in list_checkpoints(Path(run.config.output_dir)):
             if folder != Path(best):
                 _remove(folder)
@@ -261,6 +278,7 @@ def load_checkpoint(run: Run, folder: Path) -> None:
     if not isinstance(run.rng_to_restore, dict) or not {"python", "numpy", "cpu"} <= run.rng_to_restore.keys():
         raise UserError(f"{rng_file}: is not what its name says (no state of random number generators)")
     run.state = TrainerState.from_json(folder / TRAINER_STATE)
+    run.resumed_from = folder
     accelerator, state = run.accelerator, run.state
     begin(state, run.config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
     if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():

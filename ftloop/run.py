@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,6 +88,8 @@ class Run:
     """By `id` of the data set, which is kept beside it so that the id stays its own. Only with persistent workers."""
     rng_to_restore: dict[str, Any] | None = None
     """Of the checkpoint resumed from; the loop restores it at the one right moment."""
+    resumed_from: Path | None = None
+    """The checkpoint that was loaded."""
     epoch_end_pending: bool = False
     """The checkpoint resumed from was saved before the end of its epoch had been seen to."""
 

@@ -39,6 +39,7 @@ every_case = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @every_case
 def test_either_side_continues_the_others_run_and_trainer_compat_as_trainer_does(
     name: str, precision: str, tmp_path: Path
@@ -69,7 +70,7 @@ def test_nothing_is_lost_wherever_the_run_stopped(logging_steps: int, tmp_path: 
         assert resumed.train_loss == whole.train_loss
 
 
-@pytest.mark.parametrize("saved_by", SIDES)
+@pytest.mark.parametrize("saved_by", ["ftloop", pytest.param("trainer", marks=pytest.mark.slow)])
 def test_workers_that_persist_lose_nothing_either(saved_by: str, tmp_path: Path) -> None:
     """They draw a random number in the first epoch and the first evaluation alone; so must those of a resumed run.
     A third epoch feels whether the second evaluation drew one.
@@ -101,6 +102,18 @@ def test_early_stopping_remembers_its_patience(patience: int, tmp_path: Path) ->
         )
         assert resumed.history == whole.history
         assert resumed.weights == whole.weights
+
+
+def test_a_run_resumed_into_another_folder_still_knows_its_best(tmp_path: Path) -> None:
+    """Checkpoint 3 is saved before the evaluation that finds update 3 the best: the next save says where it is."""
+    arguments = ARGUMENTS | {"metric_for_best_model": "spread", "greater_is_better": True}
+    whole = run_ftloop(Job(), tmp_path / "whole", **arguments)
+    assert whole.best[1:] == (3, "checkpoint-3")
+    checkpoint = str(tmp_path / "whole" / "checkpoint-3")
+    assert run_ftloop(Job(), tmp_path / "resumed", resume=checkpoint, **arguments).best == whole.best
+    compat = arguments | {"trainer_compat": True}
+    lost = [side(Job(), tmp_path / name, resume=checkpoint, **compat).best for name, side in SIDES.items()]
+    assert lost[0] == lost[1] != whole.best
 
 
 def resume_without(tmp_path: Path, *names: str) -> None:
