@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import string
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,24 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models are faster on one thread, and two test processes then do not fight over two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How often each value of the parity matrix ran, whichever process of pytest-xdist ran it."""
+    ran: Counter[str] = Counter()
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        for name, counts in report.user_properties:
+            if name == "ran":
+                ran.update(counts)
+    if not ran:
+        return
+    terminalreporter.section("the parity matrix: how often each value ran")
+    axes: dict[str, list[str]] = {}
+    for name, count in ran.items():
+        axis, _, value = name.partition("=")
+        axes.setdefault(axis, []).append(f"{value} {count}".strip())
+    for axis, values in axes.items():
+        terminalreporter.write_line(f"{axis:<15} {', '.join(sorted(values))}")
 
 
 @pytest.fixture(scope="session")

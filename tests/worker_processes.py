@@ -17,38 +17,20 @@ os.environ["ACCELERATE_USE_CPU"] = "true"
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 import torch.distributed as dist
-from side_by_side import BASE, Job, run_ftloop, run_trainer, weights_digest
+from both_sides import compare, tidy
+from side_by_side import BASE, Job, run_ftloop, weights_digest
+from space import in_processes
 from tiny import pad, tiny_bert
 
 from ftloop import TrainConfig, evaluate, prepare, train
-
-PARITY: dict[str, dict[str, Any]] = {
-    "base": {},
-    "accumulation": {
-        "gradient_accumulation_steps": 2,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "accuracy",
-        "save_total_limit": 1,
-    },
-    "remainder": {"gradient_accumulation_steps": 3, "logging_steps": 2, "warmup_steps": 0.1},
-    "bf16": {"bf16": True},
-    "smoothing": {"label_smoothing_factor": 0.1, "gradient_accumulation_steps": 2},
-    "steps": {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 3, "max_steps": 7},
-    "not_averaged": {"average_tokens_across_devices": False},
-}
 
 
 def main(output: str, folder: str, *cases: str) -> None:
     found = {}
     for case in cases:
         root = Path(folder) / case
-        if case in PARITY:
-            arguments = BASE | PARITY[case] | {"trainer_compat": True}
-            theirs = run_trainer(Job(), root / "trainer", **arguments)
-            found[case] = [
-                dataclasses.asdict(theirs),
-                dataclasses.asdict(run_ftloop(Job(), root / "ftloop", **arguments)),
-            ]
+        if case == "matrix":
+            found[case] = matrix(root)
         elif case == "rows":
             # One update is 8 rows whatever the number of processes; 29 rows leave rounds to be filled up.
             rows = 8 // dist_size()
@@ -77,6 +59,20 @@ def main(output: str, folder: str, *cases: str) -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def matrix(root: Path) -> list[dict[str, Any]]:
+    """Every choice made with so many processes: how it went in each of them."""
+    found = []
+    for choice in in_processes(dist_size()):
+        outcome = dataclasses.asdict(compare(choice, root))
+        outcomes: list[Any] = [None] * dist_size()
+        dist.all_gather_object(outcomes, outcome)
+        if dist.get_rank() == 0:
+            tidy(root)
+        dist.barrier()
+        found.append({"choice": choice, "outcomes": outcomes})
+    return found
 
 
 def weights_of_all_processes(root: Path) -> list[str]:
