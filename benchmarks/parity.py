@@ -2,6 +2,7 @@
 
     python benchmarks/parity.py                    the whole job: fp32 and bf16, accumulation 1 and 3
     python benchmarks/parity.py --rows 300         the first 300 rows of each set, one epoch
+    python benchmarks/parity.py --fuzz 200         tiny models under random configurations (fuzz.py says more)
 
 The data is GLUE MRPC where FTLOOP_MRPC_DIR names a folder with its train, validation and test.jsonl, else the built-in
 sentence pairs. The Trainer side is the script a user writes by the guide; the ftloop side is the command line.
@@ -212,6 +213,10 @@ def conditions() -> dict[str, Any]:
 
 
 def main() -> int:
+    if any(word.startswith(("--fuzz", "--choice")) for word in sys.argv):
+        from fuzz import fuzz
+
+        return fuzz(sys.argv[1:], conditions())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, help="only the first rows of each set, and one epoch")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
