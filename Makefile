@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 .PHONY: install
 install: $(VENV)/installed ## make the environment in .venv: ftloop, its tools and the demo's model
@@ -47,11 +47,29 @@ lint: install ## ruff and mypy
 parity: install ## Trainer and ftloop on the same job, bit for bit (QUICK=1: a few hundred rows)
 	$(BIN)/python benchmarks/parity.py $(if $(QUICK),--rows 300 --output runs/parity-quick.json)
 
+PARITY_VERSIONS ?= 5.17.0 newest
+PARITY_TESTS := tests/test_matrix.py tests/test_parity.py tests/test_resume.py tests/test_processes.py
+
+.PHONY: parity-matrix
+parity-matrix: $(PARITY_VERSIONS:%=parity-on-%) ## every configuration on the oldest transformers and the newest
+
+# Each version in an environment of its own; what came out of another one's constraints does not fit it.
+parity-on-%: .venvs/%/installed
+	@.venvs/$*/bin/python -c 'import transformers; print("transformers", transformers.__version__)'
+	OMP_NUM_THREADS=1 .venvs/$*/bin/python -m pytest $(PARITY_TESTS)
+
+.venvs/%/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venvs/$*
+	grep -vE '^(transformers|huggingface_hub|tokenizers)=' constraints.txt > .venvs/$*/constraints.txt
+	.venvs/$*/bin/python -m pip install --quiet --disable-pip-version-check -c .venvs/$*/constraints.txt \
+		-e '.[dev]' 'transformers$(if $(filter newest,$*),<6,==$*)'
+	@touch $@
+
 .PHONY: bench
 bench: install ## how long Trainer and ftloop take for the same run (QUICK=1: short)
 	$(BIN)/python benchmarks/throughput.py $(if $(QUICK),--rows 200 --repeats 2 --output runs/throughput-quick.json)
 
 .PHONY: clean
 clean: ## remove the environment, runs and caches
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
