@@ -172,9 +172,7 @@ def verdict(theirs: Side, ours: Side, found: Comparison, picture: Path) -> dict[
     print(f"best step, metric       {theirs.best!r} {ours.best!r}  {same(theirs.best, ours.best)}")
     a, b = found.a.final_weights, found.b.final_weights
     print(f"weights left            {a} {b}  {same(a, b)}")
-    print(
-        f"seconds                 {theirs.seconds:.1f} {ours.seconds:.1f}  (recorded, one run of each: no benchmark)"
-    )
+    print(f"seconds                 {theirs.seconds:.1f} {ours.seconds:.1f}  (recorded, one run of each: no benchmark)")
     print(f"\n{describe(found)}")
     try:
         draw(found, picture)
