@@ -16,9 +16,9 @@ from side_by_side import BASE, QUIET, Job, file_digest, run_ftloop, run_trainer,
 from tiny import pad, tiny_bert
 from transformers import Trainer, TrainingArguments
 
-from ftloop import TrainConfig, load_checkpoint, prepare, train
+from ftloop import TrainConfig, UserError, load_checkpoint, prepare, train
 from ftloop.compare import Comparison, Recorder, compare, describe, explain, main, read, record
-from ftloop.record import digest_inputs
+from ftloop.record import check_recording, digest_inputs
 from ftloop.run import Run
 
 
@@ -409,6 +409,17 @@ def test_the_three_calls_in_the_wrong_order_are_an_error(tmp_path: Path) -> None
 def test_only_a_trainer_or_a_run_can_be_recorded_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="use Recorder"):
         record(tiny_bert(), tmp_path / "mine.jsonl")
+
+
+def test_a_recording_that_cannot_be_written_is_told_before_any_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place, why in ((tmp_path, "is a folder"), (tmp_path / "file" / "x.jsonl", "")):
+        with pytest.raises(UserError, match=f"record: .*cannot be written.*{why}"):
+            check_recording(place)
+    check_recording(tmp_path / "new" / "x.jsonl")
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(UserError, match="say into which file with --record"):
+        TrainConfig(record_full=True)
 
 
 # --- the command ---
