@@ -104,15 +104,6 @@ def explain(comparison: Comparison) -> list[Cause]:
 # --- before training, and which rows ---------------------------------------------------------------------------------
 
 
-@at("weights", "rows", "random state")
-def other_seed(case: Case) -> Iterator[Cause]:
-    """Only at the very beginning: later the seed is no explanation."""
-    seeds = case.x.header["seed"], case.y.header["seed"]
-    beginning = case.update <= min(case.comparison.updates, default=0)
-    if seeds[0] != seeds[1] and beginning and case.first.stage != "random state":
-        yield Cause("seed", f"{case.x_name} was seeded with {seeds[0]}, {case.y_name} with {seeds[1]}.")
-
-
 @at("weights")
 def other_initial_weights(case: Case) -> Iterator[Cause]:
     if case.update == 0:
@@ -170,6 +161,14 @@ def another_number_of_rows(case: Case) -> Iterator[Cause]:
             "one "
             f"of B {y} rows in {windows[1]}.",
         )
+
+
+@at("rows")
+def other_seed(case: Case) -> Iterator[Cause]:
+    """Only at the very beginning: later the seed is no explanation."""
+    seeds = case.x.header["seed"], case.y.header["seed"]
+    if seeds[0] != seeds[1] and case.update <= min(case.comparison.updates, default=0):
+        yield Cause("seed", f"{case.x_name} was seeded with {seeds[0]}, {case.y_name} with {seeds[1]}.")
 
 
 @at("rows")

@@ -115,6 +115,9 @@ def main(argv: list[str] | None = None) -> int:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return 2
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        print(f"error: {given.a} or {given.b} is damaged, or not of this version ({error!r})", file=sys.stderr)
+        return 2
     return 0 if comparison.same else 1
 
 

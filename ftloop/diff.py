@@ -34,6 +34,7 @@ STAGES = (
     "end",
 )
 TRAINING = ("rows", "loss", "gradient", "clipping", "learning rate", "weights")
+UNCOMPARED = {"epoch"}  # of a log line: it follows from the rows, which say more
 DRIFTING = ("loss", "grad_norm", "learning_rate")
 
 
@@ -200,15 +201,19 @@ def _take(recorded: Recorded, entry: Line) -> None:
             entry[name]
         if entry["global_step"]:
             recorded.resumed_at.add(entry["global_step"])
+            # What the run had done beyond the checkpoint, it does again.
+            recorded.updates = {u: line for u, line in recorded.updates.items() if u <= entry["global_step"]}
+            recorded.logs = {key: values for key, values in recorded.logs.items() if key[0] <= entry["global_step"]}
         recorded.headers = recorded.headers or [entry]
         recorded.final_weights = None
     elif "update" in entry:
-        for name in ("rows", "batch", "rng", "loss", "grad", "grad_norm"):
+        for name in ("rows", "inputs", "batch", "rng", "loss", "grad", "grad_norm"):
             [micro[name] for micro in entry["micro_batches"]]
         recorded.updates[operator.index(entry["update"])] = [entry]
     elif "log" in entry:
         values = {name: value for name, value in entry["log"].items() if not is_timing(name)}
-        recorded.logs[entry["step"], _kind(values)] = values
+        # Several data sets are evaluated one after the other, and a loop may log in several calls.
+        recorded.logs.setdefault((entry["step"], _kind(values)), {}).update(values)
     elif "checkpoint" in entry:
         recorded.checkpoints.add(entry["checkpoint"])
     elif "end" in entry:
@@ -244,6 +249,11 @@ def compare(a: Recorded, b: Recorded) -> Comparison:
     logged = [{step for step, kind in each.logs if kind == "loss"} for each in (a, b)]
     if all(logged) and logged[0] != logged[1]:
         notes.append(f"they log after other updates; the {len(logged[0] & logged[1])} log lines in both are compared")
+    for kind in ("loss", "evaluation"):
+        names = [{name for (_, k), values in each.logs.items() if k == kind for name in values} for each in (a, b)]
+        for side, alone in ((a, names[0] - names[1]), (b, names[1] - names[0])):
+            if all(names) and (told := sorted(alone - UNCOMPARED)):
+                notes.append(f"{side.path.name} alone logs {', '.join(told)}: not compared")
     begin = max(min(r.updates, default=1) for r in (a, b))
     updates = [update for update in a.updates if update in b.updates]
     if not updates and (a.updates or b.updates):
@@ -256,7 +266,7 @@ def compare(a: Recorded, b: Recorded) -> Comparison:
         partings += _after(a, b, 0)
     for update in updates:
         partings += _update(update, a.updates[update], b.updates[update])
-        partings += _after(a, b, update)
+        partings += _after(a, b, update, summary=begin == 1)
     if a.final_weights and b.final_weights:
         last = max([0, *a.updates, *b.updates])
         partings += _differ(last, "end", "number of updates", max(a.updates, default=0), max(b.updates, default=0))
@@ -272,6 +282,8 @@ def _differ(update: int, stage: str, what: str, a: Any, b: Any, *at: int) -> Ite
 def _update(update: int, a: list[Line], b: list[Line]) -> Iterator[Parting]:
     """The differences within one update; `a` and `b` hold a line of each process."""
     rows = [[[m["rows"] for m in line["micro_batches"]] for line in side] for side in (a, b)]
+    given = [sorted({name for line in side for m in line["micro_batches"] for name in m["inputs"]}) for side in (a, b)]
+    yield from _differ(update, "rows", "inputs of the model", given[0], given[1])
     counts = [Counter(row for process in side for micro in process for row in micro) for side in rows]
     if counts[0] != counts[1]:
         shared = (counts[0] & counts[1]).total()
@@ -288,7 +300,8 @@ def _update(update: int, a: list[Line], b: list[Line]) -> Iterator[Parting]:
             yield Parting(update, "clipping", what, x.get("clipped_norm"), y.get("clipped_norm"), process)
     for process, (x, y) in processes:
         rates = [line.get("lr", []) for line in (x, y)]
-        if rates[0] != rates[1] and (len(rates[0]) == len(rates[1]) or set(rates[0]) != set(rates[1])):
+        # Groups may stand in another order, or be more of the same.
+        if sorted(rates[0]) != sorted(rates[1]) and set(rates[0]) != set(rates[1]):
             value_a, value_b = (rate[0] if len(set(rate)) == 1 else rate for rate in rates)
             yield Parting(update, "learning rate", "learning rate of this update", value_a, value_b, process)
     for process, (x, y) in processes:
@@ -324,14 +337,16 @@ def _first_parameter(a: Line, b: Line, key: str) -> str:
     return f" ({len(names)} tensors differ, first {names[0]})" if names and key in b else ""
 
 
-def _after(a: Recorded, b: Recorded, step: int) -> Iterator[Parting]:
-    """What is logged, evaluated and saved after an update. Kinds that one side never records are not compared."""
-    for kind in ("loss", "evaluation", "summary"):
+def _after(a: Recorded, b: Recorded, step: int, summary: bool = True) -> Iterator[Parting]:
+    """What is logged, evaluated and saved after an update. Kinds that one side never records are not compared; nor is
+    the `summary` of a resumed run, which may be of its own updates alone.
+    """
+    for kind in ("loss", "evaluation", "summary") if summary else ("loss", "evaluation"):
         stage = "evaluation" if kind == "evaluation" else "log"
         x, y = a.logs.get((step, kind)), b.logs.get((step, kind))
         if x is not None and y is not None:
             for name in x:
-                if name in y:
+                if name in y and name not in UNCOMPARED:
                     yield from _differ(step, stage, name, x[name], y[name])
         elif x is not y and kind == "evaluation" and all(any(k == kind for _, k in side.logs) for side in (a, b)):
             yield Parting(step, stage, "evaluation after it", "there" if x else "none", "there" if y else "none")

@@ -44,6 +44,8 @@ def draw(comparison: Comparison, path: Path) -> None:
                 axis.axvline(comparison.first.update, color="tab:blue", linewidth=1, linestyle=":")
     axes[0, 0].legend()
     try:
+        if path.is_dir():
+            raise OSError("it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:

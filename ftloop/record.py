@@ -26,6 +26,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,15 +89,20 @@ class Recorder:
         """Call with the micro-batch before its forward pass: tensors by name, the rows along the first dimension."""
         if self.scaler is not None and self._micro_batches and not _norm(self._gradients()):
             self._after_step()  # the gradients are gone and no step was taken: the scaler has skipped it
+        if self._file.closed:
+            return
         self._flush()
-        rows, batch, shape = digest_inputs(inputs)
-        entry = {"shape": shape, "rows": rows, "batch": batch, "rng": random_states()}
+        tensors = _named_tensors(inputs)
+        rows, batch, shape = digest_inputs(tensors)
+        entry = {"shape": shape, "rows": rows, "inputs": sorted(tensors), "batch": batch, "rng": random_states()}
         if not self._micro_batches:
             entry["fresh"] = not _norm(self._gradients())
         self._micro_batches.append(entry)
 
     def after_backward(self, loss: Tensor | float) -> None:
         """Call with the loss that was propagated back, after all divisions, before gradients are clipped."""
+        if self._file.closed:
+            return
         if not self._micro_batches or "loss" in self._micro_batches[-1]:
             raise RuntimeError("after_backward() without a before_forward() of its own")
         scale = float(self.scaler.get_scale()) if self.scaler is not None else 1.0
@@ -124,9 +130,12 @@ class Recorder:
             self._micro_batches.clear()  # of an update that was never made
         self._flush()
         self._write({"end": self.global_step, "weights": digest_tensors(self._weights())})
-        for handle in self._handles:
-            handle.remove()
+        self._remove_hooks()
         self._file.close()
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self._file.closed)
 
     def __enter__(self) -> Recorder:
         return self
@@ -135,7 +144,12 @@ class Recorder:
         if kind is None:
             self.close()
         else:
+            self._remove_hooks()
             self._file.close()
+
+    def _remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
     def _header(self, by: str, arguments: dict[str, Any]) -> dict[str, Any]:
         weights = self._weights()
@@ -162,21 +176,28 @@ class Recorder:
         }
 
     def _before_step(self, *_: Any) -> None:
+        if not self._micro_batches:
+            return  # a second step on the same gradients belongs to the update before
+        self._flush()
         gradients = self._gradients()
         self._update = {
-            "lr": [float(group["lr"]) for group in self.optimizer.param_groups],
+            "lr": [float(group["lr"]) for group in self.optimizer.param_groups if "lr" in group],
             "clipped": digest_tensors(gradients),
             "clipped_norm": _norm(gradients),
         }
 
     def _after_step(self, *_: Any) -> None:
         weights = self._weights()
+        done = {"weights": digest_tensors(weights), "weights_norm": _norm(weights)}
+        if not any("loss" in entry for entry in self._micro_batches):
+            if self._update is not None and "update" in self._update:
+                self._update |= done
+            return
         self._update = {
             "update": self.global_step + 1,
             "micro_batches": [entry for entry in self._micro_batches if "loss" in entry],
             **(self._update or {}),
-            "weights": digest_tensors(weights),
-            "weights_norm": _norm(weights),
+            **done,
         }
         if self.full:
             self._update["parameters"] = {name: digest_tensors({name: weight}) for name, weight in weights.items()}
@@ -199,14 +220,15 @@ class Recorder:
                 self._write({"checkpoint": self.global_step})
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(line, default=str) + "\n")
         self._file.flush()
 
     def _gradients(self) -> dict[str, Tensor]:
-        return {n: p.grad for n, p in _unwrapped(self.model).named_parameters() if p.grad is not None}
+        parameters = _unwrapped(self.model).named_parameters()
+        return {name: p.grad.to_dense() for name, p in parameters if p.grad is not None}
 
     def _weights(self) -> dict[str, Tensor]:
-        return dict(_unwrapped(self.model).state_dict())
+        return {name: value for name, value in _unwrapped(self.model).state_dict().items() if isinstance(value, Tensor)}
 
 
 class Recording:
@@ -219,7 +241,7 @@ class Recording:
 
     def training_step(self, model_or_run: Any, inputs: Mapping[str, Any], *others: Any, **named: Any) -> Tensor:
         """What a training step does, written down. Takes the arguments of Trainer's or of ftloop's."""
-        if self.recorder is None:
+        if self.recorder is None or self.recorder.is_closed:  # closed: a second training
             self.recorder = self._make(model_or_run if isinstance(model_or_run, nn.Module) else model_or_run.model)
         self.recorder.before_forward(inputs)
         loss = self._step(model_or_run, inputs, *others, **named)
@@ -257,6 +279,9 @@ def record(run: Any, file: str | Path, full: bool = False) -> Recording:
 
 def _record_ftloop(run: Run, path: Path, full: bool) -> Recording:
     from ftloop.loop import training_step
+
+    if run.state.global_step == 0 and run.config.resume_from_checkpoint is None:
+        rank_file(path, _rank()).unlink(missing_ok=True)  # an old one must not pass for this run's
 
     def make(model: nn.Module) -> Recorder:
         return Recorder(
@@ -298,6 +323,10 @@ def _record_trainer(trainer: Any, path: Path, full: bool) -> Recording:
     recording = Recording(make, trainer.training_step)
 
     class CloseRecording(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 0:
+                rank_file(path, _rank()).unlink(missing_ok=True)  # an old one must not pass for this run's
+
         def on_train_end(self, *_: Any, **__: Any) -> None:
             recording.close()
 
@@ -311,11 +340,11 @@ def check_recording(path: Path) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(21, "it is a folder")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(13, "it is not writable")
         path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        path.open("a").close()
-        if not existed:
-            path.unlink()
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise UserError(f"record: {path} cannot be written ({error.strerror})") from None
 
@@ -330,7 +359,9 @@ def digest_inputs(inputs: Mapping[str, Any]) -> tuple[list[str], str, list[int]]
 
     A row's digest does not depend on what it was padded to or on which side, so the same row is known again anywhere.
     """
-    tensors = {name: value.detach().cpu() for name, value in inputs.items() if isinstance(value, Tensor) and value.ndim}
+    tensors = {name: value.detach().cpu() for name, value in inputs.items()}
+    if not tensors:
+        return [], "", []
     mask = tensors.get("attention_mask")
     main = next((tensors[name] for name in ("input_ids", "inputs_embeds") if name in tensors), None)
     if main is None:
@@ -339,6 +370,9 @@ def digest_inputs(inputs: Mapping[str, Any]) -> tuple[list[str], str, list[int]]
     for i in range(len(main)):
         kept = {}
         for name, value in tensors.items():
+            if len(value) != len(main):
+                kept[name] = value  # not by row, as positions that all rows share
+                continue
             padded = mask is not None and value.ndim > 1 and value.shape[:2] == mask.shape
             kept[name] = value[i][mask[i].bool()] if padded and mask is not None else value[i]
         kept.pop("attention_mask", None)
@@ -346,11 +380,19 @@ def digest_inputs(inputs: Mapping[str, Any]) -> tuple[list[str], str, list[int]]
     return rows, digest_tensors(tensors), list(main.shape)
 
 
+def _named_tensors(inputs: Any) -> dict[str, Tensor]:
+    """The tensors with rows of what a model is called with: a mapping, one tensor, or several by position."""
+    if not isinstance(inputs, Mapping):
+        several = inputs if isinstance(inputs, (tuple, list)) else [inputs]
+        inputs = {str(position): value for position, value in enumerate(several)}
+    return {str(name): value for name, value in inputs.items() if isinstance(value, Tensor) and value.ndim}
+
+
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Of names, shapes and every bit, in the order of the names."""
     digest = xxhash.xxh3_64()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().to_dense().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -387,15 +429,19 @@ def _optimizer_facts(optimizer: Any) -> dict[str, Any]:
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """Without DDP's and torch.compile's wrappers."""
-    while isinstance(inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module):
-        model = inner
-    return model
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor) or hasattr(value, "item"):
-        return value.item() if getattr(value, "size", 1) == 1 or isinstance(value, Tensor) else str(value)
-    if isinstance(value, tuple):
+        return value.tolist() if hasattr(value, "tolist") else value.item()
+    if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     return value if isinstance(value, (int, float, str, bool, list, type(None))) else str(value)
 
