@@ -110,8 +110,17 @@ def other_initial_weights(case: Case) -> Iterator[Cause]:
         yield Cause(
             "initial-weights",
             "The models are not the same before training: other pretrained weights, or a head drawn from another "
-            "random state. Seed right before the model is built, and again before training.",
+            "random state. Seed right before the model is built, and again before training. (A run that is resumed "
+            "says "
+            "so with global_step.)",
         )
+
+
+@at("rows")
+def other_inputs(case: Case) -> Iterator[Cause]:
+    if case.first.what == "inputs of the model" and case.x is case.comparison.a:
+        told = [", ".join(sorted(set(x) - set(y))) or "none" for x, y in (case.values, case.values[::-1])]
+        yield Cause("inputs", f"The model is called with other inputs: only in A {told[0]}; only in B {told[1]}.")
 
 
 @at("rows")
@@ -411,7 +420,8 @@ def the_training_loader_draws(case: Case) -> Iterator[Cause]:
         return
     drawn = f"At the start of an epoch {case.x_name} drew {-apart} number(s) fewer than {case.y_name}: "
     if x is False:
-        yield Cause("extra-iterator", f"{drawn}{case.y_name} makes more than one iterator of a DataLoader there.")
+        more = f"{case.y_name} makes more than one iterator of a DataLoader there, or draws as many otherwise."
+        yield Cause("extra-iterator", f"{drawn}{more}")
     else:
         yield Cause(
             "persistent-workers",
@@ -429,7 +439,7 @@ def the_evaluation_draws(case: Case) -> Iterator[Cause]:
             "evaluation-draw",
             f"Equal until an evaluation after update {case.update - 1}; since then {case.x_name} has drawn {-apart} "
             f"number(s) fewer than {case.y_name}. Making an iterator of an evaluation's DataLoader draws one, even "
-            "though nothing is shuffled: make a new one for every evaluation, and once."
+            "though nothing is shuffled: make a new one for every evaluation, and once; and draw nothing else there."
             + (
                 " (An epoch begins here too: a training loader that is not iterated anew would look alike.)"
                 if begins
@@ -444,7 +454,8 @@ def the_evaluation_draws(case: Case) -> Iterator[Cause]:
 @at("loss", "gradient")
 def not_in_training_mode(case: Case) -> Iterator[Cause]:
     x, y = case.micro(case.x)["training"], case.micro(case.y)["training"]
-    if not x and y:
+    # Where updates were equal in that same mode, it is not the mode.
+    if not x and y and not _was_so_before(case, "training"):
         yield Cause(
             "eval-mode", f"{case.x_name}'s model is in evaluation mode, without dropout: model.train() is missing."
         )
@@ -467,18 +478,24 @@ def scaled_by_accumulation_or_processes(case: Case) -> Iterator[Cause]:
     window, processes, ratio = len(case.line(case.x)["micro_batches"]), case.x.processes, case.ratio
     if ratio is None:
         return
+    pairs = zip(case.line(case.x)["micro_batches"], case.line(case.y)["micro_batches"], strict=False)
+    if case.first.stage == "loss" and not all(q["loss"] and _is(p["loss"] / q["loss"], ratio) for p, q in pairs):
+        return  # not a factor on the whole update
+    trainers = "transformers.Trainer" in (case.x.header["by"], case.y.header["by"])
     what = "loss" if case.first.stage == "loss" else "gradient"
     accumulation = Cause(
         "accumulation",
         f"{case.x_name}'s {what} is {window} times {case.y_name}'s, and an update has {window} micro-batches: "
-        f"{case.y_name} divides by them, {case.x_name} does not. (transformers 5's Trainer does not for heads that "
-        "take "
-        "**kwargs, nearly all: #47688.)",
+        f"{case.y_name} divides by them, {case.x_name} does not."
+        + " (transformers 5's Trainer does not for heads that take **kwargs, nearly all: #47688.)"
+        * trainers,
     )
     world = Cause(
         "world-size",
         f"{case.x_name}'s {what} is {processes} times {case.y_name}'s, and there are {processes} processes: "
-        f"{case.x_name} multiplies by them before DDP takes the mean. (transformers 5's Trainer does: #47688.)",
+        f"{case.x_name} multiplies by them before DDP takes the mean."
+        + " (transformers 5's Trainer does: #47688.)"
+        * trainers,
     )
     if window == processes > 1 and _is(ratio, window):
         evaluation = _evaluation_ratio(case)
@@ -522,7 +539,8 @@ def arguments_of_the_loss(case: Case) -> Iterator[Cause]:
 @at("gradient")
 def gradients_not_cleared(case: Case) -> Iterator[Cause]:
     x, y = (case.line(side)["micro_batches"][0].get("fresh") for side in (case.x, case.y))
-    if x is False and y:
+    # A loop may clear them between forward and backward too; then they have been there in equal updates before.
+    if x is False and y and not _was_so_before(case, "fresh"):
         yield Cause(
             "zero-grad",
             f"{case.x_name} begins the update with gradients of the one before: zero_grad() is missing, or comes "
@@ -585,16 +603,18 @@ def clipped_or_not(case: Case) -> Iterator[Cause]:
         line = case.line(side)
         return line["clipped_norm"] < line["micro_batches"][-1]["grad_norm"] * (1 - EXACT), line["clipped_norm"]
 
-    (x, _), (y, norm) = clipped(case.x), clipped(case.y)
-    if not x and y:
+    (x, _), (y, _) = clipped(case.x), clipped(case.y)
+    limits = [_limit_of_clipping(case, side) for side in (case.x, case.y)]
+    norm = limits[1]
+    if not x and y and norm is not None:
         yield Cause(
             "no-clipping",
             f"{case.y_name} clips this gradient to a norm of {norm:.4g}, {case.x_name} does not. Trainer's "
             "max_grad_norm is "
             "1.0 unless it is said otherwise.",
         )
-    elif x and y and case.x is case.comparison.a:
-        yield Cause("max-grad-norm", f"Clipped to other norms: A {clipped(case.x)[1]:.4g}, B {norm:.4g}.")
+    elif x and y and case.x is case.comparison.a and limits[0] and norm and not _is(limits[0], norm, 1e-3):
+        yield Cause("max-grad-norm", f"Clipped to other norms: A {limits[0]:.4g}, B {norm:.4g}.")
 
 
 # --- learning rate and weights ---------------------------------------------------------------------------------------
@@ -658,7 +678,9 @@ def another_peak(case: Case) -> Iterator[Cause]:
 def another_number_of_updates(case: Case) -> Iterator[Cause]:
     """Both fall linearly, from the same place to other ends."""
     ends = [_end_of_linear_decay(side.curve("learning_rate")) for side in (case.comparison.a, case.comparison.b)]
-    if case.x is case.comparison.a and None not in ends and ends[0] != ends[1]:
+    begin = min(case.comparison.updates)
+    alike = case.x.curve("learning_rate").get(begin) == case.y.curve("learning_rate").get(begin)
+    if case.x is case.comparison.a and alike and None not in ends and ends[0] != ends[1]:
         yield Cause(
             "schedule-length",
             f"Both fall linearly: A's to 0 after {ends[0]} updates, B's after {ends[1]}. The schedules were made for "
@@ -677,15 +699,16 @@ def arguments_of_the_schedule(case: Case) -> Iterator[Cause]:
 def other_optimizer(case: Case) -> Iterator[Cause]:
     """The gradients and the learning rate agree, so it is the optimizer that differs."""
     x, y = case.x.header["optimizer"], case.y.header["optimizer"]
-    if case.x is case.comparison.b or case.update == 0 or x == y:
-        return
+    moved = [u for u in case.comparison.updates if any(case.line(case.x, u).get("lr") or [0])]
+    if case.x is case.comparison.b or x == y or case.update != min(moved, default=0):
+        return  # what makes no difference in the first update that moves makes none later
     if x["class"] != y["class"]:
         yield Cause("optimizer", f"A's optimizer is {x['class']}, B's {y['class']}.")
         return
-    decays = [Counter({g["weight_decay"]: 0 for g in o["groups"]}) for o in (x, y)]
+    decays: list[Counter[float]] = [Counter(), Counter()]
     for decay, optimizer in zip(decays, (x, y), strict=True):
         for group in optimizer["groups"]:
-            decay[group["weight_decay"]] += group["tensors"]
+            decay[group.get("weight_decay", 0)] += group["tensors"]
     if decays[0] != decays[1]:
         told = [
             ", ".join(f"{count} tensors with {decay:g}" for decay, count in sorted(each.items())) for each in decays
@@ -695,7 +718,7 @@ def other_optimizer(case: Case) -> Iterator[Cause]:
             f"Weight decay: A {told[0]}; B {told[1]}. Trainer decays all but biases and normalisation weights.",
         )
     for name in ("fused", "eps", "betas", "amsgrad", "momentum"):
-        values = [{str(g.get(name)) for g in o["groups"]} for o in (x, y)]
+        values = [{str(g.get(name) or None) for g in o["groups"]} for o in (x, y)]
         if values[0] != values[1]:
             hint = " Trainer's AdamW is fused, on the CPU too (optim=adamw_torch_fused)." if name == "fused" else ""
             yield Cause(name, f"The optimizer's {name}: A {', '.join(values[0])}; B {', '.join(values[1])}.{hint}")
@@ -797,7 +820,8 @@ def another_cadence(case: Case) -> Iterator[Cause]:
 def evaluation_loss_scaled_or_averaged(case: Case) -> Iterator[Cause]:
     """The weights are equal, and so is every metric: then it is how the losses are put together."""
     x, y = (side.logs[case.update, "evaluation"] for side in (case.x, case.y) if "none" not in case.values)
-    others = [name for name in x if name in y and name != "eval_loss" and x[name] != y[name]]
+    shared = [name for name in x if name in y and name not in ("eval_loss", "epoch")]
+    others = [name for name in shared if x[name] != y[name]]
     if case.first.what != "eval_loss" or others or not case.ratio:
         return
     if case.x.processes > 1 and _is(case.ratio, case.x.processes):
@@ -806,7 +830,7 @@ def evaluation_loss_scaled_or_averaged(case: Case) -> Iterator[Cause]:
             f"{case.x_name}'s eval_loss is {case.x.processes} times {case.y_name}'s, as many as there are processes "
             "(transformers 5's Trainer multiplies by them: #47688).",
         )
-    elif case.x is case.comparison.a and _is(case.ratio, 1, 0.1):
+    elif case.x is case.comparison.a and shared and _is(case.ratio, 1, 0.1):
         yield Cause(
             "evaluation-average",
             "Weights and metrics are equal, only eval_loss differs: it is averaged in another way. Trainer's is the "
@@ -854,6 +878,27 @@ def other_arithmetic(case: Case) -> Iterator[Cause]:
 
 def _is(ratio: float, wanted: float, tolerance: float = EXACT) -> bool:
     return math.isclose(ratio, wanted, rel_tol=tolerance)
+
+
+def _was_so_before(case: Case, name: str) -> bool:
+    """Whether in an earlier, equal update too `x` had not what `y` had."""
+    earlier = [update for update in case.comparison.updates if update < case.update]
+    firsts = [[case.line(side, u)["micro_batches"][0] for side in (case.x, case.y)] for u in earlier]
+    return any(x.get(name) is False and y.get(name) for x, y in firsts)
+
+
+def _limit_of_clipping(case: Case, side: Recorded) -> float | None:
+    """To what norm gradients are clipped; None when none is, or when what happens to them is no clipping to a norm."""
+    lines = [lines[case.first.process] for lines in side.updates.values()]
+    lines = [line for line in lines if line.get("clipped_norm") is not None]
+    norms = [
+        (line["micro_batches"][-1]["grad_norm"] / line["micro_batches"][-1].get("scale", 1), line) for line in lines
+    ]
+    clipped = [line["clipped_norm"] for norm, line in norms if line["clipped_norm"] < norm * (1 - EXACT)]
+    given = case.argument(side, "max_grad_norm")
+    if len(clipped) < 2 and not (clipped and given and _is(clipped[0], given, 1e-3)):
+        return None
+    return clipped[0] if all(_is(norm, clipped[0], 1e-3) for norm in clipped) else None
 
 
 def _rows(side: Recorded, update: int) -> list[str]:
