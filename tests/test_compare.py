@@ -422,6 +422,75 @@ def test_a_recording_that_cannot_be_written_is_told_before_any_training(tmp_path
         TrainConfig(record_full=True)
 
 
+def test_several_logs_of_one_update_are_all_compared(two: tuple[Path, Path], tmp_path: Path) -> None:
+    for name, loss in (("a", 1.0), ("b", 2.0)):
+        model = tiny_bert()
+        with Recorder(tmp_path / f"{name}.jsonl", model, torch.optim.AdamW(model.parameters())) as recorder:
+            recorder.log({"eval_loss": loss})
+            recorder.log({"eval_accuracy": 0.5, f"eval_{name}": 1})
+    comparison = compared(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert (comparison.first.what, comparison.first.a, comparison.first.b) == ("eval_loss", 1.0, 2.0)
+    assert "a.jsonl alone logs eval_a: not compared" in comparison.notes
+
+
+def test_a_part_of_a_model_that_is_called_module_is_not_taken_for_all_of_it(tmp_path: Path) -> None:
+    class Wrapper(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module, self.head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+
+    model = Wrapper()
+    Recorder(tmp_path / "mine.jsonl", model, torch.optim.SGD(model.parameters())).close()
+    assert read(tmp_path / "mine.jsonl").header["model"]["tensors"] == 4
+
+
+def test_an_old_recording_does_not_pass_for_that_of_a_run_that_made_none(tmp_path: Path) -> None:
+    record_trainer(PLAIN, tmp_path / "a.jsonl", max_steps=1)
+    record_trainer(PLAIN, tmp_path / "a.jsonl", num_train_epochs=0)
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_a_second_training_is_recorded_anew_and_no_hook_is_left(tmp_path: Path) -> None:
+    trainer = record_trainer(PLAIN, tmp_path / "a.jsonl", max_steps=2)
+    trainer.train()
+    assert list(read(tmp_path / "a.jsonl").updates) == [1, 2]
+    assert not trainer.optimizer.optimizer._optimizer_step_pre_hooks
+
+
+def test_gradients_cleared_between_forward_and_backward_are_not_blamed_for_another_difference(tmp_path: Path) -> None:
+    """Both loops are right; a weight of the second is nudged before its third update."""
+    for name in ("a", "b"):
+        model, rows = tiny_bert(dropout=0.0), PLAIN.data()[0]
+        optimizer = torch.optim.AdamW(model.parameters())
+        with Recorder(tmp_path / f"{name}.jsonl", model, optimizer) as recorder:
+            for update in range(4):
+                inputs = pad(list(rows)[4 * update : 4 * update + 4])
+                recorder.before_forward(inputs)
+                loss = model(**inputs).loss
+                if name == "b":
+                    optimizer.zero_grad()
+                loss.backward()
+                recorder.after_backward(loss)
+                if name == "b" and update == 2:
+                    model.classifier.bias.grad.zero_()
+                optimizer.step()
+                if name == "a":
+                    optimizer.zero_grad()
+    comparison = compared(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert comparison.first.update == 3
+    assert names(comparison) == []
+
+
+def test_inputs_of_any_kind_are_recorded(tmp_path: Path) -> None:
+    model = tiny_bert()
+    with Recorder(tmp_path / "mine.jsonl", model, torch.optim.AdamW(model.parameters())) as recorder:
+        positions = torch.arange(5)[None]
+        ids = torch.ones(3, 5, dtype=torch.long)
+        for inputs in (ids, (ids, ids), {"input_ids": ids, "position_ids": positions, "task": "x"}, {"task": "x"}):
+            recorder.before_forward(inputs)
+    assert read(tmp_path / "mine.jsonl").updates == {}
+
+
 # --- the command ---
 
 
