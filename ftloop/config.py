@@ -154,6 +154,8 @@ class TrainConfig:
     report_to: Literal["none", "tensorboard"] = _logging("none", "Where logs go besides console and files.")
     disable_tqdm: bool | None = _logging(None, "No progress bars. None: bars where the console is a terminal.")
 
+    traceback: bool = _logging(False, "Show where in the code an error was raised.")
+
     record: str | None = _logging(None, "Write down every update into this file, for python -m ftloop.compare.")
     record_full: bool = _logging(False, "With record: digests of every parameter and its gradient too; slower.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from ftloop.config import TrainConfig, parse_args
-from ftloop.errors import UserError
+from ftloop.errors import ExitCode, FtloopError
 from ftloop.hub import use_cache_if_hub_is_silent
 
 if TYPE_CHECKING:
@@ -25,20 +26,23 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns: the exit code; 2 for a mistake of the user's, told without a traceback."""
+    """Returns: an ExitCode. Only a fault of ours has a traceback; `--traceback` shows one for every error."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        config = parse_args(sys.argv[1:] if argv is None else argv)
+        config = parse_args(words)
         use_cache_if_hub_is_silent(config)
         fine_tune(config)
-    except UserError as error:
+    except FtloopError as error:
+        if any(word.startswith("--traceback") for word in words):
+            traceback.print_exc()
         if os.environ.get("RANK", "0") == "0":
             for problem in error.problems:
                 print(f"error: {problem}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print("\ninterrupted; --resume_from_checkpoint last goes on from the newest checkpoint", file=sys.stderr)
-        return 130
-    return 0
+        return ExitCode.INTERRUPTED
+    return ExitCode.DONE
 
 
 def fine_tune(config: TrainConfig) -> Run:
