@@ -17,8 +17,11 @@ _PUBLIC = {
     "UserError": "errors",
     "classify": "predict",
     "evaluate": "evaluation",
+    "SaveError": "errors",
+    "Stopped": "stopping",
+    "TrainingError": "errors",
     "find_checkpoint": "checkpoint",
-    "load_checkpoint": "checkpoint",
+    "load_checkpoint": "resume",
     "load_classifier": "predict",
     "predict": "evaluation",
     "prepare": "run",
@@ -32,8 +35,11 @@ _PUBLIC = {
 __all__ = [
     "Predictions",
     "Run",
+    "SaveError",
+    "Stopped",
     "TrainConfig",
     "TrainResult",
+    "TrainingError",
     "Update",
     "UserError",
     "classify",
@@ -52,13 +58,15 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from ftloop.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, save_model
+    from ftloop.checkpoint import find_checkpoint, save_checkpoint, save_model
     from ftloop.config import TrainConfig
-    from ftloop.errors import UserError
+    from ftloop.errors import SaveError, TrainingError, UserError
     from ftloop.evaluation import Predictions, evaluate, predict
     from ftloop.loop import TrainResult, Update, train, training_step, updates
     from ftloop.predict import classify, load_classifier
+    from ftloop.resume import load_checkpoint
     from ftloop.run import Run, prepare, seed_everything
+    from ftloop.stopping import Stopped
 
 
 def __getattr__(name: str) -> Any:

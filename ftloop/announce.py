@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from transformers.trainer_utils import EvalPrediction
 
-from ftloop.checkpoint import find_checkpoint
 from ftloop.config import TrainConfig
 from ftloop.data import Labels, TextData
 from ftloop.logs import format_numbers, scores
@@ -75,8 +74,6 @@ def announce_run(run: Run, name: str, new_weights: list[str]) -> None:
     _say("Plan", f"{_count(plan.max_steps, 'update')}: {length}; an update is {_count(rows, 'row')}: {each}")
     warmup = f"after {plan.warmup_steps} of warmup" if plan.warmup_steps else "no warmup"
     _say("Schedule", f"{config.lr_scheduler_type}, peak {config.learning_rate:g}, {warmup}")
-    if config.resume_from_checkpoint == "last" and find_checkpoint(config.output_dir, "last") is None:
-        _say("Resuming", f"nothing: no checkpoint in {config.output_dir} yet, starting afresh")
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

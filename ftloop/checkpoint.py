@@ -1,94 +1,143 @@
-"""Checkpoints: Trainer's files under Trainer's names, written beside and put in place by one rename.
+"""Saving: checkpoints with Trainer's files under Trainer's names, and the final model.
 
 A checkpoint folder is either whole or not there. What Trainer's files have no room for stands in `ftloop_state.json`,
-which Trainer ignores.
+and whose run it is and what bytes its files have in `ftloop_manifest.json`; Trainer ignores both.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import random
+import platform
 import re
-import shutil
-import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from accelerate.utils import gather_object
+from safetensors.torch import save_file
 
+import ftloop
+from ftloop.durable import (
+    MANIFEST,
+    STAGING,
+    WRITE_ERRORS,
+    clear_leftovers,
+    file_facts,
+    move_files,
+    put_in_place,
+    read_manifest,
+    reason,
+    remove,
+    retried,
+    write_manifest,
+    write_text,
+)
 from ftloop.errors import UserError
-from ftloop.run import Run, eval_loader
-from ftloop.state import TRAINER_STATE, TrainerState, begin, has_run_out_of_patience
+from ftloop.rng import rng_files, rng_state
+from ftloop.run import Run
+from ftloop.state import TRAINER_STATE
 
 PREFIX = "checkpoint-"
-DELETED = ".deleted-"
-STAGING = ".staging-"  # must not start with PREFIX: Trainer would take it for a checkpoint
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
 SCALER = "scaler.pt"
 FTLOOP_STATE = "ftloop_state.json"
-OWN_STATE = {
-    "data",
-    "epoch_began_at",
-    "epoch_losses",
-    "eval_workers_persist",
-    "grad_norm",
-    "learning_rate",
-    "logged_at",
-    "lost_updates",
-    "phase",
-    "total_loss",
-    "window_losses",
-}
 
 
-def save_checkpoint(run: Run, phase: str = "update") -> Path:
+def save_checkpoint(run: Run, phase: str = "update", on_request: bool = False) -> Path:
     """Save `checkpoint-<global_step>` and delete what is over save_total_limit. Every process calls it.
 
-    `phase` is `update` when the end of the epoch, if this is one, has still to be seen to, else `epoch`.
+    `phase` is how far this update has been seen to: `none`, `update`, or `epoch` when its epoch's end has been too.
+    One saved `on_request`, because the run is to stop, is not of the schedule: the next one of the schedule takes its
+    place.
+
+    Raises: SaveError in every process when it could not be written, twice; the checkpoints before it are untouched.
     Mirrors: Trainer._save_checkpoint. Differs: atomic.
     """
-    root = Path(run.config.output_dir)
-    final = root / f"{PREFIX}{run.state.global_step}"
-    staging = root / f"{STAGING}{final.name}"
-    accelerator, state = run.accelerator, run.state
+    final = Path(run.config.output_dir) / f"{PREFIX}{run.state.global_step}"
+    started = time.monotonic()
     store_flos(run)
-    own_state = _own_state(run, phase)
-    if run.is_main:
-        _remove_leftovers(root)
-        staging.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    if run.is_main:
-        save_model(run, staging)
-    if not run.config.save_only_model:
-        if run.is_main:
-            _save_optimizer(run, staging)
-        torch.save(rng_state(accelerator.use_distributed), staging / _rng_files(run)[accelerator.process_index])
-    best = _best_checkpoint(run, final)
+    own_state = _own_state(run, phase) | {"on_request": on_request}
+    best = _best_checkpoint(run, final, on_request)
     if best is not None:
-        state.best_model_checkpoint = str(best)
-    accelerator.wait_for_everyone()
-    if run.is_main:
-        write_text(staging / FTLOOP_STATE, json.dumps(own_state, indent=2, sort_keys=True) + "\n")
-        write_text(staging / TRAINER_STATE, state.to_json(run.config))
-        _sync(staging)
-        _remove(final)  # of this very step, from a run that was resumed before it
-        os.replace(staging, final)
-        _sync_folder(root)
-        rotate_checkpoints(final, run.config.save_total_limit, state.best_model_checkpoint)
-    accelerator.wait_for_everyone()
+        run.state.best_model_checkpoint = str(best)
+    retried(final.name, lambda: _write_checkpoint(run, final, own_state), run.say)
+    if run.is_main and not on_request:
+        _delete_surplus(run, final)
+    run.accelerator.wait_for_everyone()
+    run.saved_at = run.state.global_step
+    run.stop.save_seconds = max(run.stop.save_seconds, time.monotonic() - started)
     return final
 
 
-def _best_checkpoint(run: Run, final: Path) -> Path | None:
+def _write_checkpoint(run: Run, final: Path, own_state: dict[str, Any]) -> None:
+    """Everything beside its place, then into it. A process that fails takes the others with it."""
+    staging = final.with_name(f"{STAGING}{final.name}")
+    with_optimizer = not run.config.save_only_model
+
+    def begin() -> None:
+        clear_leftovers(final.parent)
+        staging.mkdir(parents=True)
+        _write_model(run, staging)
+        if with_optimizer:
+            _save_optimizer(run, staging)
+
+    def random_state() -> None:
+        name = rng_files(run.accelerator.num_processes)[run.accelerator.process_index]
+        torch.save(rng_state(run.accelerator.use_distributed), staging / name)
+
+    def commit() -> None:
+        write_text(staging / FTLOOP_STATE, json.dumps(own_state, indent=2, sort_keys=True) + "\n")
+        write_text(staging / TRAINER_STATE, run.state.to_json(run.config))
+        write_manifest(staging, identity(run) | {"files": file_facts(staging)})
+        put_in_place(staging, final)
+
+    _together(run, begin if run.is_main else None)
+    _together(run, random_state if with_optimizer else None)
+    _together(run, commit if run.is_main else None)
+
+
+def _together(run: Run, work: Callable[[], None] | None) -> None:
+    """Do `work` where it is this process's, and wait for the others. Raises: OSError in all where it failed in one."""
+    failure = ""
+    try:
+        if work is not None:
+            work()
+    except WRITE_ERRORS as error:
+        failure = reason(error)
+    failures = [each for each in gather_object([failure]) if each]
+    if failures:
+        raise OSError(failures[0])
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """Whose run this is and where it stands: what a manifest says beside its files."""
+    plan, step = run.plan, run.state.global_step
+    epoch, update = divmod(step, plan.updates_per_epoch)
+    rows = sum(plan.rows_in_window(index) for index in range(plan.updates_per_epoch))
+    return {
+        "format": 1,
+        "global_step": step,
+        "rows_consumed": epoch * rows + sum(plan.rows_in_window(index) for index in range(update)),
+        "num_processes": plan.num_processes,
+        "config": run.config.to_dict(),
+        "data": run.data_digests,
+        "versions": {
+            "ftloop": ftloop.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **{name: version(name) for name in ("transformers", "accelerate")},
+        },
+    }
+
+
+def _best_checkpoint(run: Run, final: Path, on_request: bool) -> Path | None:
     """Where the weights of the best step are; a run resumed into another folder may have left them in the first.
 
     Differs: Trainer, and trainer_compat, look in the output_dir alone, and so forget it there.
@@ -96,23 +145,38 @@ def _best_checkpoint(run: Run, final: Path) -> Path | None:
     if not run.state.best_global_step:
         return None
     name = f"{PREFIX}{run.state.best_global_step}"
-    if name == final.name:
+    if name == final.name and not on_request:
         return final
     roots = [final.parent]
     if run.resumed_from is not None and not run.config.trainer_compat:
         roots.append(run.resumed_from.parent)
-    return next((root / name for root in roots if (root / name).is_dir()), None)
+    there = [root / name for root in roots if (root / name).is_dir() and not was_on_request(root / name)]
+    return next(iter(there), None)
 
 
-def save_model(run: Run, output_dir: str | Path | None = None) -> None:
+def save_model(run: Run, output_dir: str | Path | None = None) -> list[str]:
     """Weights, configuration and tokenizer, as `from_pretrained` reads them; by default into the run's output_dir.
 
-    Mirrors: Trainer.save_model.
+    Returns: the names of the files. Only the main process writes.
+    Raises: SaveError when it could not be written, twice. Mirrors: Trainer.save_model.
     """
     if not run.is_main:
-        return
-    folder = Path(output_dir or run.config.output_dir)
+        return []
+    return retried("the model", lambda: _replace_model(run, Path(output_dir or run.config.output_dir)), run.say)
+
+
+def _replace_model(run: Run, folder: Path) -> list[str]:
+    """A model that is there already stays until the new one is whole; its manifest counts for nothing from then on."""
+    staging = folder / f"{STAGING}model"
     folder.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(folder)
+    staging.mkdir()
+    _write_model(run, staging)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    return move_files(staging, folder)
+
+
+def _write_model(run: Run, folder: Path) -> None:
     model: Any = run.unwrapped_model
     if hasattr(model, "save_pretrained"):
         with _quiet_weight_bar():
@@ -121,6 +185,32 @@ def save_model(run: Run, output_dir: str | Path | None = None) -> None:
         save_file(model.state_dict(), folder / WEIGHTS, metadata={"format": "pt"})
     if run.processing_class is not None:
         run.processing_class.save_pretrained(folder)
+
+
+def record_trained(run: Run, files: list[str]) -> None:
+    """Write into output_dir that the run is trained, with the named files as they are now.
+
+    It is looked at before any checkpoint when the run is started again. That of a stop has then done its work and goes.
+    """
+    if not run.is_main:
+        return
+    root = Path(run.config.output_dir)
+    facts = identity(run) | {"complete": False, "files": file_facts(root, files)}
+    retried(MANIFEST, lambda: write_manifest(root, facts), run.say)
+    for folder in list_checkpoints(root):
+        if was_on_request(folder):
+            remove(folder)
+
+
+def record_complete(run: Run) -> None:
+    """Write into output_dir that the run is complete, with its result files as they are now."""
+    if not run.is_main:
+        return
+    root = Path(run.config.output_dir)
+    facts = read_manifest(root) or identity(run) | {"files": {}}
+    results = [path.name for path in (*root.glob("*_results.json"), *root.glob("*_predictions.tsv"))]
+    facts |= {"complete": True, "files": facts["files"] | file_facts(root, results)}
+    retried(MANIFEST, lambda: write_manifest(root, facts), run.say)
 
 
 @contextmanager
@@ -157,11 +247,10 @@ def store_flos(run: Run) -> None:
 
 
 def _own_state(run: Run, phase: str) -> dict[str, Any]:
-    """The loss since the last log line, per process; and how far the end of this epoch has got."""
+    """The loss since the last log line, per process; and how far this update has been seen to."""
     meter, accelerator = run.meter, run.accelerator
     sums = accelerator.gather(torch.stack([meter.window, meter.epoch])).reshape(-1, 2).tolist()
     return {
-        "data": run_shape(run),
         "eval_workers_persist": bool(run.eval_loaders),
         "epoch_began_at": meter.epoch_began_at,
         "epoch_losses": [epoch for _, epoch in sums],
@@ -175,15 +264,23 @@ def _own_state(run: Run, phase: str) -> dict[str, Any]:
     }
 
 
-def run_shape(run: Run) -> dict[str, int]:
-    """What settles which rows an update sees; a run can only be continued with the same."""
-    plan = run.plan
-    return {
-        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
-        "num_processes": plan.num_processes,
-        "per_device_train_batch_size": plan.per_device_train_batch_size,
-        "training rows": plan.num_examples,
-    }
+def _delete_surplus(run: Run, newest: Path) -> None:
+    """What the newly saved checkpoint makes superfluous. That it cannot be deleted is told, and stops nothing."""
+    try:
+        for folder in list_checkpoints(newest.parent):
+            if folder != newest and was_on_request(folder):
+                remove(folder)
+        rotate_checkpoints(newest, run.config.save_total_limit, run.state.best_model_checkpoint)
+    except OSError as error:
+        run.say(f"Deleting  an old checkpoint failed ({reason(error)}); it is left")
+
+
+def was_on_request(folder: Path) -> bool:
+    """Whether a checkpoint was saved because its run was asked to stop."""
+    try:
+        return bool(json.loads((folder / FTLOOP_STATE).read_text(encoding="utf-8")).get("on_request", False))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def rotate_checkpoints(newest: Path, limit: int | None, best: str | None) -> None:
@@ -200,7 +297,7 @@ def rotate_checkpoints(newest: Path, limit: int | None, best: str | None) -> Non
     protected = {newest, *([Path(best)] if best else [])}
     surplus = len(checkpoints) - max(limit, len(protected))
     for folder in [folder for folder in checkpoints if folder not in protected][: max(surplus, 0)]:
-        _remove(folder)
+        remove(folder)
 
 
 def keep_only_best(run: Run) -> None:
@@ -210,7 +307,7 @@ def keep_only_best(run: Run) -> None:
     if run.is_main and best is not None and is_here and run.config.save_total_limit == 1:
         for folder in list_checkpoints(Path(run.config.output_dir)):
             if folder != Path(best):
-                _remove(folder)
+                remove(folder)
     run.accelerator.wait_for_everyone()
 
 
@@ -225,27 +322,17 @@ def _step(folder: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def check_writable(folder: str, flag: str) -> None:
-    """Raises: UserError when nothing can be written there. Leaves nothing behind."""
-    path = Path(folder)
-    try:
-        there = next(each for each in (path, *path.absolute().parents) if each.exists() or each.is_symlink())
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise UserError(f"{flag}: {folder} cannot be written ({error.strerror})") from None
-
-
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> Path | None:
-    """The checkpoint to resume from, or None to start afresh.
+    """The checkpoint that is meant, unverified: the named one, or the newest by its number; None to start afresh.
 
     Raises: UserError when the named one is not there, or when checkpoints are there and resuming was not asked.
     """
     there = list_checkpoints(Path(output_dir))
     if resume_from_checkpoint is None:
-        if there:
+        if there or (Path(output_dir) / MANIFEST).is_file():
+            what = f"checkpoints ({there[-1].name} is the newest)" if there else "a finished run"
             raise UserError(
-                f"output_dir: {output_dir} holds checkpoints ({there[-1].name} is the newest). Continue that run with "
+                f"output_dir: {output_dir} holds {what}. Continue that run with "
                 "--resume_from_checkpoint last, or choose another --output_dir"
             )
         return None
@@ -256,223 +343,3 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> Path
         listing = f"; {output_dir} has {', '.join(path.name for path in there)}" if there else ""
         raise UserError(f"resume_from_checkpoint: no checkpoint at {folder}{listing}")
     return folder
-
-
-def load_checkpoint(run: Run, folder: Path) -> None:
-    """Put a prepared run where the checkpoint was saved, ours or Trainer's. Every process calls it.
-
-    The random number generators are not restored here but by the loop, at the one moment that makes the continuation
-    exact: after the first batches are fetched in mid-epoch, before the iterator is made at an epoch's beginning.
-
-    Raises: UserError naming every file that is missing. Trainer starts a new optimizer or schedule there in silence.
-    Mirrors: Trainer._load_from_checkpoint, _init_training_state, _load_optimizer_and_scheduler, _load_rng_state.
-    """
-    own = _check_resumable(run, folder)
-    load_weights(run, folder)
-    _restore(run.optimizer, folder / OPTIMIZER)
-    _restore(run.scheduler, folder / SCHEDULER)
-    if run.accelerator.scaler is not None:
-        _restore(run.accelerator.scaler, folder / SCALER)
-    rng_file = folder / _rng_files(run)[run.accelerator.process_index]
-    run.rng_to_restore = _load(rng_file)
-    if not isinstance(run.rng_to_restore, dict) or not {"python", "numpy", "cpu"} <= run.rng_to_restore.keys():
-        raise UserError(f"{rng_file}: is not what its name says (no state of random number generators)")
-    run.state = TrainerState.from_json(folder / TRAINER_STATE)
-    run.resumed_from = folder
-    accelerator, state = run.accelerator, run.state
-    begin(state, run.config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
-    if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():
-        state.best_model_checkpoint = None
-    if run.config.trainer_compat:
-        run.meter.logged_at = run.meter.epoch_began_at = state.global_step
-        state.evaluations_without_better = 0  # Trainer's early stopping starts counting anew
-    else:
-        _restore_own_state(run, _read_from_log_history(run) if own is None else own)
-
-
-def _check_resumable(run: Run, folder: Path) -> dict[str, Any] | None:
-    """Our own state of a checkpoint, None for Trainer's. Every process looks at all files, so all of them agree.
-
-    Raises: UserError naming what is missing, or what differs from the run that saved it.
-    """
-    needed = [WEIGHTS, TRAINER_STATE, OPTIMIZER, SCHEDULER, *_rng_files(run)]
-    needed += [SCALER] if run.accelerator.scaler is not None else []
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{folder}: not a checkpoint to resume from: {', '.join(missing)} missing "
-            "(saved with save_only_model, or by another number of processes, or only in part)"
-        )
-    state, own = TrainerState.from_json(folder / TRAINER_STATE), None
-    if state.global_step > run.plan.max_steps:
-        raise UserError(
-            f"{folder}: is at update {state.global_step}, and this run ends at {run.plan.max_steps}; "
-            "raise num_train_epochs or max_steps to train on"
-        )
-    if (folder / FTLOOP_STATE).is_file():
-        own = _read_own_state(folder / FTLOOP_STATE)
-        saved = own["data"]
-    else:
-        saved = {"num_processes": max(len(list(folder.glob("rng_state_*.pth"))), 1)}
-        if state.train_batch_size is not None:
-            saved["per_device_train_batch_size"] = state.train_batch_size
-    now = run_shape(run)
-    changed = [f"{name} ({value} then, {now[name]} now)" for name, value in saved.items() if now[name] != value]
-    if changed:
-        raise UserError(f"{folder}: saved by a run with other {', '.join(changed)}; resume with the same")
-    return own
-
-
-def _restore(part: Any, path: Path) -> None:
-    try:
-        part.load_state_dict(_load(path))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"{path}: is not what its name says ({error!r})") from error
-
-
-def _read_own_state(path: Path) -> dict[str, Any]:
-    try:
-        own = json.loads(path.read_text(encoding="utf-8"))
-        if not own.keys() >= OWN_STATE:
-            raise ValueError(f"it lacks {', '.join(sorted(OWN_STATE - own.keys()))}")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not readable ({error})") from error
-    return dict(own)
-
-
-def _read_from_log_history(run: Run) -> dict[str, Any]:
-    """What `_own_state` would have said, as far as the log history in Trainer's checkpoint tells it.
-
-    An evaluation that has been done is logged; one that is not is still due. Lost is the loss since the last log line:
-    the next line and `train_loss` are means over the other updates.
-    """
-    config, state = run.config, run.state
-    total, logged_at, evaluated_at = 0.0, 0, set()
-    for entry in state.log_history:
-        if "loss" in entry:
-            # The line is a float32 sum divided by the updates it tells of: rounded again, it is that sum to the bit.
-            total += float(np.float32(entry["loss"] * (entry["step"] - logged_at)))
-            logged_at = entry["step"]
-        if any(name.startswith("eval_") for name in entry):
-            evaluated_at.add(entry["step"])
-    nothing = [0.0] * run.accelerator.num_processes
-    is_due = config.eval_strategy == "epoch" and config.eval_delay <= state.epoch
-    return {
-        "eval_workers_persist": config.dataloader_persistent_workers and bool(evaluated_at),
-        "epoch_began_at": state.global_step,
-        "epoch_losses": nothing,
-        "grad_norm": None,
-        "learning_rate": None,
-        "logged_at": state.global_step,
-        "phase": "update" if is_due and state.global_step not in evaluated_at else "epoch",
-        "lost_updates": state.global_step - logged_at,
-        "total_loss": total,
-        "window_losses": nothing,
-    }
-
-
-def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
-    meter, rank = run.meter, run.accelerator.process_index
-    meter.window.fill_(own["window_losses"][rank])
-    meter.epoch.fill_(own["epoch_losses"][rank])
-    meter.logged_at, meter.epoch_began_at = own["logged_at"], own["epoch_began_at"]
-    meter.total, meter.lost = own["total_loss"], own["lost_updates"]
-    meter.grad_norm, meter.learning_rate = own["grad_norm"], own["learning_rate"]
-    if own["eval_workers_persist"] and run.eval_dataset is not None:
-        for _ in eval_loader(run, run.eval_dataset):
-            pass  # as in the run that was interrupted, its workers are there now, and no evaluation draws a number
-    state, plan = run.state, run.plan
-    stopped = has_run_out_of_patience(run.config, state) or state.global_step >= plan.max_steps
-    state.control.should_training_stop = stopped
-    epoch_is_over = stopped or state.global_step % plan.updates_per_epoch == 0
-    run.epoch_end_pending = own["phase"] == "update" and epoch_is_over
-
-
-def load_weights(run: Run, folder: Path) -> None:
-    """Load a checkpoint's weights into the run's model. Raises: UserError when they are another model's."""
-    model, path = run.unwrapped_model, folder / WEIGHTS
-    try:
-        missing, unexpected = model.load_state_dict(load_file(path), strict=False)
-    except (RuntimeError, SafetensorError) as error:  # shapes that differ; a file that is not whole
-        raise UserError(f"{path}: not this model's weights ({' '.join(str(error).split())[:200]})") from error
-    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
-    wrong = [*unexpected, *(name for name in missing if name not in tied)]
-    if wrong:
-        raise UserError(f"{path}: not this model's weights ({len(wrong)} names differ, {wrong[0]} is one)")
-
-
-def rng_state(distributed: bool) -> dict[str, Any]:
-    """The state of every random number generator of this process. Mirrors: Trainer._save_rng_state."""
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()}
-    if torch.cuda.is_available():
-        cuda = torch.cuda.random
-        state["cuda"] = cuda.get_rng_state_all() if distributed else cuda.get_rng_state()
-    return state
-
-
-def restore_rng_state(state: dict[str, Any], distributed: bool) -> None:
-    """Mirrors: Trainer._load_rng_state."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.random.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and "cuda" in state:
-        set_state: Any = torch.cuda.random.set_rng_state_all if distributed else torch.cuda.random.set_rng_state
-        set_state(state["cuda"])
-
-
-def _rng_files(run: Run) -> list[str]:
-    """One of each process."""
-    processes = run.accelerator.num_processes
-    return [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
-
-
-def _load(path: Path) -> Any:
-    """A checkpoint file, without running any code it may hold. NumPy's state needs four harmless names."""
-    from transformers.trainer_pt_utils import safe_globals
-
-    try:
-        with safe_globals():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path}: not readable ({str(error).splitlines()[0] if str(error) else error!r})") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    _sync_folder(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename lasts through a power cut only once its folder is on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_leftovers(root: Path) -> None:
-    """Of a save or a deletion that was cut off."""
-    for folder in [*root.glob(f"{STAGING}*"), *root.glob(f"{DELETED}*")]:
-        shutil.rmtree(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Take a checkpoint away in one step, so that none is ever seen half deleted."""
-    if not folder.exists():
-        return
-    doomed = folder.with_name(f"{DELETED}{folder.name}")
-    os.replace(folder, doomed)
-    shutil.rmtree(doomed)

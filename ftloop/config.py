@@ -108,6 +108,8 @@ class TrainConfig:
     data_seed: int | None = _training(None, "Seeds the order of rows alone. None: seed.")
     full_determinism: bool = _training(False, "Deterministic kernels, slower; for reproducing GPU runs.")
     resume_from_checkpoint: str | None = _training(None, "`last`, or a checkpoint folder.")
+    resume_with_changes: bool = _training(False, "Resume although seed, data, model or the like are others now.")
+    max_train_seconds: int | None = _training(None, "Stop and save in time to be done so many seconds after the start.")
     trainer_compat: bool = _training(False, "Reproduce transformers.Trainer bit for bit, its known defects included.")
 
     learning_rate: float = _optimizer(5e-5, "Peak learning rate.")
@@ -304,6 +306,7 @@ _POSITIVE = (
     "early_stopping_patience",
     "save_total_limit",
     "ddp_timeout",
+    "max_train_seconds",
 )
 _NOT_NEGATIVE = (
     "learning_rate",

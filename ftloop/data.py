@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ftloop import rows
 from ftloop.config import TrainConfig
 from ftloop.errors import UserError
@@ -309,6 +311,37 @@ def _check_known(dataset: Dataset, column: str, labels: Labels, what: str) -> No
                 f"{what}: the label {label!r} in {_rows_with(dataset, column, label)} "
                 f"is not one of the training set's: {training}"
             )
+
+
+def digest_rows(dataset: Any) -> dict[str, Any]:
+    """How many rows, and what tells them from others: a digest of all values in their order, for a `datasets.Dataset`;
+    None for any other data set, whose rows may be made when they are asked for.
+    """
+    if not hasattr(dataset, "with_format"):
+        return {"rows": len(dataset), "digest": None}
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for table in dataset.with_format("arrow").iter(batch_size=10_000):
+        for name in table.column_names:
+            digest.update(name.encode())
+            for values in table[name].chunks:
+                _add_values(digest, values)
+    return {"rows": len(dataset), "digest": digest.hexdigest()}
+
+
+def _add_values(digest: Any, values: Any) -> None:
+    """Those of an Arrow array, however it is laid out in memory."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        _add_values(digest, pc.list_value_length(values))
+        _add_values(digest, values.flatten())
+    elif pa.types.is_primitive(values.type) and not values.null_count:
+        digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)))
+    else:
+        digest.update(repr(values.to_pylist()).encode("utf-8", "surrogatepass"))
 
 
 def tokenize(

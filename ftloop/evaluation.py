@@ -16,7 +16,9 @@ from transformers.trainer_utils import EvalPrediction, denumpify_detensorize, sp
 from ftloop.errors import UserError
 from ftloop.loss import count_items, forward
 from ftloop.plan import real_rows
+from ftloop.rng import restore_rng_state, rng_state
 from ftloop.run import Inputs, Run, eval_loader, first_rows, num_rows
+from ftloop.stopping import EVERY_BATCHES, Stopped
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -52,7 +54,20 @@ def predict(run: Run, test_dataset: Dataset[Any], metric_key_prefix: str = "test
 
 
 def _evaluation_loop(run: Run, dataset: Any, prefix: str) -> Predictions:
-    """Mirrors: Trainer.evaluation_loop."""
+    """Left because the run is to stop, it leaves the random state as it found it, and is made again after a resume.
+
+    Mirrors: Trainer.evaluation_loop.
+    """
+    before, loaders = rng_state(run.accelerator.use_distributed), dict(run.eval_loaders)
+    try:
+        return _evaluate_batches(run, dataset, prefix)
+    except Stopped:
+        restore_rng_state(before, run.accelerator.use_distributed)
+        run.eval_loaders = loaders
+        raise
+
+
+def _evaluate_batches(run: Run, dataset: Any, prefix: str) -> Predictions:
     started = time.time()
     batch_size = run.config.per_device_eval_batch_size
     loader = eval_loader(run, dataset)
@@ -68,6 +83,8 @@ def _evaluation_loop(run: Run, dataset: Any, prefix: str) -> Predictions:
         disable=True if not run.accelerator.is_local_main_process else run.config.disable_tqdm,
     )
     for step, inputs in enumerate(bar):
+        if step % (1 if run.accelerator.num_processes == 1 else EVERY_BATCHES) == 0:
+            run.stop.check()
         batch_labels = inputs.get("labels")
         loss, batch_logits = _prediction_step(run, model, inputs, _rows_here(run, len(dataset), inputs, step))
         # Gathering cuts off the rows that are in the last round only to make it even.

@@ -7,12 +7,14 @@ import math
 import os
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from ftloop.checkpoint import store_flos, write_text
+from ftloop.checkpoint import store_flos
+from ftloop.durable import retried, write_text
 from ftloop.run import Run
 from ftloop.state import TRAINER_STATE
 
@@ -158,10 +160,12 @@ def save_metrics(run: Run, split: str, metrics: dict[str, Any]) -> None:
     together = root / "all_results.json"
     before = json.loads(together.read_text(encoding="utf-8")) if together.is_file() else {}
     for path, values in ((root / f"{split}_results.json", metrics), (together, before | metrics)):
-        write_text(path, json.dumps(values, indent=4, sort_keys=True) + "\n")
+        text = json.dumps(values, indent=4, sort_keys=True) + "\n"
+        retried(path.name, partial(write_text, path, text), run.say)
 
 
 def save_state(run: Run) -> None:
     """Write `trainer_state.json` into the output_dir. Mirrors: Trainer.save_state."""
     if run.is_main:
-        write_text(Path(run.config.output_dir) / TRAINER_STATE, run.state.to_json(run.config))
+        path, text = Path(run.config.output_dir) / TRAINER_STATE, run.state.to_json(run.config)
+        retried(path.name, partial(write_text, path, text), run.say)

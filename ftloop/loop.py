@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,21 +15,16 @@ from accelerate import skip_first_batches
 from torch import Tensor
 from transformers.trainer_utils import speed_metrics
 
-from ftloop.checkpoint import (
-    find_checkpoint,
-    keep_only_best,
-    load_checkpoint,
-    load_weights,
-    restore_rng_state,
-    rng_state,
-    save_checkpoint,
-    store_flos,
-)
+from ftloop.checkpoint import keep_only_best, save_checkpoint, store_flos
+from ftloop.durable import in_use
 from ftloop.evaluation import evaluate
 from ftloop.logs import Logs
 from ftloop.loss import count_items, forward, loss_divisor
+from ftloop.resume import choose_checkpoint, load_checkpoint, load_weights
+from ftloop.rng import restore_rng_state, rng_state
 from ftloop.run import Inputs, Run, first_rows
 from ftloop.state import after_epoch, after_update, count_patience, note_best
+from ftloop.stopping import Stopped, signals_wait
 
 TrainingStep = Callable[[Run, Inputs, float, Tensor | None], Tensor]
 
@@ -49,8 +44,8 @@ class Update:
     rows: int
     """Distinct rows, over all micro-batches and processes."""
     ends_epoch: bool
-    replayed: bool = False
-    """Done before the checkpoint this run was resumed from: `train()` still owes it the end of its epoch."""
+    phases_due: tuple[str, ...] | None = None
+    """Only of an update done before the checkpoint this run was resumed from: what `train()` still owes it."""
 
     @property
     def loss(self) -> Tensor:
@@ -177,13 +172,14 @@ def _restore_rng(run: Run) -> None:
         run.rng_to_restore = None
 
 
-def _update_with_pending_epoch_end(run: Run) -> Iterator[Update]:
-    """The last update before the checkpoint this run was resumed from, if the end of its epoch is still due."""
-    if run.epoch_end_pending:
+def _update_not_seen_to(run: Run) -> Iterator[Update]:
+    """The last update before the checkpoint this run was resumed from, if something is still due after it."""
+    due, run.phases_due = run.phases_due, ()
+    if due:
         _restore_rng(run)
-        run.epoch_end_pending = False
         state, meter = run.state, run.meter
-        yield Update(state.global_step, state.epoch, (), meter.grad_norm, meter.learning_rate, 0, True, replayed=True)
+        ends_epoch = "epoch" in due
+        yield Update(state.global_step, state.epoch, (), meter.grad_norm, meter.learning_rate, 0, ends_epoch, due)
         if _keeps_workers(run):
             run.rng_to_restore = rng_state(run.accelerator.use_distributed)
 
@@ -193,15 +189,14 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
 
     Mirrors: Trainer.train, _maybe_log_save_evaluate, _finalize_training.
     """
-    _resume(run)
-    config, state, control, meter = run.config, run.state, run.state.control, run.meter
-    started, first_step = time.time(), state.global_step
-    with Logs(run) as logs:
+    with _resumable(run), Logs(run) as logs:
+        config, state, control, meter = run.config, run.state, run.state.control, run.meter
+        started, first_step = time.time(), state.global_step
         if config.eval_on_start and (first_step == 0 or config.trainer_compat):
             metrics = evaluate(run)
             logs.record(metrics)
             count_patience(config, state, metrics)
-        for update in chain(_update_with_pending_epoch_end(run), updates(run, step)):
+        for update in chain(_update_not_seen_to(run), updates(run, step)):
             metrics = {}
             meter.add(update.losses, update.grad_norm, update.learning_rate, update.global_step)
             logs.advance()
@@ -224,6 +219,7 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
             if control.should_training_stop:
                 logs.stopped_early()
                 break
+            run.stop.check()
         result = _result(run, started, first_step)
         logs.record(result.metrics)
         if config.load_best_model_at_end and state.best_model_checkpoint is not None:
@@ -233,27 +229,40 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
     return result
 
 
-def _resume(run: Run) -> None:
-    """Continue where resume_from_checkpoint says, unless a checkpoint has been loaded already.
+@contextmanager
+def _resumable(run: Run) -> Iterator[None]:
+    """Continue where resume_from_checkpoint says, unless a checkpoint has been loaded already, with the output_dir to
+    ourselves; asked to stop, save where the run can be taken up again.
 
-    Raises: UserError when the output_dir holds another run's checkpoints: they are not trained over.
+    Raises: UserError when the output_dir holds another run's checkpoints: they are not trained over. Stopped.
     """
-    if run.state.global_step == 0:
-        checkpoint = find_checkpoint(run.config.output_dir, run.config.resume_from_checkpoint)
+    with in_use(Path(run.config.output_dir)) if run.is_main else nullcontext(), signals_wait():
+        checkpoint = choose_checkpoint(run.config, run.accelerator) if run.state.global_step == 0 else None
         if checkpoint is not None:
             load_checkpoint(run, checkpoint)
-            if run.is_main:
-                print(f"Resuming  after update {run.state.global_step} of {run.plan.max_steps}", flush=True)
+        try:
+            yield
+        except Stopped as stopped:
+            step = run.state.global_step
+            if step and run.saved_at != step:
+                save_checkpoint(run, run.phase, on_request=True)
+            saved = f"after update {step}, saved as checkpoint-{step}" if step else "before the first update"
+            again = "the same command with --resume_from_checkpoint last goes on"
+            raise Stopped(f"{stopped} {saved}; {again}") from None
 
 
 def _phases(run: Run, update: Update) -> Iterator[str]:
     """After an update `update`, and `epoch` when that ends an epoch or training stops; sets what is due in each."""
-    if not update.replayed:
+    due = ("update",) if update.phases_due is None else update.phases_due
+    run.phase = "none"
+    if "update" in due:
         after_update(run.config, run.plan, run.state)
         yield "update"
+    run.phase = "update"
     if update.ends_epoch or run.state.control.should_training_stop:
         after_epoch(run.config, run.state)
         yield "epoch"
+        run.phase = "epoch"
 
 
 def _result(run: Run, started: float, first_step: int) -> TrainResult:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
@@ -25,14 +27,17 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+from tqdm.auto import tqdm
 from transformers.trainer_utils import enable_full_determinism, seed_worker, set_seed
 
 from ftloop.config import TrainConfig
+from ftloop.data import digest_rows
 from ftloop.errors import UserError
 from ftloop.metrics import ComputeMetrics
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
 from ftloop.plan import TrainingPlan, make_plan
 from ftloop.state import LossMeter, TrainerState, begin
+from ftloop.stopping import Stop, outlive_the_signal
 
 if TYPE_CHECKING:
     from accelerate.optimizer import AcceleratedOptimizer
@@ -90,8 +95,14 @@ class Run:
     """Of the checkpoint resumed from; the loop restores it at the one right moment."""
     resumed_from: Path | None = None
     """The checkpoint that was loaded."""
-    epoch_end_pending: bool = False
-    """The checkpoint resumed from was saved before the end of its epoch had been seen to."""
+    saved_at: int | None = None
+    """`global_step` of the newest checkpoint in output_dir that this run has saved or was resumed from."""
+    phase: str = "epoch"
+    """How far the update just made has been seen to: `none`; `update`; `epoch`, when its epoch's end has been too."""
+    phases_due: tuple[str, ...] = ()
+    """What the checkpoint resumed from still owes its last update: `update`, `epoch`."""
+    stop: Stop = field(default_factory=Stop)
+    """Whether the run is to be left where it can be taken up again."""
 
     @property
     def unwrapped_model(self) -> nn.Module:
@@ -102,6 +113,18 @@ class Run:
     @property
     def is_main(self) -> bool:
         return self.accelerator.is_main_process
+
+    @cached_property
+    def data_digests(self) -> dict[str, dict[str, Any]]:
+        """What tells other data from the same, for a checkpoint."""
+        sets = {"train": self.train_dataset, "eval": self.eval_dataset}
+        return {name: digest_rows(dataset) for name, dataset in sets.items() if dataset is not None}
+
+    def say(self, line: str) -> None:
+        """A line on the console, above the progress bars; once, however many processes there are."""
+        if self.is_main:
+            tqdm.write(line)
+            sys.stdout.flush()
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -242,6 +265,7 @@ def prepare(
     check_schedule(config, run.plan.warmup_steps, run.plan.max_steps)
     run.model, run.optimizer = accelerator.prepare(model, create_optimizer(model, config))
     run.scheduler = create_scheduler(run.optimizer, config, run.plan.warmup_steps, run.plan.max_steps)
+    run.stop.group = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
     begin(run.state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
     return run
 
@@ -283,7 +307,7 @@ def train_loader(run: Run) -> DataLoader[Any]:
         sampler=RandomSampler(run.train_dataset),  # type: ignore[arg-type]
         drop_last=config.dataloader_drop_last,
         worker_init_fn=partial(
-            seed_worker, num_workers=config.dataloader_num_workers, rank=run.accelerator.process_index
+            _begin_worker, num_workers=config.dataloader_num_workers, rank=run.accelerator.process_index
         ),
     )
 
@@ -306,10 +330,16 @@ def eval_loader(run: Run, dataset: Dataset[Any]) -> DataLoader[Any]:
         batch_size=config.per_device_eval_batch_size,
         sampler=SequentialSampler(dataset),  # type: ignore[arg-type]
         drop_last=config.dataloader_drop_last and config.trainer_compat,
+        worker_init_fn=outlive_the_signal,
     )
     if config.dataloader_persistent_workers:
         run.eval_loaders[id(dataset)] = dataset, loader
     return loader
+
+
+def _begin_worker(worker_id: int, num_workers: int, rank: int) -> None:
+    outlive_the_signal(worker_id)
+    seed_worker(worker_id, num_workers=num_workers, rank=rank)
 
 
 def _loader(run: Run, dataset: Any, **kind: Any) -> DataLoader[Any]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+STARTED = time.monotonic()
 
 if __package__ in (None, ""):
     # Run as a file, sys.path starts with this folder: `ftloop` would not be found, and our module names would shadow
@@ -16,6 +20,7 @@ if __package__ in (None, ""):
 from ftloop.config import TrainConfig, parse_args
 from ftloop.errors import ExitCode, FtloopError
 from ftloop.hub import use_cache_if_hub_is_silent
+from ftloop.stopping import Stop, listening, signals_wait
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,42 +32,61 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns: an ExitCode. Only a fault of ours has a traceback; `--traceback` shows one for every error."""
+    from ftloop.durable import in_use
+
     words = sys.argv[1:] if argv is None else argv
+    stop = Stop()
     try:
-        config = parse_args(words)
-        use_cache_if_hub_is_silent(config)
-        fine_tune(config)
+        with listening(stop):
+            config = parse_args(words)
+            if config.max_train_seconds is not None:
+                stop.deadline = STARTED + config.max_train_seconds
+            use_cache_if_hub_is_silent(config)
+            with in_use(Path(config.output_dir)) if _is_main() else nullcontext():
+                fine_tune(config, stop)
     except FtloopError as error:
         if any(word.startswith("--traceback") for word in words):
             traceback.print_exc()
-        if os.environ.get("RANK", "0") == "0":
+        mark = "" if error.exit_code == ExitCode.STOPPED else "error: "
+        if _is_main():
             for problem in error.problems:
-                print(f"error: {problem}", file=sys.stderr)
+                print(f"{mark}{problem}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\ninterrupted; --resume_from_checkpoint last goes on from the newest checkpoint", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        if _is_main():
+            print(f"Stopped   on {stop.reason} before training; nothing of this start needed saving", file=sys.stderr)
+        return ExitCode.STOPPED
     return ExitCode.DONE
 
 
-def fine_tune(config: TrainConfig) -> Run:
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def fine_tune(config: TrainConfig, stop: Stop) -> None:
     """The whole job, from the files it reads to the files it leaves. What can fail for the user fails first."""
     import numpy as np
 
     from ftloop.announce import announce_baseline, announce_data, announce_run, quiet_libraries
-    from ftloop.checkpoint import check_writable, find_checkpoint, save_model
+    from ftloop.checkpoint import find_checkpoint
     from ftloop.data import load_text_data, tokenize
-    from ftloop.logs import save_metrics, save_state
+    from ftloop.durable import check_writable
     from ftloop.metrics import check_metric, metrics_for
     from ftloop.model import check_model, load_model, load_tokenizer, longest_input
     from ftloop.optim import check_schedule
     from ftloop.predict import pair_up
+    from ftloop.resume import choose_checkpoint, finished_run, load_checkpoint
     from ftloop.run import make_accelerator, prepare, seed_everything
 
     quiet_libraries(config)
+    is_complete = finished_run(config)
+    if is_complete:
+        if _is_main():
+            print(f"Finished  already: {config.output_dir} holds this run, complete", flush=True)
+        return
     check_model(config.model_name_or_path)
     check_schedule(config)
-    find_checkpoint(config.output_dir, config.resume_from_checkpoint)  # `train` loads it; here, to fail first
+    find_checkpoint(config.output_dir, config.resume_from_checkpoint)
     check_writable(config.output_dir, "output_dir")
     if config.logging_dir is not None:
         check_writable(config.logging_dir, "logging_dir")
@@ -71,6 +95,8 @@ def fine_tune(config: TrainConfig) -> Run:
 
         check_recording(Path(config.record))
     accelerator = make_accelerator(config)
+    is_trained = is_complete is not None
+    checkpoint = None if is_trained else choose_checkpoint(config, accelerator)
     assert config.model_name_or_path is not None
 
     with accelerator.main_process_first():  # the others read what the first has cached
@@ -98,25 +124,51 @@ def fine_tune(config: TrainConfig) -> Run:
         compute_metrics=compute_metrics,
         accelerator=accelerator,
     )
+    stop.group, run.stop = run.stop.group, stop
     if run.is_main:
         announce_run(run, config.model_name_or_path, new_weights)
         announce_data(data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
         for name, rows in list(validation.items())[:1]:
             announce_baseline(data.labels, name, np.asarray(rows["label"]), compute_metrics)
+    if checkpoint is not None:
+        load_checkpoint(run, checkpoint)
+    with signals_wait():
+        _train_and_save(run, is_trained)
+        _use(run, data, encoded, samples, max_length)
 
+
+def _train_and_save(run: Run, is_trained: bool) -> None:
+    """Train, unless the final model is there already, and save it with what is known of the training."""
+    from ftloop.checkpoint import record_trained, save_model
+    from ftloop.logs import save_metrics, save_state
+    from ftloop.resume import load_weights
+    from ftloop.state import TRAINER_STATE, TrainerState
+
+    root = Path(run.config.output_dir)
+    if is_trained:
+        run.say(f"Trained   already: {root} holds the final model; what is left is to evaluate it")
+        load_weights(run, root)
+        run.state = TrainerState.from_json(root / TRAINER_STATE)
+        return
     result = _train(run)
-    save_model(run)
+    files = save_model(run)
     save_metrics(run, "train", result.metrics | {"epoch": run.state.epoch})
     save_state(run)
-    _final_evaluation(run, validation, "eval")
+    record_trained(run, [*files, "train_results.json", TRAINER_STATE])
+
+
+def _use(run: Run, data: TextData, encoded: dict[str, Dataset], samples: list[Any], max_length: int) -> None:
+    """What the final model is for: evaluated on all sets, and its predictions. Then the run is complete."""
+    from ftloop.checkpoint import record_complete
+
+    _final_evaluation(run, {name: encoded[name] for name in data.validation}, "eval")
     _final_evaluation(run, {name: encoded[name] for name in data.test if data.has_labels(data.test[name])}, "test")
     for name in data.test:
         if not data.has_labels(data.test[name]):
             _write_predictions(run, encoded[name], name, data)
     _predict_samples(run, samples, max_length)
-    if run.is_main:
-        print(f"Results   {config.output_dir}: the model, all_results.json, trainer_state.json", flush=True)
-    return run
+    record_complete(run)
+    run.say(f"Results   {run.config.output_dir}: the model, all_results.json, trainer_state.json")
 
 
 def _train(run: Run) -> TrainResult:
@@ -162,7 +214,7 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     """A test set without labels: one line a row in `<name>_predictions.tsv`, in the rows' order."""
     import torch
 
-    from ftloop.checkpoint import write_text
+    from ftloop.durable import retried, write_text
     from ftloop.evaluation import predict
 
     logits = predict(run, rows).predictions
@@ -176,7 +228,7 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
         lines = [f"{i}\t{data.labels.names[label]}\t{score:.6f}" for i, (label, score) in enumerate(chosen)]
     path = Path(run.config.output_dir) / f"{name}_predictions.tsv"
     header = "index\tprediction" if data.labels.regression else "index\tprediction\tscore"
-    write_text(path, "\n".join([header, *lines]) + "\n")
+    retried(path.name, lambda: write_text(path, "\n".join([header, *lines]) + "\n"), run.say)
     print(f"{name.capitalize():<9} {len(lines)} rows without labels, predicted into {path}", flush=True)
 
 

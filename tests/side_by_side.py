@@ -214,7 +214,7 @@ def _is_timing(name: str) -> bool:
 
 
 def _is_shared(path: Path) -> bool:
-    return path.name not in ("training_args.bin", "ftloop_state.json")
+    return path.name not in ("training_args.bin", "ftloop_state.json", "ftloop_manifest.json")
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from side_by_side import Job, run_ftloop
 
-from ftloop import UserError, find_checkpoint
+from ftloop import SaveError, UserError, find_checkpoint
 from ftloop import checkpoint as checkpoint_module
 from ftloop.checkpoint import list_checkpoints, rotate_checkpoints
 
@@ -89,12 +89,12 @@ def test_a_save_that_fails_midway_leaves_no_checkpoint_and_the_old_ones_alone(
 
     def full_disk(run: Any, folder: Path) -> None:
         saves.append(folder)
-        if len(saves) == 2:
+        if len(saves) >= 2:
             raise OSError(28, "No space left on device")
         real(run, folder)
 
     monkeypatch.setattr(checkpoint_module, "_save_optimizer", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(SaveError, match=r"checkpoint-8 could not be saved, twice: .*No space left"):
         run_ftloop(Job(), tmp_path, save_total_limit=1, **ARGUMENTS)
     assert steps(tmp_path) == [4]
     monkeypatch.undo()
@@ -103,7 +103,26 @@ def test_a_save_that_fails_midway_leaves_no_checkpoint_and_the_old_ones_alone(
     assert not list(tmp_path.glob(".*")), "the next save clears what the failed one left"
 
 
-def test_a_checkpoint_has_trainers_files_and_one_of_ours(tmp_path: Path) -> None:
+def test_a_save_that_fails_once_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run_ftloop(Job(), tmp_path / "whole", **ARGUMENTS)
+    real = checkpoint_module._save_optimizer
+    saves = []
+
+    def bad_sector(run: Any, folder: Path) -> None:
+        saves.append(folder)
+        real(run, folder)
+        if len(saves) == 1:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint_module, "_save_optimizer", bad_sector)
+    assert run_ftloop(Job(), tmp_path / "again", **ARGUMENTS).checkpoints == whole.checkpoints
+    assert len(saves) == 3
+    assert "checkpoint-4 failed ([Errno 5] Input/output error); trying once more" in capsys.readouterr().out
+
+
+def test_a_checkpoint_has_trainers_files_and_two_of_ours(tmp_path: Path) -> None:
     run_ftloop(Job(), tmp_path, **ARGUMENTS)
     names = {path.name for path in (tmp_path / "checkpoint-8").iterdir()}
     assert names == {
@@ -114,6 +133,7 @@ def test_a_checkpoint_has_trainers_files_and_one_of_ours(tmp_path: Path) -> None
         "rng_state.pth",
         "trainer_state.json",
         "ftloop_state.json",
+        "ftloop_manifest.json",
     }
     own = json.loads((tmp_path / "checkpoint-8" / "ftloop_state.json").read_text())
     assert own["phase"] == "update"

@@ -397,14 +397,14 @@ def test_the_loop_fits_one_screen() -> None:
 ORDER = [
     ("errors",),
     ("config", "glue", "demo_data"),
-    ("hub", "rows"),
+    ("hub", "rows", "durable", "stopping", "rng"),
     ("data",),
     ("model", "metrics", "optim", "plan"),
     ("state",),
     ("run",),
     ("loss",),
     ("evaluation", "checkpoint", "predict"),
-    ("logs",),
+    ("logs", "resume"),
     ("loop", "announce"),
     ("record",),  # it and what follows stand beside: the loop imports none of them
     ("diff",),

@@ -1,0 +1,454 @@
+"""Going on from a checkpoint: which one, whether it is whole, whether it is of this run, and putting the run there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from ftloop.checkpoint import (
+    FTLOOP_STATE,
+    OPTIMIZER,
+    SCALER,
+    SCHEDULER,
+    WEIGHTS,
+    find_checkpoint,
+    list_checkpoints,
+)
+from ftloop.config import SETTINGS, TrainConfig
+from ftloop.durable import MANIFEST, clear_leftovers, faults, read_manifest, set_aside
+from ftloop.errors import FtloopError, UserError
+from ftloop.optim import create_scheduler
+from ftloop.plan import TrainingPlan, make_plan
+from ftloop.rng import rng_files
+from ftloop.run import Run, eval_loader
+from ftloop.state import TRAINER_STATE, TrainerState, begin, has_run_out_of_patience
+
+# What another value means for a run that goes on. Of what is in none of these sets, a change is another run.
+FREE = {  # the training is the same
+    "ddp_timeout",
+    "disable_tqdm",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "logging_dir",
+    "logging_first_step",
+    "logging_steps",
+    "logging_strategy",
+    "max_predict_samples",
+    "max_train_seconds",
+    "output_dir",
+    "overwrite_cache",
+    "preprocessing_num_workers",
+    "record",
+    "record_full",
+    "report_to",
+    "resume_from_checkpoint",
+    "resume_with_changes",
+    "sample_texts",
+    "save_only_model",
+    "save_steps",
+    "save_strategy",
+    "save_total_limit",
+    "test_file",
+    "traceback",
+}
+OTHER_BITS = {  # the same job, but no longer the bits of one run that was never interrupted
+    "dataloader_persistent_workers",
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "eval_delay",
+    "eval_on_start",
+    "eval_steps",
+    "eval_strategy",
+    "full_determinism",
+    "gradient_checkpointing",
+    "greater_is_better",
+    "load_best_model_at_end",
+    "max_eval_samples",
+    "metric_for_best_model",
+    "per_device_eval_batch_size",
+    "tf32",
+    "torch_compile",
+    "use_cpu",
+    "validation_file",
+}
+# Judged by what comes of them: the rows of an update, the number of updates, the digest of the training data.
+BY_RESULT = {
+    "dataset_config_name",
+    "dataset_name",
+    "gradient_accumulation_steps",
+    "label_column_name",
+    "max_seq_length",
+    "max_steps",
+    "max_train_samples",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "task_name",
+    "text_column_names",
+    "train_file",
+}
+
+
+def choose_checkpoint(config: TrainConfig, accelerator: Accelerator) -> Path | None:
+    """The checkpoint to resume from, None to start afresh; every process calls it and gets the same.
+
+    With `last`, the newest that is whole. A broken one is named with what is wrong, and set aside.
+    Raises: UserError when the named one is not there or is broken, or it is that of another run.
+    """
+    answer: list[Any] = [None, ()]
+    if accelerator.is_main_process:
+        try:
+            answer[0] = _choose(config)
+        except FtloopError as error:
+            answer[1] = error.problems
+    checkpoint, problems = broadcast_object_list(answer)
+    if problems:
+        raise UserError(*problems)
+    if checkpoint is not None:
+        _refuse_another_run(config, checkpoint, accelerator.num_processes)
+    return checkpoint  # type: ignore[no-any-return]
+
+
+def _choose(config: TrainConfig) -> Path | None:
+    root = Path(config.output_dir)
+    clear_leftovers(root)
+    named = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
+    if config.resume_from_checkpoint is None:
+        return None
+    if named is not None and config.resume_from_checkpoint != "last":
+        wrong = what_is_wrong(named)
+        if wrong:
+            raise UserError(f"{named}: is broken: {'; '.join(wrong)}. Resume from another one, or from `last`")
+        return named
+    for folder in reversed(list_checkpoints(root)):
+        wrong = what_is_wrong(folder)
+        if not wrong:
+            return folder
+        aside = set_aside(folder)
+        print(f"Broken    {folder.name}: {'; '.join(wrong)}; set aside as {aside.name}", flush=True)
+    whole = "" if named is None else " that is whole"
+    print(f"Resuming  nothing: no checkpoint{whole} in {root} yet, starting afresh", flush=True)
+    return None
+
+
+def what_is_wrong(folder: Path) -> list[str]:
+    """The faults of a checkpoint, held against its manifest; none for Trainer's, which has no manifest."""
+    try:
+        manifest = read_manifest(folder)
+    except UserError:
+        return [f"{MANIFEST} is damaged"]
+    if manifest is None:
+        return [f"{MANIFEST} is missing"] if (folder / FTLOOP_STATE).exists() else []
+    return faults(folder, manifest["files"])
+
+
+def finished_run(config: TrainConfig) -> bool | None:
+    """Whether output_dir holds this very run, complete; None when it does not even hold its final model whole.
+
+    What the run has left is looked at before any checkpoint: those may have been deleted.
+    """
+    root = Path(config.output_dir)
+    if config.resume_from_checkpoint is None:
+        return None
+    try:
+        manifest = read_manifest(root)
+    except UserError as error:
+        print(f"Broken    {error}", flush=True)
+        return None
+    if manifest is None or "complete" not in manifest or changed_settings(manifest["config"], config).keys() - FREE:
+        return None
+    wrong = faults(root, manifest["files"])
+    if wrong:
+        print(f"Broken    the finished run in {root}: {'; '.join(wrong)}", flush=True)
+        return None
+    return bool(manifest["complete"])
+
+
+def load_checkpoint(run: Run, folder: Path) -> None:
+    """Put a prepared run where the checkpoint was saved, ours or Trainer's. Every process calls it.
+
+    The random number generators are not restored here but by the loop, at the one moment that makes the continuation
+    exact: after the first batches are fetched in mid-epoch, before the iterator is made at an epoch's beginning.
+
+    Raises: UserError naming every file that is missing, or what makes this another run than the one that was saved.
+    Trainer starts a new optimizer or schedule there in silence.
+    Mirrors: Trainer._load_from_checkpoint, _init_training_state, _load_optimizer_and_scheduler, _load_rng_state.
+    """
+    folder = Path(folder)
+    accelerator, config = run.accelerator, run.config
+    _refuse_another_run(config, folder, accelerator.num_processes)
+    manifest = read_manifest(folder)
+    own, processes = _check_resumable(run, folder, manifest)
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in _groups(run)]
+    load_weights(run, folder)
+    _restore(run.optimizer, folder / OPTIMIZER)
+    _restore(run.scheduler, folder / SCHEDULER)
+    if accelerator.scaler is not None:
+        _restore(accelerator.scaler, folder / SCALER)
+    rng_file = folder / rng_files(processes)[accelerator.process_index % processes]
+    run.rng_to_restore = _load(rng_file)
+    if not isinstance(run.rng_to_restore, dict) or not {"python", "numpy", "cpu"} <= run.rng_to_restore.keys():
+        raise UserError(f"{rng_file}: is not what its name says (no state of random number generators)")
+    run.state = TrainerState.from_json(folder / TRAINER_STATE)
+    run.resumed_from = folder
+    if folder.parent.resolve() == Path(config.output_dir).resolve():
+        run.saved_at = run.state.global_step
+    state = run.state
+    begin(state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
+    if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():
+        state.best_model_checkpoint = None
+    if config.trainer_compat:
+        run.meter.logged_at = run.meter.epoch_began_at = state.global_step
+        state.evaluations_without_better = 0  # Trainer's early stopping starts counting anew
+    else:
+        _follow_settings(run, settings)
+        _restore_own_state(run, _read_from_log_history(run) if own is None else own)
+    run.say(f"Resuming  after update {state.global_step} of {run.plan.max_steps}, from {folder}")
+    for line in [] if manifest is None else _told_changes(run, manifest):
+        run.say(line)
+
+
+def _groups(run: Run) -> list[dict[str, Any]]:
+    return run.optimizer.param_groups  # type: ignore[no-any-return]
+
+
+def _follow_settings(run: Run, settings: list[dict[str, Any]]) -> None:
+    """What the optimizer and the schedule have loaded, but with this configuration's settings: the same values to the
+    bit, unless they have been changed. Differs: Trainer goes on with those of the checkpoint, whatever is asked.
+    """
+    scheduler: Any = run.scheduler
+    for group, wanted in zip(_groups(run), settings, strict=True):
+        group |= {name: value for name, value in wanted.items() if name != "lr"}
+    scheduler.base_lrs = [wanted["initial_lr"] for wanted in settings]
+    if hasattr(scheduler, "lr_lambdas"):
+        scheduler._last_lr = [
+            base * rate(scheduler.last_epoch)
+            for base, rate in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
+        for group, learning_rate in zip(_groups(run), scheduler._last_lr, strict=True):
+            group["lr"] = learning_rate
+
+
+def changed_settings(saved: dict[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Name -> value then and now, of the settings that are others than in the saved configuration."""
+    now = config.to_dict()
+    then = {name: saved.get(name, setting.default) for name, setting in SETTINGS.items()}
+    return {name: (then[name], now[name]) for name in now if not _same(name, then[name], now[name])}
+
+
+def _same(name: str, then: Any, now: Any) -> bool:
+    if name == "model_name_or_path" and then and now and os.path.isdir(then) and os.path.isdir(now):
+        return os.path.realpath(then) == os.path.realpath(now)
+    return bool(then == now)
+
+
+def _refuse_another_run(config: TrainConfig, folder: Path, num_processes: int) -> None:
+    """Raises: UserError naming the settings that make this another run than the one that saved the checkpoint."""
+    manifest = read_manifest(folder)
+    if manifest is None or config.resume_with_changes:
+        return
+    changed = changed_settings(manifest["config"], config)
+    wrong = {name: values for name, values in changed.items() if name not in FREE | OTHER_BITS | BY_RESULT}
+    split = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    then = [*(manifest["config"][name] for name in split), manifest["num_processes"]]
+    now = [*(getattr(config, name) for name in split), num_processes]
+    if then != now and (np.prod(then) != np.prod(now) or config.trainer_compat):
+        for name, before, value in zip((*split, "num_processes"), then, now, strict=True):
+            if before != value:
+                wrong[name] = (before, value)
+    if wrong:
+        raise _another_run(folder, wrong)
+
+
+def _another_run(folder: Path, changed: dict[str, tuple[Any, Any]]) -> UserError:
+    named = ", ".join(f"{name} ({then} then, {now} now)" for name, (then, now) in changed.items())
+    return UserError(
+        f"{folder}: saved by a run with other {named}; resume with the same, or insist with --resume_with_changes"
+    )
+
+
+def _told_changes(run: Run, manifest: dict[str, Any]) -> list[str]:
+    """What has been changed since the checkpoint was saved, and what it means: a line for each meaning."""
+    config = run.config
+    changed = changed_settings(manifest["config"], config)
+    quiet = {"output_dir", "resume_from_checkpoint", "resume_with_changes", "traceback"}
+    if manifest["num_processes"] != run.plan.num_processes:
+        changed["num_processes"] = (manifest["num_processes"], run.plan.num_processes)
+    length = {"num_train_epochs", "max_steps"}
+    exact = FREE | (BY_RESULT - {"per_device_train_batch_size", "gradient_accumulation_steps"})
+    if not _rates_are_those_of(run, manifest):
+        exact -= length
+    same = {name: values for name, values in changed.items() if name in exact - quiet}
+    other = {name: values for name, values in changed.items() if name not in exact | quiet}
+    if run.data_digests.get("eval") != manifest["data"].get("eval"):
+        other["validation data"] = ("others", "these")
+    lines = []
+    for meaning, settings in (
+        ("the training stays the same", same),
+        ("from here on no longer the bits of a run that was never stopped", other),
+    ):
+        if settings:
+            named = ", ".join(f"{name} ({then} then, {now} now)" for name, (then, now) in settings.items())
+            lines.append(f"Changed   {named}: {meaning}")
+    return lines
+
+
+def _rates_are_those_of(run: Run, manifest: dict[str, Any]) -> bool:
+    """Whether the updates done so far had the learning rates that this run's own schedule gives them."""
+    then = {name: value for name, value in manifest["config"].items() if name in SETTINGS}
+    saved_config = TrainConfig(**then)
+    plan = run.plan
+    saved_plan = make_plan(saved_config, plan.num_examples, plan.steps_in_epoch, plan.num_processes)
+    steps = run.state.global_step
+    return _rates(saved_config, saved_plan, steps) == _rates(run.config, plan, steps)
+
+
+def _rates(config: TrainConfig, plan: TrainingPlan, steps: int) -> list[float]:
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    scheduler: Any = create_scheduler(optimizer, config, plan.warmup_steps, plan.max_steps)
+    return [scheduler.lr_lambdas[0](step) for step in range(steps)]
+
+
+def _check_resumable(run: Run, folder: Path, manifest: dict[str, Any] | None) -> tuple[dict[str, Any] | None, int]:
+    """Our own state of a checkpoint (None for Trainer's), and how many processes saved it. Every process looks at all
+    files, so all of them agree.
+
+    Raises: UserError naming what is missing, or what differs from the run that saved it.
+    """
+    there = len(list(folder.glob("rng_state_*.pth")))
+    processes = run.plan.num_processes if manifest is None else manifest["num_processes"]
+    needed = [WEIGHTS, TRAINER_STATE, OPTIMIZER, SCHEDULER, *rng_files(processes)]
+    needed += [SCALER] if run.accelerator.scaler is not None else []
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: not a checkpoint to resume from: {', '.join(missing)} missing "
+            "(saved with save_only_model, or by another number of processes, or only in part)"
+        )
+    state = TrainerState.from_json(folder / TRAINER_STATE)
+    if state.global_step > run.plan.max_steps:
+        raise UserError(
+            f"{folder}: is at update {state.global_step}, and this run ends at {run.plan.max_steps}; "
+            "raise num_train_epochs or max_steps to train on"
+        )
+    if manifest is not None:
+        data, saved = run.data_digests["train"], manifest["data"]["train"]
+        if data != saved and not run.config.resume_with_changes:
+            raise _another_run(folder, _changed_data(manifest, run.config, data, saved))
+        return json.loads((folder / FTLOOP_STATE).read_text(encoding="utf-8")), processes
+    changed = {}
+    if max(there, 1) != processes:
+        changed["num_processes"] = (max(there, 1), processes)
+    if state.train_batch_size not in (None, run.plan.per_device_train_batch_size):
+        changed["per_device_train_batch_size"] = (state.train_batch_size, run.plan.per_device_train_batch_size)
+    if changed:
+        raise UserError(
+            f"{folder}: saved by a run with other "
+            + ", ".join(f"{name} ({then} then, {now} now)" for name, (then, now) in changed.items())
+            + "; resume with the same"
+        )
+    return None, processes
+
+
+def _changed_data(
+    manifest: dict[str, Any], config: TrainConfig, data: dict[str, Any], saved: dict[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """The training data, and the settings that may be why they are others."""
+    settings = changed_settings(manifest["config"], config)
+    named = {name: values for name, values in settings.items() if name in BY_RESULT and "steps" not in name}
+    if data["rows"] != saved["rows"]:
+        return {"training rows": (saved["rows"], data["rows"])} | named
+    return {"training data": (f"digest {saved['digest']}", data["digest"])} | named
+
+
+def _restore(part: Any, path: Path) -> None:
+    try:
+        part.load_state_dict(_load(path))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"{path}: is not what its name says ({error!r})") from error
+
+
+def _read_from_log_history(run: Run) -> dict[str, Any]:
+    """What `_own_state` would have said, as far as the log history in Trainer's checkpoint tells it.
+
+    An evaluation that has been done is logged; one that is not is still due. Lost is the loss since the last log line:
+    the next line and `train_loss` are means over the other updates.
+    """
+    config, state = run.config, run.state
+    total, logged_at, evaluated_at = 0.0, 0, set()
+    for entry in state.log_history:
+        if "loss" in entry:
+            # The line is a float32 sum divided by the updates it tells of: rounded again, it is that sum to the bit.
+            total += float(np.float32(entry["loss"] * (entry["step"] - logged_at)))
+            logged_at = entry["step"]
+        if any(name.startswith("eval_") for name in entry):
+            evaluated_at.add(entry["step"])
+    nothing = [0.0] * run.accelerator.num_processes
+    is_due = config.eval_strategy == "epoch" and config.eval_delay <= state.epoch
+    return {
+        "eval_workers_persist": config.dataloader_persistent_workers and bool(evaluated_at),
+        "epoch_began_at": state.global_step,
+        "epoch_losses": nothing,
+        "grad_norm": None,
+        "learning_rate": None,
+        "logged_at": state.global_step,
+        "phase": "update" if is_due and state.global_step not in evaluated_at else "epoch",
+        "lost_updates": state.global_step - logged_at,
+        "total_loss": total,
+        "window_losses": nothing,
+    }
+
+
+def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
+    meter, processes = run.meter, run.accelerator.num_processes
+    for total, losses in ((meter.window, own["window_losses"]), (meter.epoch, own["epoch_losses"])):
+        # What is logged is the mean over processes: another number of them goes on from that.
+        same = len(losses) == processes
+        total.fill_(losses[run.accelerator.process_index] if same else sum(losses) / len(losses))
+    meter.logged_at, meter.epoch_began_at = own["logged_at"], own["epoch_began_at"]
+    meter.total, meter.lost = own["total_loss"], own["lost_updates"]
+    meter.grad_norm, meter.learning_rate = own["grad_norm"], own["learning_rate"]
+    if own["eval_workers_persist"] and run.eval_dataset is not None:
+        for _ in eval_loader(run, run.eval_dataset):
+            pass  # as in the run that was interrupted, its workers are there now, and no evaluation draws a number
+    state, plan = run.state, run.plan
+    stopped = has_run_out_of_patience(run.config, state) or state.global_step >= plan.max_steps
+    state.control.should_training_stop = stopped
+    epoch_is_over = stopped or state.global_step % plan.updates_per_epoch == 0
+    due = ["update"] if own["phase"] == "none" else []
+    due += ["epoch"] if own["phase"] != "epoch" and epoch_is_over else []
+    run.phases_due = tuple(due)
+
+
+def load_weights(run: Run, folder: Path) -> None:
+    """Load a checkpoint's weights into the run's model. Raises: UserError when they are another model's."""
+    model, path = run.unwrapped_model, folder / WEIGHTS
+    try:
+        missing, unexpected = model.load_state_dict(load_file(path), strict=False)
+    except (RuntimeError, SafetensorError) as error:  # shapes that differ; a file that is not whole
+        raise UserError(f"{path}: not this model's weights ({' '.join(str(error).split())[:200]})") from error
+    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
+    wrong = [*unexpected, *(name for name in missing if name not in tied)]
+    if wrong:
+        raise UserError(f"{path}: not this model's weights ({len(wrong)} names differ, {wrong[0]} is one)")
+
+
+def _load(path: Path) -> Any:
+    """A checkpoint file, without running any code it may hold. NumPy's state needs four harmless names."""
+    from transformers.trainer_pt_utils import safe_globals
+
+    try:
+        with safe_globals():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path}: not readable ({str(error).splitlines()[0] if str(error) else error!r})") from error
