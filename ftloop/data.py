@@ -377,6 +377,10 @@ def tokenize(
         load_from_cache_file=not config.overwrite_cache,
         desc=f"Tokenizing {name}",
     )
+    if tokenizer.is_fast:
+        # It remembers how it was last used, and would be saved with that: otherwise than where the cache had the rows.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
     truncated = pc.sum(encoded.with_format("arrow")[:]["truncated"]).as_py() or 0
     return encoded.remove_columns("truncated"), int(truncated)
 

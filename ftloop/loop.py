@@ -180,7 +180,8 @@ def _update_not_seen_to(run: Run) -> Iterator[Update]:
         state, meter = run.state, run.meter
         ends_epoch = "epoch" in due
         yield Update(state.global_step, state.epoch, (), meter.grad_norm, meter.learning_rate, 0, ends_epoch, due)
-        if _keeps_workers(run):
+        if _keeps_workers(run) or state.global_step % run.plan.updates_per_epoch:
+            # Otherwise than in the run that was interrupted, an iterator is made next, which draws a number.
             run.rng_to_restore = rng_state(run.accelerator.use_distributed)
 
 
@@ -247,8 +248,7 @@ def _resumable(run: Run) -> Iterator[None]:
             if step and run.saved_at != step:
                 save_checkpoint(run, run.phase, on_request=True)
             saved = f"after update {step}, saved as checkpoint-{step}" if step else "before the first update"
-            again = "the same command with --resume_from_checkpoint last goes on"
-            raise Stopped(f"{stopped} {saved}; {again}") from None
+            raise Stopped(f"{stopped} {saved}") from None
 
 
 def _phases(run: Run, update: Update) -> Iterator[str]:

@@ -123,9 +123,9 @@ def _choose(config: TrainConfig) -> Path | None:
     root = Path(config.output_dir)
     clear_leftovers(root)
     named = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
-    if config.resume_from_checkpoint is None:
+    if named is None:
         return None
-    if named is not None and config.resume_from_checkpoint != "last":
+    if config.resume_from_checkpoint != "last":
         wrong = what_is_wrong(named)
         if wrong:
             raise UserError(f"{named}: is broken: {'; '.join(wrong)}. Resume from another one, or from `last`")
@@ -136,8 +136,6 @@ def _choose(config: TrainConfig) -> Path | None:
             return folder
         aside = set_aside(folder)
         print(f"Broken    {folder.name}: {'; '.join(wrong)}; set aside as {aside.name}", flush=True)
-    whole = "" if named is None else " that is whole"
-    print(f"Resuming  nothing: no checkpoint{whole} in {root} yet, starting afresh", flush=True)
     return None
 
 

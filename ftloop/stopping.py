@@ -115,14 +115,15 @@ def listening(stop: Stop) -> Iterator[None]:
 @contextmanager
 def signals_wait() -> Iterator[None]:
     """Within, the stop is looked at regularly: a signal need not end the run where it is."""
-    if _listener is None:
+    listener = _listener
+    if listener is None or listener.waits:
         yield
         return
-    _listener.waits = True
+    listener.waits = True
     try:
         yield
     finally:
-        _listener.waits = False
+        listener.waits = False
 
 
 def _in_child() -> None:

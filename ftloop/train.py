@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 STARTED = time.monotonic()
+GO_ON = "; the same command with --resume_from_checkpoint last goes on"
 
 if __package__ in (None, ""):
     # Run as a file, sys.path starts with this folder: `ftloop` would not be found, and our module names would shadow
@@ -20,7 +21,7 @@ if __package__ in (None, ""):
 from ftloop.config import TrainConfig, parse_args
 from ftloop.errors import ExitCode, FtloopError
 from ftloop.hub import use_cache_if_hub_is_silent
-from ftloop.stopping import Stop, listening, signals_wait
+from ftloop.stopping import Stop, Stopped, listening, signals_wait
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,14 +48,13 @@ def main(argv: list[str] | None = None) -> int:
     except FtloopError as error:
         if any(word.startswith("--traceback") for word in words):
             traceback.print_exc()
-        mark = "" if error.exit_code == ExitCode.STOPPED else "error: "
         if _is_main():
             for problem in error.problems:
-                print(f"{mark}{problem}", file=sys.stderr)
+                print(problem + GO_ON if isinstance(error, Stopped) else f"error: {problem}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         if _is_main():
-            print(f"Stopped   on {stop.reason} before training; nothing of this start needed saving", file=sys.stderr)
+            print(f"Stopped   on {stop.reason} before training{GO_ON}", file=sys.stderr)
         return ExitCode.STOPPED
     return ExitCode.DONE
 
@@ -132,6 +132,8 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
             announce_baseline(data.labels, name, np.asarray(rows["label"]), compute_metrics)
     if checkpoint is not None:
         load_checkpoint(run, checkpoint)
+    elif config.resume_from_checkpoint is not None and not is_trained:
+        run.say(f"Resuming  nothing: no checkpoint in {config.output_dir} yet, starting afresh")
     with signals_wait():
         _train_and_save(run, is_trained)
         _use(run, data, encoded, samples, max_length)
