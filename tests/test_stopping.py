@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import difference
+from killing import difference, what_is_left
 from test_command import CHECKOUT, TRAIN_PY
 
 from ftloop.errors import ExitCode
@@ -152,3 +153,43 @@ def test_a_run_stops_in_time_for_a_limit(tiny_folder: Path, tmp_path: Path) -> N
         assert "Stopped   on max_train_seconds after update" in done.stderr
         steps.append(max(int(folder.name.split("-")[1]) for folder in (tmp_path / "out").glob("checkpoint-*")))
     assert 0 < steps[0] < steps[1]
+
+
+def torchrun(folder: Path, words: list[str], stop: bool) -> tuple[int, str]:
+    """Two processes; with `stop`, torchrun gets a SIGTERM when the first epoch is over, and hands it to both."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", TRAIN_PY]
+    folder.mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        [*launcher, *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if stop and line.startswith("Epoch 1/"):
+            process.send_signal(signal.SIGTERM)
+    return process.wait(), said
+
+
+def test_two_processes_agree_on_the_update_after_which_they_stop(tiny_folder: Path, tmp_path: Path) -> None:
+    files = [f"--{split}_file={tiny_folder / f'{split}.jsonl'}" for split in ("train", "validation", "test")]
+    words = ["--model_name_or_path", str(tiny_folder / "model"), *files, "--output_dir", "out", "--max_steps", "60"]
+    words += ["--per_device_train_batch_size", "4", "--logging_steps", "7", "--eval_strategy", "epoch"]
+    words += ["--resume_from_checkpoint", "last"]
+    code, said = torchrun(tmp_path / "whole", words, stop=False)
+    assert code == 0, said
+    code, said = torchrun(tmp_path / "stopped", words, stop=True)
+    assert code == 1, "torchrun makes 1 of every code"
+    assert said.count("Stopped   on ") == 1, said
+    (checkpoint,) = (tmp_path / "stopped" / "out").glob("checkpoint-*")
+    assert int(checkpoint.name.split("-")[1]) < 60, "it was not stopped on its way"
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in checkpoint.iterdir()}
+    code, said = torchrun(tmp_path / "stopped", words, stop=False)
+    assert code == 0, said
+    assert f"from out/{checkpoint.name}" in said
+    assert difference(what_is_left(tmp_path / "whole" / "out"), what_is_left(tmp_path / "stopped" / "out")) is None

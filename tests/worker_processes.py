@@ -24,6 +24,9 @@ from tiny import pad, tiny_bert
 
 from ftloop import TrainConfig, evaluate, prepare, train
 
+PLAIN = Job(lambda: tiny_bert(dropout=0.0))
+SAVED_OFTEN = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 2}
+
 
 def main(output: str, folder: str, *cases: str) -> None:
     found = {}
@@ -33,10 +36,14 @@ def main(output: str, folder: str, *cases: str) -> None:
             found[case] = matrix(root)
         elif case == "rows":
             # One update is 8 rows whatever the number of processes; 29 rows leave rounds to be filled up.
-            rows = 8 // dist_size()
-            arguments = BASE | {"per_device_train_batch_size": rows}
-            plain = Job(lambda: tiny_bert(dropout=0.0))
-            found[case] = dataclasses.asdict(run_ftloop(plain, root, **arguments))
+            arguments = BASE | {"per_device_train_batch_size": 8 // dist_size()}
+            found[case] = dataclasses.asdict(run_ftloop(PLAIN, root, **arguments))
+        elif case == "split":
+            # Of 8 rows again; `one` was saved by one process.
+            arguments = BASE | SAVED_OFTEN | {"per_device_train_batch_size": 8 // dist_size()}
+            whole = run_ftloop(PLAIN, root / "two", **arguments)
+            resumed = run_ftloop(PLAIN, root / "on", resume=str(root / "one/checkpoint-3"), **arguments)
+            found[case] = [dataclasses.asdict(whole), dataclasses.asdict(resumed)]
         elif case == "resume":
             arguments = BASE | {"gradient_accumulation_steps": 3, "logging_steps": 4}
             arguments |= {"save_strategy": "steps", "save_steps": 1}

@@ -1,0 +1,203 @@
+"""Going on with other arguments: what stays the same run, what gives other bits, and what is another run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from side_by_side import Job, run_ftloop
+from test_resume import ARGUMENTS
+from tiny import pad
+
+from ftloop import Stopped, TrainConfig, UserError, prepare, train
+from ftloop.config import SETTINGS
+from ftloop.resume import BY_RESULT, FREE, OTHER_BITS, what_is_wrong
+
+SAVED = 4
+"""Update 4 of 6, in mid-epoch."""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 6 updates that was cut off after the fourth."""
+    root = tmp_path_factory.mktemp("saved")
+    run_ftloop(Job(), root, **ARGUMENTS)
+    for step in (5, 6):
+        shutil.rmtree(root / f"checkpoint-{step}")
+    return root
+
+
+def go_on(saved: Path, tmp_path: Path, job: Job | None = None, **changed: Any) -> Any:
+    checkpoint = str(saved / f"checkpoint-{SAVED}")
+    return run_ftloop(
+        job or Job(), tmp_path / "resumed", **ARGUMENTS | {"resume_from_checkpoint": checkpoint} | changed
+    )
+
+
+def test_every_setting_that_may_be_changed_is_one_and_stands_in_one_place() -> None:
+    sets = (FREE, OTHER_BITS, BY_RESULT)
+    assert sum(map(len, sets)) == len(FREE | OTHER_BITS | BY_RESULT)
+    assert SETTINGS.keys() >= FREE | OTHER_BITS | BY_RESULT
+    another_run = {"seed", "learning_rate", "model_name_or_path", "bf16", "trainer_compat", "label_smoothing_factor"}
+    assert not another_run & (FREE | OTHER_BITS | BY_RESULT)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"seed": 7}, r"seed \(42 then, 7 now\)"),
+        ({"data_seed": 7}, r"data_seed \(None then, 7 now\)"),
+        ({"learning_rate": 1e-4}, r"learning_rate \(0\.001 then, 0\.0001 now\)"),
+        ({"bf16": True, "weight_decay": 0.5}, r"weight_decay \(0\.0 then, 0\.5 now\), bf16 \(False then, True now\)"),
+        ({"per_device_train_batch_size": 8}, r"per_device_train_batch_size \(4 then, 8 now\)"),
+        ({"trainer_compat": True}, r"trainer_compat \(False then, True now\)"),
+    ],
+)
+def test_what_would_silently_be_another_run_is_refused_by_name(
+    changed: dict[str, Any], named: str, saved: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"{named}.*insist with --resume_with_changes"):
+        go_on(saved, tmp_path, **changed)
+    assert not list((tmp_path / "resumed").glob("*"))
+
+
+@pytest.mark.parametrize("job", [Job(train_rows=28), Job(two_sentences=True)], ids=["fewer rows", "other rows"])
+def test_other_data_is_another_run_whatever_its_file_is_called(job: Job, saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training (rows \(29 then, 28 now\)|data \(digest )"):
+        go_on(saved, tmp_path, job)
+
+
+def test_insisting_goes_on_with_the_new_values(saved: Path, tmp_path: Path) -> None:
+    resumed = go_on(saved, tmp_path, learning_rate=5e-4, adam_beta1=0.8, resume_with_changes=True)
+    # 6 updates, one of warmup: the rates of the last two are 2/5 and 1/5 of the new peak
+    assert [update["learning_rate"] for update in resumed.updates] == pytest.approx([2e-4, 1e-4], rel=1e-12)
+
+
+def test_what_leaves_the_training_alone_takes_effect_and_is_listed(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run_ftloop(Job(), tmp_path / "whole", **ARGUMENTS)
+    resumed = go_on(saved, tmp_path, logging_steps=1, save_steps=3, dataloader_num_workers=2)
+    assert resumed.weights == whole.weights
+    assert list(resumed.checkpoints) == ["checkpoint-6"]
+    said = capsys.readouterr().out
+    line = next(line for line in said.splitlines() if line.startswith("Changed"))
+    for name in ("logging_steps (500.0 then, 1.0 now)", "save_steps (1.0 then, 3.0 now)", "dataloader_num_workers"):
+        assert name in line
+    assert line.endswith("the training stays the same")
+
+
+def test_another_cadence_of_evaluation_is_said_to_change_the_bits(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go_on(saved, tmp_path, eval_strategy="steps", eval_steps=1)
+    said = capsys.readouterr().out
+    assert "eval_strategy (epoch then, steps now)" in said
+    assert "no longer the bits" in said
+
+
+def test_more_epochs_are_the_longer_run_where_the_schedule_allows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    constant = ARGUMENTS | {"lr_scheduler_type": "constant_with_warmup"}
+    longer = constant | {"num_train_epochs": 3}
+    whole = run_ftloop(Job(), tmp_path / "whole", **longer)
+    run_ftloop(Job(), tmp_path / "shorter", **constant)
+    resumed = run_ftloop(
+        Job(), tmp_path / "on", **longer | {"resume_from_checkpoint": str(tmp_path / "shorter" / "checkpoint-6")}
+    )
+    assert resumed.weights == whole.weights
+    assert resumed.history == whole.history
+    assert "num_train_epochs (2.0 then, 3.0 now): the training stays the same" in capsys.readouterr().out
+
+
+def test_more_epochs_under_a_schedule_of_their_length_are_said_to_change_the_bits(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run_ftloop(Job(), tmp_path / "whole", **ARGUMENTS | {"num_train_epochs": 3})
+    resumed = go_on(saved, tmp_path, num_train_epochs=3)
+    assert "num_train_epochs (2.0 then, 3.0 now): from here on no longer the bits" in capsys.readouterr().out
+    # ... but from here on it follows the longer run's schedule
+    rates = [update["learning_rate"] for update in resumed.updates]
+    assert rates == [update["learning_rate"] for update in whole.updates][SAVED:]
+    assert resumed.weights != whole.weights
+
+
+def test_an_update_of_as_many_rows_may_be_split_otherwise(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resumed = go_on(saved, tmp_path, per_device_train_batch_size=6, gradient_accumulation_steps=2)
+    assert "per_device_train_batch_size (4 then, 6 now)" in capsys.readouterr().out
+    assert len(resumed.updates) == 2
+    with pytest.raises(UserError, match="gradient_accumulation_steps"):
+        go_on(saved, tmp_path, gradient_accumulation_steps=2)
+
+
+# --- whole or broken -------------------------------------------------------------------------------------------------
+
+
+def broken(saved: Path, tmp_path: Path, *steps: int) -> Path:
+    root = tmp_path / "run"
+    shutil.copytree(saved, root)
+    for step in steps:
+        path = root / f"checkpoint-{step}" / "optimizer.pt"
+        path.write_bytes(path.read_bytes()[:-1])
+    return root
+
+
+def test_a_broken_checkpoint_is_named_and_set_aside_and_the_one_before_it_taken(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run_ftloop(Job(), tmp_path / "whole", **ARGUMENTS)
+    root = broken(saved, tmp_path, 4, 3)
+    resumed = run_ftloop(Job(), root, **ARGUMENTS | {"resume_from_checkpoint": "last"})
+    said = capsys.readouterr().out
+    assert "Broken    checkpoint-4: optimizer.pt has" in said
+    assert "set aside as broken-checkpoint-3" in said
+    assert "Resuming  after update 2" in said
+    assert resumed.weights == whole.weights
+    assert resumed.history == whole.history
+    assert what_is_wrong(root / "broken-checkpoint-4")
+    assert not what_is_wrong(root / "checkpoint-4")
+
+
+def test_where_none_is_whole_the_run_starts_afresh(saved: Path, tmp_path: Path) -> None:
+    root = broken(saved, tmp_path, 1, 2, 3, 4)
+    resumed = run_ftloop(Job(), root, **ARGUMENTS | {"resume_from_checkpoint": "last"})
+    assert len(resumed.updates) == 6
+    assert len(list(root.glob("broken-checkpoint-*"))) == 4
+
+
+def test_a_broken_checkpoint_that_was_named_is_an_error_and_stays_where_it_is(saved: Path, tmp_path: Path) -> None:
+    root = broken(saved, tmp_path, 4)
+    with pytest.raises(UserError, match=r"checkpoint-4: is broken: optimizer\.pt has \d+ bytes instead of"):
+        run_ftloop(Job(), root, **ARGUMENTS | {"resume_from_checkpoint": str(root / "checkpoint-4")})
+    assert (root / "checkpoint-4").is_dir()
+
+
+# --- stopping by hand ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_loop_body_or_a_training_step_can_ask_to_stop(step: int, tmp_path: Path) -> None:
+    from ftloop.loop import training_step
+
+    whole = run_ftloop(Job(), tmp_path / "whole", **ARGUMENTS | {"save_strategy": "no"})
+    config = TrainConfig(output_dir=str(tmp_path / "stopped"), use_cpu=True, **ARGUMENTS | {"save_strategy": "no"})
+    train_rows, eval_rows = Job().data()
+    run = prepare(config, Job().model(), train_rows, eval_rows, data_collator=pad, compute_metrics=Job().metrics)
+
+    def asks_to_stop(*args: Any) -> Any:
+        if run.state.global_step == step - 1:
+            run.stop.request("a whim")
+        return training_step(*args)
+
+    with pytest.raises(Stopped, match=f"on a whim after update {step}, saved as checkpoint-{step}"):
+        train(run, asks_to_stop)
+    resumed = run_ftloop(
+        Job(), tmp_path / "stopped", **ARGUMENTS | {"save_strategy": "no", "resume_from_checkpoint": "last"}
+    )
+    assert resumed.weights == whole.weights
+    assert resumed.history == whole.history
