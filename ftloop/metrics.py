@@ -39,6 +39,9 @@ def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> Compute
 
     F1 is that of class 1 where there are two classes, the macro average beyond. `names` picks others (GLUE's own).
     """
+    # Now, not at the first evaluation: what it imports draws from Python's random generator, which a checkpoint holds.
+    import sklearn.metrics  # noqa: F401
+
     chosen = metric_names(labels, names)
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
