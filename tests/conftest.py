@@ -22,12 +22,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How often each value of the parity matrix ran, whichever process of pytest-xdist ran it."""
+    """How often each value of the parity matrix ran, and how many kills hit in each stage, whichever process of
+    pytest-xdist ran it."""
     ran: Counter[str] = Counter()
+    kills: Counter[str] = Counter()
     for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
         for name, counts in report.user_properties:
             if name == "ran":
                 ran.update(counts)
+            elif name == "kills":
+                kills.update(counts)
+    if kills:
+        from killing import table
+
+        terminalreporter.section(f"killed by SIGKILL, {kills.total()} times")
+        for line in table(kills):
+            terminalreporter.write_line(line)
     if not ran:
         return
     terminalreporter.section("the parity matrix: how often each value ran")
