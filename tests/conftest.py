@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from killing import Ground
     from transformers import PreTrainedTokenizerFast
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -84,3 +85,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (("train", 29), ("validation", 13), ("test", 11)):
         (root / f"{split}.jsonl").write_text("\n".join(map(json.dumps, tiny_pairs(count))) + "\n")
     return root
+
+
+@pytest.fixture(scope="session")
+def killing_ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """Where runs are killed and files made to fail."""
+    from killing import ground
+
+    with ground(tmp_path_factory.mktemp("killing")) as made:
+        yield made

@@ -1,11 +1,12 @@
 """Kill a run, run the same command again, and compare what is left with what a run that nobody killed leaves.
 
-The command is a black box: it is killed at file operations (shim.c counts them) or at moments, by SIGKILL, and judged by
-the bytes in its output_dir alone. nursery.py forks the runs.
+The command is a black box: it is killed at file operations (shim.c counts them) or at moments, by SIGKILL, and judged
+by the bytes in its output_dir alone. nursery.py forks the runs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,9 +21,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
+
+Each = TypeVar("Each")
+Done = TypeVar("Done")
 
 TESTS = Path(__file__).resolve().parent
 OUTPUT_DIR = "out"
@@ -114,16 +119,18 @@ class Kill:
 
 @dataclass(frozen=True)
 class Fault:
-    """From operation `operation` on, the next `times` operations of these kinds fail with `error`."""
+    """From operation `operation` of process `rank` on, the next `times` operations of these kinds, on files with `path`
+    in their path, fail with `error`."""
 
     error: int
     operation: int
     kinds: tuple[str, ...]
     times: int = 10**9
+    path: str = ""
+    rank: int = 0
 
     def order(self) -> dict[str, Any]:
-        bits = sum(1 << KINDS.index(kind) for kind in self.kinds)
-        return {"error": self.error, "operation": self.operation, "kinds": bits, "times": self.times}
+        return dataclasses.asdict(self) | {"kinds": sum(1 << KINDS.index(kind) for kind in self.kinds)}
 
 
 @dataclass(frozen=True)
@@ -196,8 +203,7 @@ class Ground:
     folder: Path
     data: Path
     nurseries: SimpleQueue[Nursery]
-    side_by_side: int
-    wholes: dict[str, Whole] = field(default_factory=dict)
+    wholes: dict[str, Whole] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -209,7 +215,7 @@ class Whole:
 
 
 @contextmanager
-def ground(folder: Path, side_by_side: int = 2) -> Iterator[Ground]:
+def ground(folder: Path, nurseries: int = 2) -> Iterator[Ground]:
     """Start the nurseries; end them."""
     shim = compile_shim(folder)
     path = os.pathsep.join([str(TESTS.parent), str(TESTS), str(TESTS.parent / "benchmarks")])
@@ -224,11 +230,11 @@ def ground(folder: Path, side_by_side: int = 2) -> Iterator[Ground]:
             text=True,
             env=environment,
         )
-        for _ in range(side_by_side)
+        for _ in range(nurseries)
     ]
     try:
         (folder / "data").mkdir()
-        made = Ground(folder, write_data(folder / "data"), SimpleQueue(), side_by_side)
+        made = Ground(folder, write_data(folder / "data"), SimpleQueue())
         for process in processes:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n", "a nursery did not come up"
@@ -316,7 +322,7 @@ class Verdict:
     stages: list[str]
     """Of every kill that hit."""
     wrong: str | None
-    last: Ran
+    last: Ran = field(repr=False)
 
     def __str__(self) -> str:
         return f"{self.case}\n    killed in: {', '.join(self.stages)}\n    {self.wrong}"
@@ -359,20 +365,16 @@ def how_it_ended(ran: Ran) -> str:
     return f"ended with {ran.exit_codes}: {' | '.join((said or lines)[-3:])}"
 
 
-def survive_all(
-    ground: Ground, cases: Sequence[Case], tell: Callable[[Verdict], None] = lambda _: None
-) -> list[Verdict]:
-    """Every case, as many side by side as there are nurseries."""
+def survive_all(ground: Ground, cases: Sequence[Case]) -> list[Verdict]:
     for name in {case.job for case in cases}:
         whole(ground, name)
+    return list(side_by_side(ground, partial(survive, ground), cases))
 
-    def one(case: Case) -> Verdict:
-        verdict = survive(ground, case)
-        tell(verdict)
-        return verdict
 
-    with ThreadPoolExecutor(ground.side_by_side) as pool:
-        return list(pool.map(one, cases))
+def side_by_side(ground: Ground, do: Callable[[Each], Done], things: Iterable[Each]) -> Iterator[Done]:
+    """Do it with each, as many at a time as there are nurseries. Yields in the things' order."""
+    with ThreadPoolExecutor(ground.nurseries.qsize()) as pool:
+        yield from pool.map(do, things)
 
 
 # --- where a kill hit ------------------------------------------------------------------------------------------------
@@ -380,30 +382,23 @@ def survive_all(
 
 def stages(operations: Iterable[Operation], is_resumed: bool) -> list[str]:
     """What each operation belongs to, told by its path: a save, the rotation after it, the final save, the result
-    files, the beginning of a resumed run, or else."""
-    found, has_begun = [], not is_resumed
+    files, the beginning of a resumed run, or else. One on the output_dir itself belongs to what was done before."""
+    found: list[str] = []
+    has_begun = not is_resumed
     for operation in operations:
-        path = operation.path
-        is_save = path.startswith(".staging-checkpoint-")
-        if is_save and operation.kind in ("mkdir", "create"):
-            has_begun = True
-        if not has_begun:
-            found.append("resume")
-        elif is_save or operation.to.startswith("checkpoint-") or is_sync_after_rename(operation, found):
-            found.append("save")
-        elif operation.kind != "open" and path.startswith((".deleted-", "checkpoint-")):
-            found.append("rotation")
-        elif re.search(r"(_results|trainer_state|ftloop_complete)\.json|_predictions\.tsv", path):
-            found.append("result files")
-        elif operation.kind in ("create", "write", "fsync", "rename", "mkdir", "delete", "truncate", "link"):
-            found.append("final save" if path != "." else (found[-1] if found else "elsewhere"))
-        else:
-            found.append(found[-1] if found else "elsewhere")
+        path, before = operation.path, found[-1] if found else "elsewhere"
+        stage = before
+        if path.startswith(".staging-checkpoint-"):
+            stage = "save"
+        elif path.startswith((".deleted-", "checkpoint-")) and operation.kind != "open":
+            stage = "rotation"
+        elif re.search(r"(_results|trainer_state)\.json|_predictions\.tsv", path):
+            stage = "result files"
+        elif operation.kind not in ("open", "delete") and path != "." and "lock" not in path:
+            stage = "final save"
+        has_begun = has_begun or (stage != "rotation" and stage != before and operation.kind in ("create", "mkdir"))
+        found.append(stage if has_begun else "resume")
     return found
-
-
-def is_sync_after_rename(operation: Operation, found: list[str]) -> bool:
-    return operation.kind == "fsync" and operation.path == "." and found[-1:] == ["save"]
 
 
 def stage_of_kill(kill: Kill, operations: list[Operation], is_resumed: bool) -> str:
@@ -421,7 +416,7 @@ def kill_points(operations: Sequence[Operation], many: int = 4, reads: bool = Fa
     """After every operation that changes something (or with `reads` opens a file), and in the middle of every write.
 
     What a kill after one leaves is what a kill before the next leaves, so `before` is only added where it differs: at
-    the first. Of more than `many` writes one after the other into the same file, the first, the middle one and the last.
+    the first. Of more than `many` writes one after the other into one file, the first, the middle one and the last.
     """
     changing = [operation for operation in operations if reads or operation.kind != "open"]
     points = [Kill("before", changing[0].number, rank)] if changing else []
@@ -458,7 +453,7 @@ def run_of_writes(operations: Sequence[Operation], position: int) -> list[Operat
 
 
 def one_save(operations: Sequence[Operation], step: int) -> list[Operation]:
-    """From the first operation on the staging folder of `checkpoint-<step>` up to the next save: it and its rotation."""
+    """From the first operation on the staging folder of `checkpoint-<step>` up to the next save."""
     mine = [i for i, operation in enumerate(operations) if operation.path.startswith(f".staging-checkpoint-{step}")]
     assert mine, f"no save of checkpoint-{step}"
     later = [
@@ -472,6 +467,9 @@ def one_save(operations: Sequence[Operation], step: int) -> list[Operation]:
 # --- what is left ----------------------------------------------------------------------------------------------------
 
 
+HOLDS_TIMINGS = re.compile(r"(^|/)(trainer_state|\w+_results)\.json$")
+
+
 def what_is_left(output_dir: Path) -> dict[str, str]:
     """Every file and folder with a digest of its bytes; from JSON files timings are left out, and from manifests the
     digests of files that hold timings."""
@@ -480,8 +478,11 @@ def what_is_left(output_dir: Path) -> dict[str, str]:
 
 
 def content(path: Path) -> str:
-    if path.name == "trainer_state.json" or path.name.endswith("_results.json"):
-        return json.dumps(without_timings(json.loads(path.read_text())), sort_keys=True)
+    if HOLDS_TIMINGS.search(path.name) or path.name == "ftloop_manifest.json":
+        try:
+            return json.dumps(without_timings(json.loads(path.read_text())), sort_keys=True)
+        except ValueError:
+            return f"broken: {path.read_bytes()!r}"
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -489,16 +490,21 @@ def without_timings(value: Any) -> Any:
     if isinstance(value, list):
         return [without_timings(each) for each in value]
     if isinstance(value, dict):
-        return {k: without_timings(v) for k, v in value.items() if not k.endswith(("_runtime", "_per_second"))}
+        kept = {k: v for k, v in value.items() if not k.endswith(("_runtime", "_per_second"))}
+        return {k: "a digest" if HOLDS_TIMINGS.search(k) else without_timings(v) for k, v in kept.items()}
     return value
 
 
 def difference(expected: dict[str, str], found: dict[str, str]) -> str | None:
-    """All files that are too many, missing or other; None: there are none."""
-    extra = [f"{name} is left over" for name in found if name not in expected]
-    missing = [f"{name} is missing" for name in expected if name not in found]
+    """All files that are too many, missing or other, of a folder only itself; None: there are none."""
+    extra = [f"{name} is left over" for name in topmost(set(found) - set(expected))]
+    missing = [f"{name} is missing" for name in topmost(set(expected) - set(found))]
     other = [f"{name} differs" for name in expected if name in found and expected[name] != found[name]]
     return "; ".join(extra + missing + other) or None
+
+
+def topmost(names: set[str]) -> list[str]:
+    return sorted(name for name in names if not any(str(above) in names for above in Path(name).parents))
 
 
 def random_case(seed: int, number: int, ground: Ground, job: str) -> Case:

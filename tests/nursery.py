@@ -7,6 +7,7 @@ takes a run a line as JSON from stdin and answers with a line on stdout when all
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -38,6 +39,7 @@ def main() -> None:
     shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # or a child's first collection copies the memory that it shares
     answers = os.fdopen(os.dup(1), "w")
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
@@ -116,9 +118,9 @@ def arm(job: dict[str, Any], rank: int, shim: ctypes.CDLL) -> None:
     kill, fault, clock = job.get("kill") or {}, job.get("fault"), job.get("clock")
     if "operation" in kill and kill["rank"] == rank:
         shim.shim_kill(ctypes.c_long(kill["operation"]), WHEN.index(kill["when"]))
-    if fault is not None and rank == 0:
-        kinds = ctypes.c_uint(fault["kinds"])
-        shim.shim_fail(ctypes.c_long(fault["operation"]), kinds, ctypes.c_long(fault["times"]), fault["error"])
+    if fault is not None and fault["rank"] == rank:
+        first, times = ctypes.c_long(fault["operation"]), ctypes.c_long(fault["times"])
+        shim.shim_fail(first, ctypes.c_uint(fault["kinds"]), times, fault["error"], fault["path"].encode())
     if clock is not None:
         shim.shim_shift_clock(ctypes.c_long(clock["operation"]), ctypes.c_long(clock["seconds"]))
     shim.shim_watch(os.path.realpath(job["watched"]).encode(), log)

@@ -1,8 +1,10 @@
 /* Loaded before libc (LD_PRELOAD), it sees every operation on files under one folder, numbers and logs them, and at a
  * chosen number kills its process (SIGKILL) or reports an error. See killing.py, which compiles, arms and reads it.
  *
- * libc's calls are made as system calls, so nothing below is itself seen. What stays unseen: writes through a mapping,
- * and those that stdio makes inside libc; nothing that a training run uses does either to its output. */
+ * libc's calls are made as system calls, so nothing below is itself seen. What else stays unseen: writes through a
+ * mapping, those that stdio makes inside libc, and system calls made past libc. Of these a training run makes one:
+ * safetensors renames its finished file so. The state before it is that after the last write, the state after it that
+ * before the next operation, so a sweep over all operations meets both. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -32,6 +34,7 @@ static enum when kill_when;
 static long fail_from, fail_times;
 static unsigned fail_kinds;
 static int fail_error;
+static char fail_path[NAME_MAX];
 static long clock_from, clock_shift;
 
 void shim_watch(const char *folder, int log) {
@@ -45,8 +48,10 @@ void shim_kill(long number, int when) {
     kill_when = when;
 }
 
-/* From operation `number` on, the next `times` operations of the kinds whose bits are set fail. */
-void shim_fail(long number, unsigned kinds, long times, int error) {
+/* From operation `number` on, the next `times` operations of the kinds whose bits are set, on files with `part` in their
+ * path, fail. */
+void shim_fail(long number, unsigned kinds, long times, int error, const char *part) {
+    strncpy(fail_path, part, sizeof fail_path - 1);
     fail_from = number;
     fail_kinds = kinds;
     fail_times = times;
@@ -112,7 +117,7 @@ static enum verdict judge(enum kind kind, const char *path, const char *to, size
             die();
         return kill_when == MIDDLE ? DIE_IN_THE_MIDDLE : DIE_AFTER;
     }
-    if (fail_from && number >= fail_from && fail_times > 0 && (fail_kinds >> kind & 1)) {
+    if (fail_from && number >= fail_from && fail_times > 0 && (fail_kinds >> kind & 1) && strstr(path, fail_path)) {
         fail_times--;
         return FAIL;
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from killing import (
@@ -18,7 +18,6 @@ from killing import (
     Kill,
     Verdict,
     compiler,
-    ground,
     kill_points,
     one_save,
     random_case,
@@ -34,12 +33,6 @@ pytestmark = [
 ]
 
 Tell = Callable[[str, object], None]
-
-
-@pytest.fixture(scope="module")
-def killing_ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    with ground(tmp_path_factory.mktemp("killing")) as made:
-        yield made
 
 
 def assert_survived(verdicts: list[Verdict], at_least: int, tell: Tell) -> Counter[str]:
