@@ -31,6 +31,7 @@ Done = TypeVar("Done")
 
 TESTS = Path(__file__).resolve().parent
 OUTPUT_DIR = "out"
+MODEL = "model.safetensors"
 KINDS = ("open", "create", "write", "fsync", "rename", "delete", "mkdir", "truncate", "link")
 
 
@@ -69,11 +70,13 @@ COMMON = {
 }
 BY_STEPS = {"eval_strategy": "steps", "eval_steps": "2", "save_strategy": "steps", "save_steps": "2"}
 BY_EPOCH = {"eval_strategy": "epoch", "save_strategy": "epoch"}
-FTLOOP = "ftloop.train:main"
+FTLOOP, TRAINER = "ftloop.train:main", "trainer_script:main"
 JOBS = {
     "steps": Job(FTLOOP, COMMON | BY_STEPS | {"save_total_limit": "2"}),
     "epochs": Job(FTLOOP, COMMON | BY_EPOCH | {"save_total_limit": "1"}),
     "processes": Job(FTLOOP, COMMON | BY_STEPS | {"save_total_limit": "2", "per_device_train_batch_size": "2"}, 2),
+    "trainer-steps": Job(TRAINER, COMMON | BY_STEPS | {"save_total_limit": "2"}),
+    "trainer-epochs": Job(TRAINER, COMMON | BY_EPOCH | {"save_total_limit": "1"}),
 }
 
 
@@ -323,6 +326,8 @@ class Verdict:
     """Of every kill that hit."""
     wrong: str | None
     last: Ran = field(repr=False)
+    same_model: bool = False
+    """The final model has the right bytes, whatever else has not."""
 
     def __str__(self) -> str:
         return f"{self.case}\n    killed in: {', '.join(self.stages)}\n    {self.wrong}"
@@ -343,16 +348,16 @@ def survive(ground: Ground, case: Case, keep: bool = False) -> Verdict:
             if ran.exit_codes == [0] * job.processes:
                 break
             return Verdict(case, stages, f"run {number + 1}, not yet killed: {how_it_ended(ran)}", ran)
-        stages.append(stage_of_kill(kill, ran.operations[kill.rank], is_resumed))
+        planned = [] if number else expected.ran.operations[kill.rank]
+        stages.append(stage_of_kill(kill, ran.operations[kill.rank], is_resumed, planned))
     last = run(ground, job, folder, "last", cache=cache)
-    wrong = None
+    found = what_is_left(folder / OUTPUT_DIR)
+    wrong = difference(expected.left, found)
     if last.exit_codes != [0] * job.processes:
         wrong = f"the resumed run {how_it_ended(last)}"
-    else:
-        wrong = difference(expected.left, what_is_left(folder / OUTPUT_DIR))
-    if not keep and wrong is None:
+    if not keep:
         shutil.rmtree(folder)
-    return Verdict(case, stages, wrong, last)
+    return Verdict(case, stages, wrong, last, found.get(MODEL) == expected.left[MODEL])
 
 
 def has_checkpoint(output_dir: Path) -> bool:
@@ -390,6 +395,8 @@ def stages(operations: Iterable[Operation], is_resumed: bool) -> list[str]:
         stage = before
         if path.startswith(".staging-checkpoint-"):
             stage = "save"
+        elif path.startswith("checkpoint-") and operation.kind not in ("open", "delete", "rename"):
+            stage = "save"  # in place, as Trainer does it
         elif path.startswith((".deleted-", "checkpoint-")) and operation.kind != "open":
             stage = "rotation"
         elif re.search(r"(_results|trainer_state)\.json|_predictions\.tsv", path):
@@ -401,15 +408,24 @@ def stages(operations: Iterable[Operation], is_resumed: bool) -> list[str]:
     return found
 
 
-def stage_of_kill(kill: Kill, operations: list[Operation], is_resumed: bool) -> str:
-    """Where it hit and what was just being done: `save: half write`."""
+def stage_of_kill(kill: Kill, operations: list[Operation], is_resumed: bool, planned: list[Operation]) -> str:
+    """Where it hit and what was just being done: `save: half write`. `planned`: the operations of a run of the same
+    beginning that nobody killed; they tell of a moment whether it was in the midst of a save."""
     if kill.when == "seconds":
-        return "random moment: second run" if is_resumed else "random moment: first run"
+        around = [checkpoint_of(operation) for operation in planned[max(len(operations) - 1, 0) :][:2]]
+        in_a_save = len(operations) > 0 and len(around) == 2 and around[0] == around[1] is not None
+        where = "in a save" if in_a_save else "elsewhere"
+        return f"random moment: {'in a later run' if is_resumed or not planned else where}"
     found = stages(operations, is_resumed)
     assert operations, "killed at an operation that is not in the log"
     assert operations[-1].number == kill.at, f"killed at {kill.at:g}, and the log ends with {operations[-1]}"
     state = {"before": "before", "middle": "half", "after": "completed"}[kill.when]
     return f"{found[-1]}: {state} {operations[-1].kind}"
+
+
+def checkpoint_of(operation: Operation) -> str | None:
+    match = re.search(r"checkpoint-\d+", operation.path)
+    return match and match[0]
 
 
 def kill_points(operations: Sequence[Operation], many: int = 4, reads: bool = False, rank: int = 0) -> list[Kill]:
@@ -472,8 +488,8 @@ HOLDS_TIMINGS = re.compile(r"(^|/)(trainer_state|\w+_results)\.json$")
 
 def what_is_left(output_dir: Path) -> dict[str, str]:
     """Every file and folder with a digest of its bytes; from JSON files timings are left out, and from manifests the
-    digests of files that hold timings."""
-    paths = sorted(path for path in output_dir.rglob("*"))
+    digests of files that hold timings. Trainer's pickled arguments are no part of its state."""
+    paths = sorted(path for path in output_dir.rglob("*") if path.name != "training_args.bin")
     return {str(path.relative_to(output_dir)): "folder" if path.is_dir() else content(path) for path in paths}
 
 

@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -235,13 +236,21 @@ ssize_t writev(int fd, const struct iovec *parts, int number) {
         size += parts[i].iov_len;
     WRITTEN(fd, size, syscall(SYS_writev, fd, parts, number), write_half(fd, parts, number, size / 2));
 }
+/* A copy asks for more than the file has. */
+static size_t at_most(int from, size_t size) {
+    struct stat status;
+    return fstat(from, &status) == 0 && (size_t)status.st_size < size ? (size_t)status.st_size : size;
+}
 ssize_t sendfile(int to, int from, off_t *at, size_t size) {
+    size = at_most(from, size);
     WRITTEN(to, size, syscall(SYS_sendfile, to, from, at, size), syscall(SYS_sendfile, to, from, at, size / 2));
 }
 ssize_t sendfile64(int to, int from, off64_t *at, size_t size) {
+    size = at_most(from, size);
     WRITTEN(to, size, syscall(SYS_sendfile, to, from, at, size), syscall(SYS_sendfile, to, from, at, size / 2));
 }
 ssize_t copy_file_range(int from, off64_t *at, int to, off64_t *there, size_t size, unsigned flags) {
+    size = at_most(from, size);
     WRITTEN(to, size, syscall(SYS_copy_file_range, from, at, to, there, size, flags),
             syscall(SYS_copy_file_range, from, at, to, there, size / 2, flags));
 }
