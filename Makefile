@@ -65,6 +65,10 @@ parity-on-%: .venvs/%/installed
 		-e '.[dev]' 'transformers$(if $(filter newest,$*),<6,==$*)'
 	@touch $@
 
+.PHONY: torture
+torture: install ## kill ftloop N times (N=1000) at random, run it again, compare what is left
+	$(BIN)/python benchmarks/torture.py --side ftloop --number $(or $(N),200) --seed $(or $(SEED),1)
+
 .PHONY: bench
 bench: install ## how long Trainer and ftloop take for the same run (QUICK=1: short)
 	$(BIN)/python benchmarks/throughput.py $(if $(QUICK),--rows 200 --repeats 2 --output runs/throughput-quick.json)

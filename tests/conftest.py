@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from killing import Ground
     from transformers import PreTrainedTokenizerFast
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,12 +23,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How often each value of the parity matrix ran, whichever process of pytest-xdist ran it."""
+    """How often each value of the parity matrix ran, and how many kills hit in each stage, whichever process of
+    pytest-xdist ran it."""
     ran: Counter[str] = Counter()
+    kills: Counter[str] = Counter()
     for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
         for name, counts in report.user_properties:
             if name == "ran":
                 ran.update(counts)
+            elif name == "kills":
+                kills.update(counts)
+    if kills:
+        from killing import table
+
+        terminalreporter.section(f"killed by SIGKILL, {kills.total()} times")
+        for line in table(kills):
+            terminalreporter.write_line(line)
     if not ran:
         return
     terminalreporter.section("the parity matrix: how often each value ran")
@@ -74,3 +85,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (("train", 29), ("validation", 13), ("test", 11)):
         (root / f"{split}.jsonl").write_text("\n".join(map(json.dumps, tiny_pairs(count))) + "\n")
     return root
+
+
+@pytest.fixture(scope="session")
+def killing_ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """Where runs are killed and files made to fail."""
+    from killing import ground
+
+    with ground(tmp_path_factory.mktemp("killing")) as made:
+        yield made
