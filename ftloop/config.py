@@ -25,7 +25,7 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 
-from ftloop.errors import UserError
+from ftloop.errors import UserError, reason
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
@@ -508,7 +508,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
             + _nearest(name_or_path, shipped)
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
-        raise UserError(f"recipe {shown(str(path))}: cannot be read ({_reason(error)})") from None
+        raise UserError(f"recipe {shown(str(path))}: cannot be read ({reason(error)})") from None
     try:
         # safe_load's own two steps: no tag of it makes anything but plain values.
         loader = yaml.SafeLoader(text)
@@ -522,10 +522,6 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise UserError(f"recipe {path}: expected lines of the form `name: value`")
     return settings
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _keys_there_twice(root: Any) -> list[tuple[int, str]]:

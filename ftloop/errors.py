@@ -24,6 +24,17 @@ class ExitCode(IntEnum):
     """A second Ctrl-C, without waiting for a save."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line; its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:500] if lines else type(error).__name__
+
+
+def reason(error: Exception) -> str:
+    """What the system says, without the file, which the message around it names."""
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+
+
 class FtloopError(Exception):
     """The end of a run, for reasons told in a few lines without a traceback. Carries every problem found."""
 

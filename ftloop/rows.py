@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ftloop.config import read_json, shown, user_path
-from ftloop.errors import UserError
+from ftloop.errors import UserError, first_line, reason
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 Record = dict[str, Any]
@@ -31,7 +31,7 @@ def check_file(path: str, flag: str) -> None:
     except FileNotFoundError:
         raise UserError(f"{flag}: no such file: {path}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
-        raise UserError(f"{flag}: {shown(path)} cannot be read ({_reason(error)})") from None
+        raise UserError(f"{flag}: {shown(path)} cannot be read ({reason(error)})") from None
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{flag}: {path} is {'a folder' if file.is_dir() else 'a pipe or a device'}, not a file")
     if file.suffix.lower() not in FORMATS:
@@ -152,11 +152,7 @@ def _told_if_unreadable(path: str) -> Iterator[None]:
         line = _first_line_not_utf8(path)
         raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({_reason(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from None
 
 
 def _first_line_not_utf8(path: str) -> int:
@@ -303,7 +299,7 @@ def _parquet(path: str) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: a name in it is not UTF-8
-        raise UserError(f"{path}: not a parquet file ({_first_line(error)})") from None
+        raise UserError(f"{path}: not a parquet file ({first_line(error)})") from None
 
 
 def _parquet_records(path: str, columns: Sequence[str] | None) -> Iterator[tuple[str, Record]]:
@@ -318,8 +314,4 @@ def _parquet_records(path: str, columns: Sequence[str] | None) -> Iterator[tuple
     except UserError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # texts that are none, dates
-        raise UserError(f"{path}: not readable as parquet after row {number} ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: not readable as parquet after row {number} ({first_line(error)})") from None

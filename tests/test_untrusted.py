@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections import Counter
@@ -20,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -68,7 +71,10 @@ def read(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
     """As `load_text_data` reads a file: checked, its columns looked at, read."""
     check_file(str(path), "train_file")
     there = column_names(str(path))
-    return list(read_table(str(path), there if columns is None else columns, None).to_list())
+    table = read_table(str(path), there if columns is None else columns, None)
+    rows = list(table.to_list())
+    shutil.rmtree(Path(table.cache_files[0]["filename"]).parent)  # thousands of them would be in the way
+    return rows
 
 
 PLACE = re.compile(r"line \d+|row \d+|no rows|is empty|the header names|the name of column|not JSON|not a parquet file")
@@ -87,16 +93,36 @@ def rows_or_place(path: Path, columns: list[str] | None = None) -> list[dict[str
 
 
 def fresh(folder: Path, name: str, content: bytes) -> Path:
-    """Written under a new name each time, so that no example meets the cache of another."""
-    path = Path(tempfile.mkdtemp(dir=folder)) / name
+    path = folder / name
+    """A file of another age than any before it under its name, so that no cache takes one example for another."""
     path.write_bytes(content)
+    age = next(AGES)
+    os.utime(path, ns=(age, age))
     return path
 
 
-ANY_TEXT = st.text(st.characters(), max_size=12) | st.sampled_from(
-    ["", " ", '"', '""', '"a" b', "a\tb", "a,b", "a\nb", "a\r\nb", "a\rb", "\0", "\ufeff", "\u2028", "\x85", "\x1c", "NA",
-     "nan", "👩‍👩‍👧 😀", "שלום עולם", "\u202eabc", "e\u0301", "\ud83d", "\udcff", "[", "{", "#", "\\", "\\n", "'", "null"]
-)  # fmt: skip
+AGES = itertools.count(10**18)
+
+
+ODD_TEXTS = [
+    *("", " ", '"', '""', '"a" b', "a\tb", "a,b", "a\nb", "a\r\nb", "a\rb", "\0", "\ufeff", "\u2028", "\x85", "\x1c"),
+    *(
+        "NA",
+        "nan",
+        "null",
+        "👩\u200d👧 😀",
+        "שלום עולם",
+        "\u202eabc",
+        "e\u0301",
+        "\ud83d",
+        "\udcff",
+        "[",
+        "{",
+        "#",
+        "\\n",
+    ),
+]
+ANY_TEXT = st.text(st.characters(), max_size=12) | st.sampled_from(ODD_TEXTS)
 NUMBERS = st.integers() | st.floats() | st.sampled_from([10**30, -(10**400), 2**63, 1e308, math.nan, math.inf, -0.0])
 VALUES = ANY_TEXT | NUMBERS | st.booleans() | st.none()
 KEYS = st.sampled_from(["text", "label", "", "a,b", "a.b", 'say "x"', "größe", "😀", " text", "a\tb", "\0", "idx"])
@@ -197,3 +223,284 @@ def by_lines(text: str) -> list[dict[str, str]]:
     """A tsv file whose quotes are characters like any other, and whose lines are its rows."""
     lines = [line.split("\t") for line in re.split("\r\n|\r|\n", text.removeprefix("\ufeff")) if line]
     return [dict(zip(lines[0], fields, strict=True)) for fields in lines[1:]]
+
+
+VALID = [{"text": "Grüße, 世界", "label": 1}, {"text": 'two\nlines, "quoted"', "label": 0}, {"text": "-", "label": 1}]
+
+
+def valid_file(suffix: str) -> bytes:
+    if suffix == ".parquet":
+        written = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(VALID), written)
+        return written.getvalue()
+    if suffix == ".json":
+        return json.dumps(VALID, ensure_ascii=False, indent=1).encode()
+    if suffix == ".jsonl":
+        return "\n".join(json.dumps(record, ensure_ascii=False) for record in VALID).encode()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["text", "label"], delimiter="\t" if suffix == ".tsv" else ",")
+    writer.writeheader()
+    writer.writerows(VALID)
+    return text.getvalue().encode()
+
+
+SPLINTERS = st.binary(max_size=6) | st.sampled_from(
+    [b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\r", b"\n", b'"', b",", b"\t", b"{", b"}", b"[", b"]",
+     b"\\ud800", b"NaN", b"1e999", b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b'"text": 1,', b"\n\n\n", b"\xe2\x80\xa8"]
+)  # fmt: skip
+# Where, how much is cut out there, and what is put in its place.
+DAMAGE = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8), SPLINTERS), min_size=1, max_size=3)
+
+
+@few_and_many(60, 3000)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_damaged_file_is_read_or_its_fault_is_named(
+    suffix: str, count: int, tmp_path: Path, tried: Counter[str]
+) -> None:
+    whole = valid_file(suffix)
+    assert rows_or_place(fresh(tmp_path, f"rows{suffix}", whole)) is not None
+
+    @examples(count)
+    @given(DAMAGE)
+    def holds(damage: list[tuple[float, int, bytes]]) -> None:
+        tried["data files"] += 1
+        content = whole
+        for where, cut, put in damage:
+            at = int(where * len(content))
+            content = content[:at] + put + content[at + cut :]
+        rows_or_place(fresh(tmp_path, f"rows{suffix}", content))
+
+    holds()
+
+
+@few_and_many(30, 3000)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_random_bytes_are_read_or_their_fault_is_named(
+    suffix: str, count: int, tmp_path: Path, tried: Counter[str]
+) -> None:
+    @examples(count)
+    @given(st.binary(max_size=60), st.sampled_from([b"", b"PAR1", b"text,label\n", b'{"text": "a", "label": 1}\n']))
+    def holds(content: bytes, start: bytes) -> None:
+        tried["data files"] += 1
+        path = fresh(tmp_path, f"rows{suffix}", start + content + (b"PAR1" if start == b"PAR1" else b""))
+        found = rows_or_place(path)
+        if found is not None and suffix == ".jsonl":
+            lines = re.split("\r\n|\r|\n", path.read_text("utf-8-sig"))
+            assert len(found) == len([line for line in lines if line.strip()])
+
+    holds()
+
+
+A_DAY = 86_400
+PARQUET = {
+    "int8": pyarrow.array([1, None], pyarrow.int8()),
+    "uint64": pyarrow.array([2**64 - 1, 0], pyarrow.uint64()),
+    "half": pyarrow.array([1.5, None], pyarrow.float32()).cast(pyarrow.float16()),
+    "large": pyarrow.array(["größe", None], pyarrow.large_string()),
+    "view": pyarrow.array(["a", None], pyarrow.string_view()),
+    "dictionary": pyarrow.array(["a", None]).dictionary_encode(),
+    "null": pyarrow.nulls(2),
+    "struct": pyarrow.array([{"text": "a"}, None]),
+    "list": pyarrow.array([["a"], None]),
+    "map": pyarrow.array([[("a", 1)], None], pyarrow.map_(pyarrow.string(), pyarrow.int32())),
+    "bytes": pyarrow.array([b"\xff", None]),
+    "decimal": pyarrow.array([1, None]).cast(pyarrow.decimal128(30, 2)),
+    "second": pyarrow.array([A_DAY, None], pyarrow.timestamp("s")),
+    "nanosecond": pyarrow.array([2**62 + 1, None], pyarrow.timestamp("ns")),
+    "year 300000": pyarrow.array([2**62, None], pyarrow.timestamp("us")),
+    "date": pyarrow.array([2**31 - 1, None], pyarrow.date32()),
+    "time": pyarrow.array([2**40, None], pyarrow.time64("ns")),
+    "span": pyarrow.array([2**62, None], pyarrow.duration("us")),
+    "no text": pyarrow.array([b"\xff\xfe", None]).view(pyarrow.string()),
+    "zone": pyarrow.array([1, None], pyarrow.timestamp("us", tz="No/Such")),
+}
+AS_TEXT = {
+    "int8": ["1", None],
+    "uint64": [str(2**64 - 1), "0"],
+    "half": ["1.5", None],
+    "large": ["größe", None],
+    "view": ["a", None],
+    "dictionary": ["a", None],
+    "null": [None, None],
+}
+
+
+@pytest.mark.parametrize("kind", PARQUET)
+def test_every_type_of_parquet_is_read_or_its_column_is_named(kind: str, tmp_path: Path, tried: Counter[str]) -> None:
+    tried["data files"] += 1
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], kind: PARQUET[kind]}), path)
+    found = rows_or_place(path)
+    assert (None if found is None else [row[kind] for row in found]) == AS_TEXT.get(kind)
+    assert read(path, ["text"]) == [{"text": "a"}, {"text": "b"}], "a column that is not asked for does no harm"
+
+
+def test_a_parquet_file_that_names_a_column_twice_is_refused(tmp_path: Path, tried: Counter[str]) -> None:
+    tried["data files"] += 1
+    path = tmp_path / "rows.parquet"
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(table, path)
+    with pytest.raises(UserError, match="the header names 'text' more than once"):
+        column_names(str(path))
+
+
+def test_a_column_whose_name_has_a_point_is_not_taken_for_a_part_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"a": [{"b": "inner"}], "a.b": ["outer"]}), path)
+    assert read(path, ["a.b"]) == [{"a.b": "outer"}]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "lines.json", "list.json"])
+def test_an_object_that_names_a_column_twice_is_named_and_not_half_dropped(name: str, tmp_path: Path) -> None:
+    rows = ['{"text": "a"}', '{"text": "b", "text": "c"}']
+    path = fresh(tmp_path, name, (f"[{','.join(rows)}]" if name == "list.json" else "\n".join(rows)).encode())
+    with pytest.raises(UserError, match=r"not JSON \('text' is there twice in one object\)"):
+        read(path)
+
+
+def test_a_carriage_return_in_the_middle_of_a_bare_field_does_not_make_two_rows_of_one(tmp_path: Path) -> None:
+    for name in ("rows.csv", "rows.tsv"):
+        path = fresh(tmp_path, name, b"text\none\rtwo\nthree\n")
+        with pytest.raises(UserError, match="line 2: a line end outside of quotes in the middle of it"):
+            read(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
+def test_a_line_of_ten_megabytes_is_a_row_like_any_other(suffix: str, tmp_path: Path, tried: Counter[str]) -> None:
+    tried["data files"] += 1
+    rows = [{"text": "a"}, {"text": "wörd " * 1_700_000}, {"text": "b"}]
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif suffix in (".csv", ".tsv"):
+        path.write_text("\n".join(["text", *(row["text"] for row in rows)]))
+    else:
+        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    assert path.stat().st_size > 10_000_000 or suffix == ".parquet"
+    assert read(path) == rows
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_fault_behind_a_line_of_ten_megabytes_is_told_in_few_words(suffix: str, tmp_path: Path) -> None:
+    long = b"x" * 10_000_000
+    starts = {".csv": b"text,label\n", ".tsv": b"text\tlabel\n", ".json": b'[{"text": "'}
+    path = fresh(tmp_path, f"rows{suffix}", starts.get(suffix, b'{"text": "') + long)
+    assert rows_or_place(path) is None
+
+
+# Files that are none
+
+
+def told(path: str | Path, what: str) -> None:
+    with pytest.raises(UserError, match=what) as caught:
+        load_text_data(TrainConfig(train_file=str(path)))
+    (problem,) = caught.value.problems
+    assert "\n" not in problem
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root reads any file; so it is put aside for a moment, where it is."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_what_is_no_readable_file_is_told_with_its_flag_and_name(
+    suffix: str, tmp_path: Path, tried: Counter[str]
+) -> None:
+    folder, pipe, loop = (tmp_path / f"{name}{suffix}" for name in ("folder", "pipe", "loop"))
+    folder.mkdir()
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    device = tmp_path / f"device{suffix}"
+    device.symlink_to("/dev/null")
+    (tmp_path / f"dangling{suffix}").symlink_to("/no/such/target")
+    cases = {
+        folder: f"train_file: {folder} is a folder, not a file",
+        pipe: f"train_file: {pipe} is a pipe or a device, not a file",
+        device: "is a pipe or a device, not a file",
+        loop: "cannot be read \\(Too many levels of symbolic links\\)",
+        tmp_path / f"dangling{suffix}": "no such file",
+        tmp_path / f"{'n' * 300}{suffix}": "cannot be read \\(File name too long\\)",
+        tmp_path / f"folder{suffix}" / f"below{suffix}": "no such file",
+        f"~no-such-person/rows{suffix}": "train_file: no such home folder",
+        f"ro\0ws{suffix}": "train_file: .* holds a NUL",
+        f"ro\udcffws{suffix}": "train_file: .* is not UTF-8",
+    }
+    for path, what in cases.items():
+        tried["data files"] += 1
+        told(path, what)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_without_permission_is_told(suffix: str, tmp_path: Path, tried: Counter[str]) -> None:
+    tried["data files"] += 2
+    with tempfile.TemporaryDirectory() as open_to_all:
+        os.chmod(open_to_all, 0o755)
+        path = fresh(Path(open_to_all), f"rows{suffix}", valid_file(suffix))
+        path.chmod(0)
+        with as_nobody():
+            told(path, f"{path}: cannot be read \\(Permission denied\\)")
+        path.parent.chmod(0)
+        with as_nobody():
+            told(path, "train_file: .* cannot be read \\(Permission denied\\)")
+        path.parent.chmod(stat.S_IRWXU)
+
+
+def test_a_path_of_bytes_that_are_no_text_is_read_or_told_by_the_reader_itself(tmp_path: Path) -> None:
+    path = tmp_path / "r\udcff.jsonl"
+    path.write_text('{"text": "a"}\n')
+    assert read(path) == [{"text": "a"}]
+
+
+# Labels
+
+
+@few_and_many(60, 1500)
+def test_labels_of_any_kind_are_classes_or_finite_numbers_or_the_fault_is_named(
+    count: int, tmp_path: Path, tried: Counter[str]
+) -> None:
+    """Mixed ones, huge ones, and those that are no numbers."""
+    close = st.sampled_from([0, 1, "0", "1", True, "a", 1.0, 0.5, "nan", "-inf", "1e999", "", " ", None, math.nan, "٣"])
+    kinds = [VALUES, NUMBERS, close, st.integers(), st.floats(allow_infinity=False), ANY_TEXT.filter(is_text)]
+    labels = st.one_of([st.lists(kind, min_size=1, max_size=5) for kind in kinds])
+
+    @examples(count)
+    @given(st.tuples(labels, st.none() | labels, st.none() | labels))
+    def holds(sets: tuple[list[Any] | None, ...]) -> None:
+        tried["data files"] += 1
+        given = {}
+        for split, raw in zip(("train", "validation", "test"), sets, strict=True):
+            if raw is not None:
+                rows = [json.dumps({"text": str(number), "label": label}) for number, label in enumerate(raw)]
+                given[f"{split}_file"] = str(fresh(tmp_path, f"{split}.jsonl", "\n".join(rows).encode()))
+        try:
+            data = load_text_data(TrainConfig(**given))
+        except UserError as error:
+            (problem,) = error.problems
+            assert re.search("the (training|validation|test) set|(train|validation|test).jsonl, line", problem)
+            return
+        loaded = {"train": data.train} | data.validation | data.test
+        for split, raw in zip(("train", "validation", "test"), sets, strict=True):
+            if raw is None:
+                continue
+            assert loaded[split]["text"] == [str(number) for number in range(len(raw))]
+            if not data.has_labels(loaded[split]):
+                assert split == "test"
+                continue
+            assert loaded[split]["label"] == [expected_text(label) for label in raw]
+            for label in loaded[split]["label"]:
+                target = data.labels.encode(label)
+                if data.labels.regression:
+                    assert np.isfinite(np.float32(target))
+                else:
+                    assert data.labels.ids[label] == target < data.labels.count
+
+    holds()
