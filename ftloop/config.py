@@ -284,7 +284,7 @@ def coerce(value: Any, wanted: Any) -> Any:
             value = [value]
         if not value or not all(isinstance(item, str) and item for item in value):
             raise ValueError(f"expected one or more texts, not {shown(value)}")
-        return [_plain_text(item) for item in value]
+        return [plain_text(item) for item in value]
     if origin is dict:
         if isinstance(value, str):
             try:
@@ -306,7 +306,7 @@ def coerce(value: Any, wanted: Any) -> Any:
     if wanted is str:
         if not isinstance(value, (str, Path)) or not str(value):
             raise ValueError(f"expected text, not {shown(value)}")
-        text = _plain_text(str(value))
+        text = plain_text(str(value))
         if text.startswith("~"):
             try:
                 Path(text).expanduser()
@@ -316,8 +316,8 @@ def coerce(value: Any, wanted: Any) -> Any:
     return _number(value, wanted)
 
 
-def _plain_text(text: str) -> str:
-    """Names of files among them: tokenizers, JSON and a console take no other ones."""
+def plain_text(text: str) -> str:
+    """Raises: ValueError for what neither a tokenizer nor a file that is written could hold."""
     if "\0" in text:
         raise ValueError(f"{shown(text)} holds a NUL character")
     try:

@@ -366,9 +366,7 @@ def tokenize(
     """
     import pyarrow.compute as pc
 
-    special = tokenizer.num_special_tokens_to_add(pair=len(data.text_columns) == 2)
-    if max_length <= special:
-        raise UserError(f"max_seq_length: {max_length} leaves no room for text beside {special} special tokens")
+    check_room(tokenizer, max_length, pair=len(data.text_columns) == 2)
     labelled = data.has_labels(dataset)
     encoded = dataset.map(
         partial(
@@ -387,6 +385,13 @@ def tokenize(
     )
     truncated = pc.sum(encoded.with_format("arrow")[:]["truncated"]).as_py() or 0
     return encoded.remove_columns("truncated"), int(truncated)
+
+
+def check_room(tokenizer: PreTrainedTokenizerBase, max_length: int, pair: bool) -> None:
+    """Raises: UserError when no text fits into `max_length` tokens."""
+    special = tokenizer.num_special_tokens_to_add(pair=pair)
+    if max_length <= special:
+        raise UserError(f"max_seq_length: {max_length} leaves no room for text beside {special} special tokens")
 
 
 def _tokenize_batch(

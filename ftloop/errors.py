@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+import sys
+import traceback
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -61,3 +66,34 @@ class SaveError(FtloopError, RuntimeError):
     """A file could not be written, at the second attempt either."""
 
     exit_code = ExitCode.UNSAVED
+
+
+# What a system has against a file that a user named, or against the disk it is on.
+_OF_FILES = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO),
+    *(errno.EMFILE, errno.ENFILE, errno.EPIPE),
+}
+
+
+def tell(error: Exception, words: Sequence[str]) -> ExitCode:
+    """The end of a command that failed: what it says on stderr, and its exit code.
+
+    Only a fault has a traceback; `--traceback` among the `words` of the command line shows one for every error. What
+    the user can mend is found by every process and told by the first; the rest by the process that met it.
+    """
+    is_fault = not isinstance(error, FtloopError) and not (isinstance(error, OSError) and error.errno in _OF_FILES)
+    if is_fault or any(word.startswith("--traceback") for word in words):
+        traceback.print_exception(error)
+    rank = os.environ.get("RANK", "0")
+    who = "error" if rank == "0" else f"error in process {rank}"
+    if isinstance(error, FtloopError):
+        for problem in error.problems if rank == "0" else ():
+            print(f"error: {problem}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, OSError) and not is_fault:
+        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        print(f"{who}: {' -> '.join(files)}{': ' if files else ''}{reason(error)}", file=sys.stderr)
+        return ExitCode.MISTAKE
+    print(f"{who}: a fault in ftloop or in a library below it: {type(error).__name__}", file=sys.stderr)
+    return ExitCode.FAULT

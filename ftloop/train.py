@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import csv
+import io
 import sys
-import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from ftloop.config import TrainConfig, parse_args
-from ftloop.errors import ExitCode, FtloopError
+from ftloop.errors import ExitCode, tell
 from ftloop.hub import use_cache_if_hub_is_silent
 
 if TYPE_CHECKING:
@@ -28,20 +30,17 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Returns: an ExitCode. Only a fault of ours has a traceback; `--traceback` shows one for every error."""
     words = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a label ends no run
     try:
         config = parse_args(words)
         use_cache_if_hub_is_silent(config)
         fine_tune(config)
-    except FtloopError as error:
-        if any(word.startswith("--traceback") for word in words):
-            traceback.print_exc()
-        if os.environ.get("RANK", "0") == "0":
-            for problem in error.problems:
-                print(f"error: {problem}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print("\ninterrupted; --resume_from_checkpoint last goes on from the newest checkpoint", file=sys.stderr)
         return ExitCode.INTERRUPTED
+    except Exception as error:
+        return tell(error, words)
     return ExitCode.DONE
 
 
@@ -54,7 +53,7 @@ def fine_tune(config: TrainConfig) -> Run:
     from ftloop.data import load_text_data, tokenize
     from ftloop.logs import save_metrics, save_state
     from ftloop.metrics import check_metric, metrics_for
-    from ftloop.model import check_model, load_model, load_tokenizer, longest_input
+    from ftloop.model import check_model, check_token_ids, load_model, load_tokenizer, longest_input
     from ftloop.optim import check_schedule
     from ftloop.predict import pair_up
     from ftloop.run import make_accelerator, prepare, seed_everything
@@ -73,7 +72,7 @@ def fine_tune(config: TrainConfig) -> Run:
     accelerator = make_accelerator(config)
     assert config.model_name_or_path is not None
 
-    with accelerator.main_process_first():  # the others read what the first has cached
+    with _main_process_first(accelerator):  # the others read what the first has cached
         data = load_text_data(config)
         tokenizer = load_tokenizer(config.model_name_or_path)
     check_metric(config, data.labels, data.metrics)
@@ -81,10 +80,11 @@ def fine_tune(config: TrainConfig) -> Run:
     seed_everything(config)  # the new head is drawn here
     model, new_weights = load_model(config.model_name_or_path, data.labels)
     max_length = longest_input(model, tokenizer, config.max_seq_length)
-    with accelerator.main_process_first():
+    with _main_process_first(accelerator):
         sets = {"train": data.train} | data.validation | data.test
         tokenized = {name: tokenize(data, rows, tokenizer, max_length, config, name) for name, rows in sets.items()}
     encoded = {name: rows for name, (rows, _) in tokenized.items()}
+    check_token_ids(model, tokenizer, encoded)
     validation = {name: encoded[name] for name in data.validation}
 
     compute_metrics = metrics_for(data.labels, data.metrics)
@@ -100,7 +100,7 @@ def fine_tune(config: TrainConfig) -> Run:
     )
     if run.is_main:
         announce_run(run, config.model_name_or_path, new_weights)
-        announce_data(data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
+        announce_data(run, data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
         for name, rows in list(validation.items())[:1]:
             announce_baseline(data.labels, name, np.asarray(rows["label"]), compute_metrics)
 
@@ -117,6 +117,18 @@ def fine_tune(config: TrainConfig) -> Run:
     if run.is_main:
         print(f"Results   {config.output_dir}: the model, all_results.json, trainer_state.json", flush=True)
     return run
+
+
+@contextmanager
+def _main_process_first(accelerator: Any) -> Iterator[None]:
+    """As Accelerate's; but where the first fails, the others are let go, to find the same, instead of left waiting."""
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+    try:
+        yield
+    finally:
+        if accelerator.is_main_process:
+            accelerator.wait_for_everyone()
 
 
 def _train(run: Run) -> TrainResult:
@@ -169,14 +181,16 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     if not run.is_main:
         return
     if data.labels.regression:
-        lines = [f"{index}\t{value:.6g}" for index, value in enumerate(logits.reshape(-1))]
+        lines = [[index, f"{value:.6g}"] for index, value in enumerate(logits.reshape(-1))]
     else:
         best = torch.from_numpy(logits).softmax(dim=-1).max(dim=-1)
         chosen = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        lines = [f"{i}\t{data.labels.names[label]}\t{score:.6f}" for i, (label, score) in enumerate(chosen)]
+        lines = [[i, data.labels.names[label], f"{score:.6f}"] for i, (label, score) in enumerate(chosen)]
     path = Path(run.config.output_dir) / f"{name}_predictions.tsv"
-    header = "index\tprediction" if data.labels.regression else "index\tprediction\tscore"
-    write_text(path, "\n".join([header, *lines]) + "\n")
+    text = io.StringIO()
+    table = csv.writer(text, delimiter="\t", lineterminator="\n")  # quotes a name with a tab or a line end in it
+    table.writerows([["index", "prediction"] if data.labels.regression else ["index", "prediction", "score"], *lines])
+    write_text(path, text.getvalue())
     print(f"{name.capitalize():<9} {len(lines)} rows without labels, predicted into {path}", flush=True)
 
 
