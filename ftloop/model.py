@@ -63,6 +63,15 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
     tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, name_or_path, "the tokenizer of")
     folder = check_model(name_or_path)
+    try:
+        int(tokenizer.model_max_length)
+        # Not by a call of the tokenizer, which would leave its mark in what `save_pretrained` writes.
+        (tokenizer.backend_tokenizer.encode if tokenizer.is_fast else tokenizer)("a text", "another")
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        fault = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"model_name_or_path: the tokenizer of {folder or name_or_path} fails ({fault})") from error
     # Without these files transformers makes a tokenizer that knows no word, and says nothing.
     files = list(tokenizer.vocab_files_names.values())
     if folder is not None and files and not any((folder / name).is_file() for name in ["tokenizer.json", *files]):

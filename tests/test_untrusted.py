@@ -6,6 +6,7 @@ examples in the fast tier, with many in the slow one; always the same ones.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -29,10 +30,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ftloop.config import TrainConfig
+from ftloop.config import SETTINGS, TrainConfig, parse_args
 from ftloop.data import load_text_data
 from ftloop.errors import UserError
+from ftloop.optim import check_schedule
+from ftloop.plan import make_plan
 from ftloop.rows import FORMATS, blank_lines, check_file, column_names, read_table
+from ftloop.run import mixed_precision
 
 pytestmark = pytest.mark.usefixtures("own_cache", "quiet_data")
 
@@ -502,5 +506,106 @@ def test_labels_of_any_kind_are_classes_or_finite_numbers_or_the_fault_is_named(
                     assert np.isfinite(np.float32(target))
                 else:
                     assert data.labels.ids[label] == target < data.labels.count
+
+    holds()
+
+
+# Configurations
+
+
+def config_or_problems(make: Callable[[], TrainConfig]) -> TrainConfig | None:
+    """A configuration that can be carried through to a plan and a schedule; or None, where a UserError has told why."""
+    try:
+        config = make()
+        mixed_precision(config)
+        check_schedule(config)
+        for rows, processes in ((1, 1), (7, 2), (10**9, 8)):
+            steps = math.ceil(rows / config.per_device_train_batch_size / processes)
+            plan = make_plan(config, rows, steps, processes)
+            check_schedule(config, plan.warmup_steps, plan.max_steps)
+        return config
+    except UserError as error:
+        for problem in error.problems:
+            assert problem
+            assert len(problem) < 1000, "a message is no place for a file's content"
+        return None
+
+
+ABSURD = st.sampled_from(
+    ["0", "-1", "1e308", "-1e308", "1e-320", "nan", "inf", "9" * 400, "9" * 5000, "2147483648", "1e10", "0x10", "1_000",
+     "", " ", "none", "true", "no", "~", "~no-such-person/x", "a\0b", "\udcff", "😀", "[" * 5000, "{}", '{"a": [1]}',
+     '{"lr_end": NaN}', '{"num_cycles": 1e308}', '{"power": -1, "power": 2}', '{"\\ud800": 1}', "/", "..", "-", "last"]
+)  # fmt: skip
+NAMES = st.sampled_from(sorted(SETTINGS))
+
+
+@few_and_many(150, 4000)
+def test_any_command_line_is_a_configuration_or_is_told_what_is_wrong(count: int, tried: Counter[str]) -> None:
+    flags = st.tuples(NAMES | st.text(max_size=6), ABSURD | st.text(max_size=6), st.booleans())
+    starts = st.sampled_from(
+        [[], ["guide"], ["demo"], ["no-such"], ["-x"], ["--"], ["="], ["a\0b"], ["n" * 5000], ["~nobody-here"]]
+    )
+
+    @examples(count)
+    @given(starts, st.lists(flags, max_size=4))
+    def holds(start: list[str], given: list[tuple[str, str, bool]]) -> None:
+        tried["configurations"] += 1
+        words = [[f"--{name}={value}"] if joined else [f"--{name}", value] for name, value, joined in given]
+        with contextlib.suppress(SystemExit):  # of --help, should it be drawn
+            config_or_problems(lambda: parse_args([*start, *(word for pair in words for word in pair)]))
+
+    holds()
+
+
+@few_and_many(150, 4000)
+def test_any_values_from_python_are_a_configuration_or_are_told(count: int, tried: Counter[str]) -> None:
+    anything = st.recursive(
+        VALUES | st.binary(max_size=3) | ABSURD,
+        lambda inner: (
+            st.lists(inner, max_size=2) | st.dictionaries(VALUES.filter(lambda key: key == key), inner, max_size=2)
+        ),
+        max_leaves=4,
+    )
+
+    @examples(count)
+    @given(st.dictionaries(NAMES, anything, max_size=4))
+    def holds(given: dict[str, Any]) -> None:
+        tried["configurations"] += 1
+        config = config_or_problems(lambda: TrainConfig(**given))
+        if config is not None:
+            assert TrainConfig(**config.to_dict()) == config
+
+    holds()
+
+
+RECIPE_LINES = [
+    *("seed: 1", "seed: 1", "seed: [1]", "seed: {a: b}", "seed: 2001-01-01", "seed: 0o17", "seed: 1:30", "seed:\t1"),
+    *("bf16: 1", "output_dir: 5", "lr_scheduler_kwargs: {1: 2}", "lr_scheduler_kwargs: {a: 1, a: 2}", "? [a]\n: 1"),
+    *("a: &a [*a]", "b: &b {c: *b}", "seed: *b", "<<: {seed: 3}", "<<: 3", "<<: *b", "sample_texts: ['\\0', a]"),
+    'sample_texts: ["\\ud800"]',
+    *('output_dir: "a\\0b"', "max_steps: " + "9" * 5000, "seed: !!int ''", "seed: !!bool x"),
+    *("seed: !!timestamp 2001-99-99", "seed: !!binary '*'", "seed: !!float x", "seed: !!set {a}", "seed: !!omap [1]"),
+    *("seed: !!python/object/apply:os.system [touch MARKER]", "seed: !!python/name:os.system", "seed: !no-such x"),
+    *("--- ", "...", "%YAML 9.9", "%TAG ! x", "@", "`", "{", "[", "&", "*", "|", ">", "- a", "\x07", "\ufeff", "\x85"),
+    *("text_column_names: a", "text_column_names: [[a]]", "eval_strategy: no", "eval_strategy: [no]", "seed: .inf"),
+    "seed: " + "[" * 2000,
+    "k: " + "x" * 100_000,
+]  # fmt: skip
+
+
+@few_and_many(150, 4000)
+def test_any_recipe_is_a_configuration_or_is_told_what_is_wrong(
+    count: int, tmp_path: Path, tried: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    @examples(count)
+    @given(st.lists(st.sampled_from(RECIPE_LINES) | st.text(max_size=8), max_size=5) | st.binary(max_size=40))
+    def holds(lines: list[str] | bytes) -> None:
+        tried["configurations"] += 1
+        content = lines if isinstance(lines, bytes) else "\n".join(lines).encode("utf-8", "surrogatepass")
+        recipe = fresh(tmp_path, "recipe.yaml", content)
+        config_or_problems(lambda: parse_args([str(recipe)]))
+        assert os.listdir(tmp_path) == ["recipe.yaml"], "a recipe has run something"
 
     holds()
