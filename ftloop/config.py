@@ -497,9 +497,8 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     shipped = _shipped_recipes()
     path = RECIPES / f"{name_or_path}.yaml" if name_or_path in shipped else user_path(name_or_path, "recipe")
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"recipe {path}: is {'a folder' if path.is_dir() else 'not a regular file'}")
-        text = path.read_text(encoding="utf-8-sig")
+        is_file = stat.S_ISREG(path.stat().st_mode)
+        text = path.read_text(encoding="utf-8-sig") if is_file else ""
     except UnicodeDecodeError as error:
         raise UserError(f"recipe {path}: not readable as YAML: not UTF-8 ({error.reason})") from None
     except FileNotFoundError:
@@ -509,6 +508,8 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
         raise UserError(f"recipe {shown(str(path))}: cannot be read ({reason(error)})") from None
+    if not is_file:
+        raise UserError(f"recipe {path}: is {'a folder' if path.is_dir() else 'not a regular file'}")
     try:
         # safe_load's own two steps: no tag of it makes anything but plain values.
         loader = yaml.SafeLoader(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import itertools
 import json
@@ -34,15 +35,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import tiny_bert
 
+from ftloop import load_checkpoint, prepare
 from ftloop.config import SETTINGS, TrainConfig, parse_args
 from ftloop.data import Labels, load_text_data, tokenize
-from ftloop.errors import UserError
+from ftloop.errors import ExitCode, UserError
 from ftloop.model import check_token_ids, load_model, load_tokenizer, longest_input
 from ftloop.optim import check_schedule
 from ftloop.plan import make_plan
 from ftloop.predict import classify, load_classifier
+from ftloop.predict import main as predict_main
 from ftloop.rows import FORMATS, blank_lines, check_file, column_names, read_table
 from ftloop.run import mixed_precision
+from ftloop.train import main
 
 pytestmark = pytest.mark.usefixtures("own_cache", "quiet_data")
 
@@ -594,7 +598,7 @@ RECIPE_LINES = [
     *("seed: !!python/object/apply:os.system [touch MARKER]", "seed: !!python/name:os.system", "seed: !no-such x"),
     *("--- ", "...", "%YAML 9.9", "%TAG ! x", "@", "`", "{", "[", "&", "*", "|", ">", "- a", "\x07", "\ufeff", "\x85"),
     *("text_column_names: a", "text_column_names: [[a]]", "eval_strategy: no", "eval_strategy: [no]", "seed: .inf"),
-    "seed: " + "[" * 2000,
+    "seed: " + "[" * 1000,
     "k: " + "x" * 100_000,
 ]  # fmt: skip
 
@@ -902,3 +906,225 @@ def test_a_data_set_folder_with_a_script_does_not_run_it(tmp_path: Path, tried: 
     with pytest.raises(UserError, match=r"the data set .* could not be loaded"):
         load_text_data(TrainConfig(dataset_name=str(tmp_path / "data")))
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run of the command, with a checkpoint after each of its two updates."""
+    output_dir = tmp_path_factory.mktemp("finished") / "out"
+    assert main([*words_of(tiny_folder, output_dir), "--max_steps", "2"]) == ExitCode.DONE
+    return output_dir
+
+
+def words_of(tiny_folder: Path, output_dir: Path) -> list[str]:
+    files = [f"--{split}_file={tiny_folder / f'{split}.jsonl'}" for split in ("train", "validation")]
+    options = ["--use_cpu", "--save_strategy", "steps", "--save_steps", "1", "--num_train_epochs", "1"]
+    return [*options, "--model_name_or_path", str(tiny_folder / "model"), *files, "--output_dir", str(output_dir)]
+
+
+@pytest.mark.parametrize("form", ["pickle", pytest.param("zip", marks=pytest.mark.slow)])
+def test_a_pickle_in_any_file_of_a_checkpoint_is_not_run(
+    form: str,
+    tiny_folder: Path,
+    finished: Path,
+    tmp_path: Path,
+    tried: Counter[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    marker = tmp_path / "sprung"
+    names = {path.name for path in (finished / "checkpoint-1").iterdir()} | {*NAMES_IN_FOLDERS}
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= names
+    data = load_text_data(TrainConfig(train_file=str(tiny_folder / "train.jsonl")))
+    rows, _ = tokenize(data, data.train, load_tokenizer(str(tiny_folder / "model")), 64, TrainConfig(), "train")
+    config = TrainConfig(output_dir=str(tmp_path / "loaded"), max_steps=2, use_cpu=True)
+    run = prepare(config, tiny_bert(), rows, processing_class=load_tokenizer(str(tiny_folder / "model")))
+    load_checkpoint(run, finished / "checkpoint-1")
+    assert run.state.global_step == 1, "untouched, it can be resumed from"
+    for name in sorted(names):
+        tried["planted pickles"] += 1
+        checkpoint = tmp_path / name / "checkpoint-1"
+        shutil.copytree(finished / "checkpoint-1", checkpoint)
+        (checkpoint / name).write_bytes(planted(marker, form))
+        with contextlib.suppress(UserError):
+            load_checkpoint(run, checkpoint)
+        assert not marker.exists(), name
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", pytest.param("all at once", marks=pytest.mark.slow)])
+def test_the_command_runs_no_pickle_of_the_checkpoint_it_resumes(
+    name: str,
+    tiny_folder: Path,
+    finished: Path,
+    tmp_path: Path,
+    tried: Counter[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    marker, output_dir = tmp_path / "sprung", tmp_path / "out"
+    shutil.copytree(finished / "checkpoint-1", output_dir / "checkpoint-1")
+    for planted_in in [name] if name != "all at once" else NAMES_IN_FOLDERS:
+        tried["planted pickles"] += 1
+        (output_dir / "checkpoint-1" / planted_in).write_bytes(planted(marker, "zip"))
+    code = main([*words_of(tiny_folder, output_dir), "--max_steps", "2", "--resume_from_checkpoint", "last"])
+    assert code in (ExitCode.DONE, ExitCode.MISTAKE), "started afresh or refused, as the loading of checkpoints has it"
+    assert "Traceback" not in capsys.readouterr().err
+    assert not marker.exists()
+
+
+# The commands: a message for a mistake, a traceback for a fault
+
+
+@pytest.fixture
+def stderr_of(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def run(command: Callable[[list[str]], int], words: list[str], code: ExitCode = ExitCode.MISTAKE) -> str:
+        capsys.readouterr()
+        assert command(words) == code
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_a_mistake_has_no_traceback_but_on_request(stderr_of: Any, tmp_path: Path) -> None:
+    words = ["--output_dir", str(tmp_path / "out"), "--model_name_or_path", str(tmp_path)]
+    told = f"error: model_name_or_path: {tmp_path} is not a model folder (it has no config.json)\n"
+    assert stderr_of(main, words) == told
+    shown = stderr_of(main, [*words, "--traceback"])
+    assert shown.startswith("Traceback (most recent call last)")
+    assert shown.endswith(told)
+
+
+def test_what_argparse_has_to_say_is_an_error_like_any_other(stderr_of: Any) -> None:
+    assert stderr_of(main, ["--seed"]) == "error: argument --seed: expected one argument; --help lists every flag\n"
+
+
+@pytest.mark.parametrize(
+    "code", [errno.EACCES, errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.ELOOP, errno.EDQUOT, errno.EISDIR]
+)
+def test_what_the_system_has_against_a_file_is_one_line_with_its_name(
+    code: int, stderr_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*words: Any) -> None:
+        raise OSError(code, os.strerror(code), "some/file")
+
+    monkeypatch.setattr("ftloop.train.fine_tune", fail)
+    assert stderr_of(main, ["guide"]) == f"error: some/file: {os.strerror(code)}\n"
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a\nb"), AssertionError(), OSError(errno.ENOTCONN, "x"), KeyError("k")])
+def test_a_fault_keeps_its_traceback_and_is_said_to_be_one(
+    fault: Exception, stderr_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*words: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr("ftloop.train.fine_tune", fail)
+    printed = stderr_of(main, ["guide"], code=ExitCode.FAULT)
+    assert printed.startswith("Traceback (most recent call last)")
+    assert printed.endswith(f"error: a fault in ftloop or in a library below it: {type(fault).__name__}\n")
+
+
+def test_of_several_processes_one_tells_the_mistake_and_each_its_own_fault(
+    stderr_of: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert stderr_of(main, ["no-such-recipe"]) == ""
+    monkeypatch.setattr("ftloop.train.fine_tune", lambda config: 1 / 0)
+    assert stderr_of(main, ["guide"], ExitCode.FAULT).splitlines()[-1].startswith("error in process 1: a fault")
+
+
+# A few lines that stand for 2**60 texts.
+BOMB = b"a0: &a0 [x]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 61))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"seed: 1\nbf16: yes\nseed: 2\n", "line 3: 'seed' is there twice"),
+        (b"lr_scheduler_kwargs: {power: 1, power: 2}", "line 1: 'power' is there twice"),
+        (b"seed: !!python/object/apply:os.mkdir [sprung]", "not readable as YAML"),
+        (BOMB + b"seed: *a60\n", "seed: [[[[[["),
+        (BOMB + b"output_dir: *a60\n", "output_dir: expected text, not [[[[[["),
+        (BOMB + b"lr_scheduler_kwargs: {power: *a60}\n", "expected names with a number or a text each"),
+        (b"lr_scheduler_kwargs: &a {power: *a}", "expected names with a number or a text each"),
+        (b"\x00\x01\x02\xff", "not UTF-8"),
+        (b"seed: " + b"[" * 1000, "not readable as YAML"),
+        (b"output_dir: \"a\\0b\"", "holds a NUL"),
+        (b"sample_texts: [\"\\ud83d\"]", "not"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_is_a_trap_is_told(
+    content: bytes, told: str, stderr_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Counter[str]
+) -> None:
+    tried["configurations"] += 1
+    monkeypatch.chdir(tmp_path)
+    printed = stderr_of(main, [str(fresh(tmp_path, "recipe.yaml", content))])
+    assert told in printed
+    assert "Traceback" not in printed
+    assert len(printed) < 20_000
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_recipe_that_is_no_file_is_told(stderr_of: Any, tmp_path: Path, tried: Counter[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for recipe, told in {
+        str(tmp_path): f"error: recipe {tmp_path}: is a folder\n",
+        "/dev/null": "error: recipe /dev/null: is not a regular file\n",
+        str(tmp_path / "pipe"): "is not a regular file",
+        str(tmp_path / "loop"): "cannot be read (Too many levels of symbolic links)",
+        "n" * 5000: "cannot be read (File name too long)",
+        "a\0b": "cannot be read (embedded null byte)",
+        "~no-such-person/recipe.yaml": "recipe: no such home folder",
+        "": "is a folder",
+    }.items():
+        tried["configurations"] += 1
+        assert told in stderr_of(main, [recipe])
+
+
+def test_an_output_dir_where_nothing_can_be_written_is_told(
+    stderr_of: Any, tiny_folder: Path, tmp_path: Path, tried: Counter[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(tmp_path / "none" / "below")
+    for output_dir in (
+        tmp_path / "file",
+        tmp_path / "file" / "below",
+        tmp_path / "loop",
+        tmp_path / "loop" / "below",
+        tmp_path / "dangling",
+        tmp_path / ("n" * 300),
+        tmp_path / "/".join(["n" * 200] * 30),
+        "/proc/none",
+        "~no-such-person/out",
+    ):
+        tried["configurations"] += 1
+        printed = stderr_of(main, words_of(tiny_folder, Path(output_dir)))
+        assert printed.startswith("error: ")
+        assert printed.count("\n") == 1
+        assert "Traceback" not in printed
+
+
+def test_predict_tells_a_mistake_without_a_traceback(
+    stderr_of: Any, model_folder: Path, tmp_path: Path, tried: Counter[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", str(model_folder)]
+    (model_folder / "not.json").write_text("")
+    for words, told in {
+        ("--model", str(tmp_path), "a"): "is not a model folder",
+        ("--model", "no-such-model", "a"): "no model folder at no-such-model",
+        ("--model", "~no-such-person/x", "a"): "no such home folder",
+        ("--model", "n" * 300, "a"): "cannot be read (File name too long)",
+        ("--model", "a\0b", "a"): "holds a NUL",
+        (*model, "--pairs", "a"): "are not pairs",
+        (*model, "--max_seq_length", "-1", "a"): "leaves no room",
+        (*model, "--max_seq_length", "2", "a"): "leaves no room",
+        (*model, "--max_seq_length", "1000", "a"): "longer than the 64 tokens",
+        (*model, "a\udcff"): "is not UTF-8",
+    }.items():
+        tried["configurations"] += 1
+        printed = stderr_of(predict_main, list(words))
+        assert told in printed
+        assert printed.count("\n") == 1
+    assert "Traceback" in stderr_of(predict_main, ["--model", str(tmp_path), "a", "--traceback"])
+    assert predict_main([*model, "", "yes word1 😀 שלום", "yes " * 1000]) == ExitCode.DONE
+    assert [json.loads(line)["text"][:3] for line in capsys.readouterr().out.splitlines()] == ["", "yes", "yes"]
