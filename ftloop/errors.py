@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from enum import IntEnum
@@ -76,24 +77,30 @@ _OF_FILES = {
 }
 
 
+# For a process that is not the first: by then the launcher has ended it, if the first has failed too.
+_SECONDS_TO_LISTEN = 5.0
+
+
 def tell(error: Exception, words: Sequence[str]) -> ExitCode:
     """The end of a command that failed: what it says on stderr, and its exit code.
 
-    Only a fault has a traceback; `--traceback` among the `words` of the command line shows one for every error. What
-    the user can mend is found by every process and told by the first; the rest by the process that met it.
+    Only a fault has a traceback; `--traceback` among the `words` of the command line shows one for every error. Of
+    several processes the first tells what all have found; another speaks only where the first has found nothing.
     """
-    is_fault = not isinstance(error, FtloopError) and not (isinstance(error, OSError) and error.errno in _OF_FILES)
-    if is_fault or any(word.startswith("--traceback") for word in words):
-        traceback.print_exception(error)
     rank = os.environ.get("RANK", "0")
     who = "error" if rank == "0" else f"error in process {rank}"
     if isinstance(error, FtloopError):
-        for problem in error.problems if rank == "0" else ():
-            print(f"error: {problem}", file=sys.stderr)
-        return error.exit_code
-    if isinstance(error, OSError) and not is_fault:
-        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        print(f"{who}: {' -> '.join(files)}{': ' if files else ''}{reason(error)}", file=sys.stderr)
-        return ExitCode.MISTAKE
-    print(f"{who}: a fault in ftloop or in a library below it: {type(error).__name__}", file=sys.stderr)
-    return ExitCode.FAULT
+        problems, code = error.problems, error.exit_code
+    elif isinstance(error, OSError) and error.errno in _OF_FILES:
+        files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        problems, code = (f"{files}: {reason(error)}" if files else reason(error),), ExitCode.MISTAKE
+    else:
+        problems = (f"a fault in ftloop or in a library below it: {type(error).__name__}",)
+        code = ExitCode.FAULT
+    if rank != "0" and code != ExitCode.FAULT:
+        time.sleep(_SECONDS_TO_LISTEN)
+    if code == ExitCode.FAULT or any(word.startswith("--traceback") for word in words):
+        traceback.print_exception(error)
+    for problem in problems:
+        print(f"{who}: {problem}", file=sys.stderr)
+    return code

@@ -22,12 +22,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How often each value of the parity matrix ran, whichever process of pytest-xdist ran it."""
+    """How often each value of the parity matrix ran, and how many inputs were tried, whichever process of pytest-xdist
+    did it."""
     ran: Counter[str] = Counter()
+    tried: Counter[str] = Counter()
     for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
         for name, counts in report.user_properties:
-            if name == "ran":
-                ran.update(counts)
+            if name in ("ran", "tried"):
+                {"ran": ran, "tried": tried}[name].update(counts)
+    if tried:
+        terminalreporter.section("inputs nobody trusts: how many were tried")
+        counted = ", ".join(f"{kind} {count}" for kind, count in sorted(tried.items()))
+        terminalreporter.write_line(f"{sum(tried.values())}: {counted}")
     if not ran:
         return
     terminalreporter.section("the parity matrix: how often each value ran")
