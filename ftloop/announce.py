@@ -16,6 +16,8 @@ from ftloop.logs import format_numbers, scores
 from ftloop.metrics import ComputeMetrics
 from ftloop.run import Run
 
+SHOWN_CLASSES = 20
+
 
 def quiet_libraries(config: TrainConfig) -> None:
     """No tables and bars of the libraries where ours say the same, and none at all without a terminal."""
@@ -29,15 +31,36 @@ def quiet_libraries(config: TrainConfig) -> None:
         datasets.disable_progress_bars()
 
 
-def announce_data(data: TextData, truncated: dict[str, int], max_length: int) -> None:
+def announce_data(run: Run, data: TextData, truncated: dict[str, int], max_length: int) -> None:
     sets = {"train": data.train} | data.validation | data.test
     counts = ", ".join(f"{name} {len(dataset)}" for name, dataset in sets.items())
     unlabelled = [name for name, dataset in data.test.items() if not data.has_labels(dataset)]
-    target = "a number" if data.labels.regression else ", ".join(f"{i}={n}" for i, n in enumerate(data.labels.names))
+    names = [f"{i}={name}" for i, name in enumerate(data.labels.names[:SHOWN_CLASSES])]
+    more = [f"... {data.labels.count} classes"] if data.labels.count > SHOWN_CLASSES else []
+    target = "a number" if data.labels.regression else ", ".join(names + more)
     _say("Data", f"{counts} rows{f' ({unlabelled[0]} without labels)' if unlabelled else ''}")
+    left_out = [f"{name}: {told}" for name, rows in sets.items() if (told := _left_out(run, data, name, len(rows)))]
+    if left_out:
+        _say("Left out", "; ".join(left_out))
     _say("Columns", f"{' + '.join(data.text_columns)} -> {data.label_column} ({target})")
     cut = ", ".join(f"{count} of {name}" for name, count in truncated.items() if count)
     _say("Lengths", f"at most {max_length} tokens; {f'truncated: {cut}' if cut else 'none truncated'}")
+
+
+def _left_out(run: Run, data: TextData, name: str, used: int) -> str:
+    """What was in a set's file and is not learned from or evaluated; nothing where that is nothing."""
+    config, read, is_train = run.config, data.read[name], name == "train"
+    limit = "max_train_samples" if is_train else "max_predict_samples" if name in data.test else "max_eval_samples"
+    told = [f"{read.rows - used} of {read.rows} rows ({limit})"] if used < read.rows else []
+    if read.blank_lines:
+        told.append(_count(read.blank_lines, "blank line"))
+    if config.dataloader_drop_last and (is_train or config.trainer_compat):
+        size = config.per_device_train_batch_size if is_train else config.per_device_eval_batch_size
+        batches = used // size // run.accelerator.num_processes * run.accelerator.num_processes
+        dropped = used - batches * size
+        each = " of each epoch" if is_train else ""
+        told += [f"{_count(dropped, 'row')}{each} (dataloader_drop_last)"] if dropped else []
+    return ", ".join(told)
 
 
 def announce_baseline(labels: Labels, name: str, label_ids: np.ndarray, compute_metrics: ComputeMetrics) -> None:
@@ -85,4 +108,6 @@ def format_scores(metrics: dict[str, float], prefix: str = "eval") -> str:
 
 
 def _say(topic: str, text: str) -> None:
-    print(f"{topic:<9} {text}", flush=True)
+    # Names come from files: one with a line end or an escape sequence in it is shown, and not obeyed.
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    print(f"{topic:<9} {shown}", flush=True)

@@ -31,13 +31,12 @@ from ftloop.durable import (
     move_files,
     put_in_place,
     read_manifest,
-    reason,
     remove,
     retried,
     write_manifest,
     write_text,
 )
-from ftloop.errors import UserError
+from ftloop.errors import UserError, first_line
 from ftloop.rng import rng_files, rng_state
 from ftloop.run import Run
 from ftloop.state import TRAINER_STATE
@@ -110,7 +109,7 @@ def _together(run: Run, work: Callable[[], None] | None) -> None:
         if work is not None:
             work()
     except WRITE_ERRORS as error:
-        failure = reason(error)
+        failure = first_line(error)
     failures = [each for each in gather_object([failure]) if each]
     if failures:
         raise OSError(failures[0])
@@ -272,7 +271,7 @@ def _delete_surplus(run: Run, newest: Path) -> None:
                 remove(folder)
         rotate_checkpoints(newest, run.config.save_total_limit, run.state.best_model_checkpoint)
     except OSError as error:
-        run.say(f"Deleting  an old checkpoint failed ({reason(error)}); it is left")
+        run.say(f"Deleting  an old checkpoint failed ({first_line(error)}); it is left")
 
 
 def was_on_request(folder: Path) -> bool:

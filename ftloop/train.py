@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import sys
 import time
-import traceback
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 STARTED = time.monotonic()
-GO_ON = "; the same command with --resume_from_checkpoint last goes on"
 
 if __package__ in (None, ""):
     # Run as a file, sys.path starts with this folder: `ftloop` would not be found, and our module names would shadow
@@ -19,7 +20,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from ftloop.config import TrainConfig, parse_args
-from ftloop.errors import ExitCode, FtloopError
+from ftloop.errors import ExitCode, tell
 from ftloop.hub import use_cache_if_hub_is_silent
 from ftloop.stopping import Stop, Stopped, listening, signals_wait
 
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     from ftloop.durable import in_use
 
     words = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a label ends no run
     stop = Stop()
     try:
         with listening(stop):
@@ -45,17 +48,13 @@ def main(argv: list[str] | None = None) -> int:
             use_cache_if_hub_is_silent(config)
             with in_use(Path(config.output_dir)) if _is_main() else nullcontext():
                 fine_tune(config, stop)
-    except FtloopError as error:
-        if any(word.startswith("--traceback") for word in words):
-            traceback.print_exc()
+    except (Stopped, KeyboardInterrupt) as stopped:
         if _is_main():
-            for problem in error.problems:
-                print(problem + GO_ON if isinstance(error, Stopped) else f"error: {problem}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        if _is_main():
-            print(f"Stopped   on {stop.reason} before training{GO_ON}", file=sys.stderr)
+            where = stopped if isinstance(stopped, Stopped) else f"Stopped   on {stop.reason} before training"
+            print(f"{where}; the same command with --resume_from_checkpoint last goes on", file=sys.stderr)
         return ExitCode.STOPPED
+    except Exception as error:
+        return tell(error, words)
     return ExitCode.DONE
 
 
@@ -72,7 +71,7 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
     from ftloop.data import load_text_data, tokenize
     from ftloop.durable import check_writable
     from ftloop.metrics import check_metric, metrics_for
-    from ftloop.model import check_model, load_model, load_tokenizer, longest_input
+    from ftloop.model import check_model, check_token_ids, load_model, load_tokenizer, longest_input
     from ftloop.optim import check_schedule
     from ftloop.predict import pair_up
     from ftloop.resume import choose_checkpoint, finished_run, load_checkpoint
@@ -99,7 +98,7 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
     checkpoint = None if is_trained else choose_checkpoint(config, accelerator)
     assert config.model_name_or_path is not None
 
-    with accelerator.main_process_first():  # the others read what the first has cached
+    with _main_process_first(accelerator):  # the others read what the first has cached
         data = load_text_data(config)
         tokenizer = load_tokenizer(config.model_name_or_path)
     check_metric(config, data.labels, data.metrics)
@@ -107,10 +106,11 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
     seed_everything(config)  # the new head is drawn here
     model, new_weights = load_model(config.model_name_or_path, data.labels)
     max_length = longest_input(model, tokenizer, config.max_seq_length)
-    with accelerator.main_process_first():
+    with _main_process_first(accelerator):
         sets = {"train": data.train} | data.validation | data.test
         tokenized = {name: tokenize(data, rows, tokenizer, max_length, config, name) for name, rows in sets.items()}
     encoded = {name: rows for name, (rows, _) in tokenized.items()}
+    check_token_ids(model, tokenizer, encoded)
     validation = {name: encoded[name] for name in data.validation}
 
     compute_metrics = metrics_for(data.labels, data.metrics)
@@ -127,7 +127,7 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
     stop.group, run.stop = run.stop.group, stop
     if run.is_main:
         announce_run(run, config.model_name_or_path, new_weights)
-        announce_data(data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
+        announce_data(run, data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
         for name, rows in list(validation.items())[:1]:
             announce_baseline(data.labels, name, np.asarray(rows["label"]), compute_metrics)
     if checkpoint is not None:
@@ -171,6 +171,18 @@ def _use(run: Run, data: TextData, encoded: dict[str, Dataset], samples: list[An
     _predict_samples(run, samples, max_length)
     record_complete(run)
     run.say(f"Results   {run.config.output_dir}: the model, all_results.json, trainer_state.json")
+
+
+@contextmanager
+def _main_process_first(accelerator: Any) -> Iterator[None]:
+    """As Accelerate's; but where the first fails, the others are let go, to find the same, instead of left waiting."""
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+    try:
+        yield
+    finally:
+        if accelerator.is_main_process:
+            accelerator.wait_for_everyone()
 
 
 def _train(run: Run) -> TrainResult:
@@ -223,14 +235,16 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     if not run.is_main:
         return
     if data.labels.regression:
-        lines = [f"{index}\t{value:.6g}" for index, value in enumerate(logits.reshape(-1))]
+        lines = [[index, f"{value:.6g}"] for index, value in enumerate(logits.reshape(-1))]
     else:
         best = torch.from_numpy(logits).softmax(dim=-1).max(dim=-1)
         chosen = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        lines = [f"{i}\t{data.labels.names[label]}\t{score:.6f}" for i, (label, score) in enumerate(chosen)]
+        lines = [[i, data.labels.names[label], f"{score:.6f}"] for i, (label, score) in enumerate(chosen)]
     path = Path(run.config.output_dir) / f"{name}_predictions.tsv"
-    header = "index\tprediction" if data.labels.regression else "index\tprediction\tscore"
-    retried(path.name, lambda: write_text(path, "\n".join([header, *lines]) + "\n"), run.say)
+    text = io.StringIO()
+    table = csv.writer(text, delimiter="\t", lineterminator="\n")  # quotes a name with a tab or a line end in it
+    table.writerows([["index", "prediction"] if data.labels.regression else ["index", "prediction", "score"], *lines])
+    retried(path.name, lambda: write_text(path, text.getvalue()), run.say)
     print(f"{name.capitalize():<9} {len(lines)} rows without labels, predicted into {path}", flush=True)
 
 

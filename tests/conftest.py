@@ -23,22 +23,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How often each value of the parity matrix ran, and how many kills hit in each stage, whichever process of
-    pytest-xdist ran it."""
-    ran: Counter[str] = Counter()
-    kills: Counter[str] = Counter()
+    """How often each value of the parity matrix ran, how many kills hit in each stage, and how many inputs were tried,
+    whichever process of pytest-xdist did it."""
+    counted: dict[str, Counter[str]] = {name: Counter() for name in ("ran", "kills", "tried")}
     for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
         for name, counts in report.user_properties:
-            if name == "ran":
-                ran.update(counts)
-            elif name == "kills":
-                kills.update(counts)
+            if name in counted:
+                counted[name].update(counts)
+    ran, kills, tried = counted.values()
     if kills:
         from killing import table
 
         terminalreporter.section(f"killed by SIGKILL, {kills.total()} times")
         for line in table(kills):
             terminalreporter.write_line(line)
+    if tried:
+        terminalreporter.section("inputs nobody trusts: how many were tried")
+        told = ", ".join(f"{kind} {count}" for kind, count in sorted(tried.items()))
+        terminalreporter.write_line(f"{tried.total()}: {told}")
     if not ran:
         return
     terminalreporter.section("the parity matrix: how often each value ran")

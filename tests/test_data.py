@@ -78,7 +78,8 @@ def labelled(*labels: Any, text: str = "a b") -> Rows:
         (["yes", "no", "yes"], ("no", "yes")),
         ([True, False], ("false", "true")),
         (["1", "one"], ("1", "one")),
-        (["nan", "1.5"], ("1.5", "nan")),
+        (["nan", "inf", "other"], ("inf", "nan", "other")),
+        (["9" * 5000, "3"], ("3", "9" * 5000)),
     ],
 )
 def test_whole_numbers_texts_and_truths_are_classes_in_their_order(
@@ -98,6 +99,17 @@ def test_numbers_with_a_point_are_regression(raw: list[Any], files: Files) -> No
     assert loaded.labels.regression
     assert (loaded.labels.count, loaded.labels.names, loaded.metrics) == (1, (), None)
     assert loaded.labels.encode("-1.5") == -1.5
+
+
+@pytest.mark.parametrize("odd", ["nan", "-inf", "1e999", 1e39])
+@pytest.mark.parametrize("others", [[1.0, 0.5], [1, 0]])
+def test_a_label_that_is_no_finite_number_among_numbers_is_named_and_not_a_class_of_its_own(
+    odd: Any, others: list[Any], files: Files
+) -> None:
+    """1e39 is infinite in float32, as which it would be learned."""
+    assert files.fault(labelled(*others, odd)) == (
+        f"the training set: the label {str(odd)!r} in 1 rows (row 3, from 1) is no finite number; all others are"
+    )
 
 
 def test_a_tasks_own_names_are_used_where_the_labels_fit(files: Files) -> None:

@@ -172,7 +172,7 @@ def test_what_cannot_be_loaded_is_named_without_a_traceback(folder: Path) -> Non
     (folder / "model.safetensors").write_bytes(whole)
     for config in ("{", "{}", '{"model_type": "no-such-model"}'):
         (folder / "config.json").write_text(config)
-        with pytest.raises(UserError, match=f"model_name_or_path: {folder} could not be loaded"):
+        with pytest.raises(UserError, match=f"model_name_or_path: .* {folder} could not be loaded"):
             load_model(str(folder), PAIR)
 
 
@@ -195,7 +195,7 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
 def test_a_broken_tokenizer_is_named(folder: Path, word_tokenizer: PreTrainedTokenizerFast) -> None:
     word_tokenizer.save_pretrained(folder)
     (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="no usable tokenizer"):
+    with pytest.raises(UserError, match=r"the tokenizer of .* could not be loaded"):
         load_tokenizer(str(folder))
 
 

@@ -233,7 +233,7 @@ def test_a_missing_an_empty_and_an_unknown_file_are_refused(tmp_path: Path) -> N
             write(path, "" if name == "empty.csv" else "a")
         with pytest.raises(UserError, match=f"train_file: .*{message}|train_file: {message}"):
             check_file(str(path), "train_file")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="is a folder, not a file"):
         check_file(str(tmp_path), "train_file")
 
 
