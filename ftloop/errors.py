@@ -28,6 +28,8 @@ class FtloopError(Exception):
     """The end of a run, for reasons told in a few lines without a traceback. Carries every problem found."""
 
     exit_code = ExitCode.FAULT
+    is_of_one_process = False
+    """The others do not know of it, so that this one has to tell it whichever it is."""
 
     def __init__(self, *problems: str) -> None:
         self.problems = problems

@@ -35,6 +35,7 @@ from ftloop.state import TRAINER_STATE, TrainerState, begin, has_run_out_of_pati
 
 # What another value means for a run that goes on. Of what is in none of these sets, a change is another run.
 FREE = {  # the training is the same
+    "auto_micro_batch",
     "ddp_timeout",
     "disable_tqdm",
     "dataloader_num_workers",
@@ -46,6 +47,7 @@ FREE = {  # the training is the same
     "logging_strategy",
     "max_predict_samples",
     "max_train_seconds",
+    "on_nonfinite",
     "output_dir",
     "overwrite_cache",
     "preprocessing_num_workers",
@@ -418,6 +420,10 @@ def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
     meter.logged_at, meter.epoch_began_at = own["logged_at"], own["epoch_began_at"]
     meter.total, meter.lost = own["total_loss"], own["lost_updates"]
     meter.grad_norm, meter.learning_rate = own["grad_norm"], own["learning_rate"]
+    # Not in checkpoints saved before these were counted, nor in Trainer's.
+    meter.left_out_of_window = own.get("left_out_of_window", 0)
+    meter.left_out_of_epoch = own.get("left_out_of_epoch", 0)
+    run.mishaps.restore(own.get("mishaps", {}))
     if own["eval_workers_persist"] and run.eval_dataset is not None:
         for _ in eval_loader(run, run.eval_dataset):
             pass  # as in the run that was interrupted, its workers are there now, and no evaluation draws a number

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         if any(word.startswith("--traceback") for word in words):
             traceback.print_exc()
         mark = "" if error.exit_code == ExitCode.STOPPED else "error: "
-        if _is_main():
+        if _is_main() or error.is_of_one_process:
             for problem in error.problems:
                 print(f"{mark}{problem}", file=sys.stderr)
         return error.exit_code
@@ -124,6 +124,7 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
         compute_metrics=compute_metrics,
         accelerator=accelerator,
     )
+    run.source_rows = data.train.select_columns([*data.text_columns, data.label_column])
     stop.group, run.stop = run.stop.group, stop
     if run.is_main:
         announce_run(run, config.model_name_or_path, new_weights)
