@@ -14,7 +14,8 @@ import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset
-from side_by_side import BASE, QUIET, Job, weights_digest
+from side_by_side import BASE, QUIET, weights_digest
+from test_command import python
 from tiny import pad, tiny_bert, tiny_pairs, tiny_rows, tiny_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertForSequenceClassification, Trainer, TrainingArguments
@@ -23,7 +24,6 @@ from ftloop import TrainConfig, UserError, load_checkpoint, prepare, save_checkp
 from ftloop.errors import TrainingError
 from ftloop.guard import MANY_OVERFLOWS, QUOTED, _replay, rows_of_update
 from ftloop.run import Run
-from ftloop.train import main
 
 POISON = 3  # a token that tiny_rows never draws
 NAN, INF = float("nan"), float("inf")
@@ -517,15 +517,14 @@ def test_overflows_in_a_row_are_counted_on_over_a_resume(tmp_path: Path) -> None
         assert stopped(resumed).startswith(f"update {MANY_OVERFLOWS} of 40")
 
 
-def test_the_command_quotes_the_rows_and_ends_with_its_own_exit_code(
-    tiny_folder: Path, tmp_path: Path, own_cache: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.slow
+def test_the_command_quotes_the_rows_and_ends_with_its_own_exit_code(tiny_folder: Path, tmp_path: Path) -> None:
     """A learning rate that throws the weights so far off in the first update that the second overflows float32."""
     words = ["--model_name_or_path", str(tiny_folder / "model"), "--train_file", str(tiny_folder / "train.jsonl")]
     words += ["--output_dir", str(tmp_path / "out"), "--use_cpu", "--learning_rate", "1e30", "--logging_steps", "3"]
-    assert main(words) == 3
-    errors = capsys.readouterr().err
+    errors = python(*words, expect=3).stderr
     assert errors.count("error: ") == 1
+    assert "Traceback" not in errors
     assert "update 2 of 12: the loss or the gradient is not finite" in errors
     pairs = tiny_pairs(29)
     quoted = re.findall(r"row (\d+) \(loss \S+\): sentence1 '(.*)', sentence2 '(.*)', label '(.)'", errors)
@@ -533,11 +532,4 @@ def test_the_command_quotes_the_rows_and_ends_with_its_own_exit_code(
     for number, first, second, label in quoted:
         row = pairs[int(number) - 1]
         assert (first, second[:30], label) == (row["sentence1"], row["sentence2"][:30], str(row["label"]))
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("checkpoint-*"))
-
-
-def test_rows_of_a_job_are_tiny_enough_for_all_of_this() -> None:
-    """Row and update numbers above are those of 29 rows in batches of 4."""
-    assert Job().train_rows == 29
-    assert BASE["per_device_train_batch_size"] == 4
-    assert BASE["num_train_epochs"] == 2
+    assert not list((tmp_path / "out").glob("checkpoint-*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from side_by_side import BASE, QUIET, Job, weights_digest
+from test_command import run as run_command
 from tiny import pad, tiny_bert, tiny_rows
 from torch import Tensor
 
@@ -21,7 +23,6 @@ from ftloop.compare import read, record
 from ftloop.errors import TrainingError
 from ftloop.memory import is_out_of_memory, within_memory
 from ftloop.run import Run, num_rows
-from ftloop.train import main
 
 ARGUMENTS: dict[str, Any] = QUIET | BASE | {"eval_strategy": "no", "save_strategy": "no", "auto_micro_batch": True}
 MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
@@ -89,7 +90,7 @@ def test_a_split_run_has_the_losses_of_the_unsplit_one(
     rows: int, accumulation: int, where: str, tmp_path: Path
 ) -> None:
     """Dropout off. Only the order of summing differs, and AdamW carries it on: to 1e-5 of the loss over 16 updates
-    (measured: 2e-6), 1e-4 of the gradient norm."""
+    (measured: 1e-7), 1e-5 of the gradient norm."""
     memory = SmallMemory(rows=rows, where=where)
     arguments = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": 4}
     split = losses_of(prepared(tmp_path, memory, **arguments))
@@ -99,7 +100,7 @@ def test_a_split_run_has_the_losses_of_the_unsplit_one(
     assert [shape[0] for shape in memory.failures] == halvings, "found out once, then remembered"
     for ours, theirs in zip(split, whole, strict=True):
         assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
-        assert ours[1] == pytest.approx(theirs[1], rel=1e-4)
+        assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
 
 
 def test_a_run_whose_batches_fit_is_the_same_in_every_bit(tmp_path: Path) -> None:
@@ -337,26 +338,26 @@ def test_a_recording_of_a_split_run_has_the_micro_batches_of_the_loop(tmp_path: 
     assert compared == 8
 
 
-def test_the_command_splits_and_without_the_flag_ends_with_its_own_exit_code(
-    tiny_folder: Path,
-    tmp_path: Path,
-    own_cache: None,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    import ftloop.model
+SMALL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_memory import SmallMemory
+import ftloop.model, ftloop.train
+load = ftloop.model.load_model
+def load_small(*given):
+    model, new = load(*given)
+    return SmallMemory(rows=2).of(model), new
+ftloop.model.load_model = load_small
+sys.exit(ftloop.train.main(sys.argv[2:]))
+"""
 
-    load = ftloop.model.load_model
 
-    def load_small(*given: Any) -> Any:
-        model, new = load(*given)
-        return SmallMemory(rows=2).of(model), new
-
-    monkeypatch.setattr(ftloop.model, "load_model", load_small)
-    words = ["--model_name_or_path", str(tiny_folder / "model"), "--train_file", str(tiny_folder / "train.jsonl")]
-    words += ["--use_cpu", "--max_steps", "2"]
-    assert main([*words, "--output_dir", str(tmp_path / "without")]) == 3
-    errors = capsys.readouterr().err
-    assert errors.startswith("error: update 1: a micro-batch of 8 rows of ")
-    assert main([*words, "--output_dir", str(tmp_path / "with"), "--auto_micro_batch"]) == 0
-    assert "Memory    update 1: 8 rows at once did not fit; 2 do" in capsys.readouterr().out
+@pytest.mark.slow
+def test_the_command_splits_and_without_the_flag_ends_with_its_own_exit_code(tiny_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SMALL, str(Path(__file__).parent)]
+    command += ["--model_name_or_path", str(tiny_folder / "model"), "--train_file", str(tiny_folder / "train.jsonl")]
+    command += ["--use_cpu", "--max_steps", "2", "--output_dir"]
+    without = run_command(*command, str(tmp_path / "without"), expect=3)
+    assert without.stderr.startswith("error: update 1: a micro-batch of 8 rows of ")
+    with_it = run_command(*command, str(tmp_path / "with"), "--auto_micro_batch")
+    assert "Memory    update 1: 8 rows at once did not fit; 2 do" in with_it.stdout
