@@ -297,6 +297,23 @@ def test_it_is_looked_at_wherever_the_host_waits_anyway(due: str, tmp_path: Path
     assert not run.state.log_history
 
 
+def test_a_request_to_stop_saves_nothing_that_is_not_finite(tmp_path: Path) -> None:
+    run = prepared(tmp_path / "out", row_of(tmp_path / "0", 1), logging_steps=500)
+    run.stop.request("a test")
+    assert stopped(run).startswith("update 1 of 16")
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_a_broken_checkpoint_is_not_named_as_good(tmp_path: Path) -> None:
+    run = prepared(tmp_path / "out", row_of(tmp_path / "0", 6), save_strategy="steps", save_steps=2)
+
+    def break_the_newest(*_: Any) -> None:
+        (tmp_path / "out" / "checkpoint-4" / "model.safetensors").write_bytes(b"")
+
+    run.model.register_forward_hook(lambda *_: break_the_newest() if run.state.global_step == 5 else None)
+    assert f"the newest good checkpoint: {tmp_path / 'out' / 'checkpoint-2'}\n" in stopped(run)
+
+
 def test_skipped_updates_count_and_move_neither_weights_nor_schedule_nor_the_logged_mean(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
