@@ -49,6 +49,7 @@ HINTS = {
     "do_predict": "a test set is evaluated or predicted whenever one is given; leave it out",
     "evaluation_strategy": "its name is --eval_strategy",
     "no_cuda": "its name is --use_cpu",
+    "auto_find_batch_size": "--auto_micro_batch splits what does not fit into memory, and the run stays the same",
     "overwrite_output_dir": "use a new --output_dir, or --resume_from_checkpoint last",
     "activation_checkpointing": "its name here is --gradient_checkpointing",
     "per_gpu_train_batch_size": "its name is --per_device_train_batch_size",
@@ -112,6 +113,12 @@ class TrainConfig:
     resume_from_checkpoint: str | None = _training(None, "`last`, or a checkpoint folder.")
     resume_with_changes: bool = _training(False, "Resume although seed, data, model or the like are others now.")
     max_train_seconds: int | None = _training(None, "Stop and save in time to be done so many seconds after the start.")
+    on_nonfinite: Literal["raise", "skip", "ignore"] = _training(
+        "raise",
+        "Loss or gradient NaN or infinite: stop and name the rows, leave the update out (one wait for the device per "
+        "update), or train on. With trainer_compat nothing is looked at.",
+    )
+    auto_micro_batch: bool = _training(False, "Split micro-batches that do not fit into memory; same update.")
     trainer_compat: bool = _training(False, "Reproduce transformers.Trainer bit for bit, its known defects included.")
 
     learning_rate: float = _optimizer(5e-5, "Peak learning rate.")
@@ -426,6 +433,13 @@ def _combination_problems(config: TrainConfig) -> list[str]:
     problems = []
     if config.fp16 and config.bf16:
         problems.append("fp16 and bf16: choose one")
+    if config.trainer_compat and config.on_nonfinite == "skip":
+        problems.append("on_nonfinite: skip is not what Trainer does; leave trainer_compat or it out")
+    if config.trainer_compat and config.auto_micro_batch:
+        problems.append(
+            "auto_micro_batch: not with trainer_compat; where the memory does not suffice, Trainer stops, or with "
+            "auto_find_batch_size starts another run with smaller batches"
+        )
     if config.warmup_ratio is not None and config.warmup_steps:
         problems.append("warmup_ratio and warmup_steps: choose one")
     if config.load_best_model_at_end and config.save_strategy != "best":

@@ -45,6 +45,8 @@ class FtloopError(Exception):
     """The end of a run, for reasons told in a few lines without a traceback. Carries every problem found."""
 
     exit_code = ExitCode.FAULT
+    is_of_one_process = False
+    """The others do not know of it, so that this one has to tell it whichever it is."""
 
     def __init__(self, *problems: str) -> None:
         self.problems = problems
@@ -97,7 +99,8 @@ def tell(error: Exception, words: Sequence[str]) -> ExitCode:
     else:
         problems = (f"a fault in ftloop or in a library below it: {type(error).__name__}",)
         code = ExitCode.FAULT
-    if rank != "0" and code != ExitCode.FAULT:
+    alone = code == ExitCode.FAULT or (isinstance(error, FtloopError) and error.is_of_one_process)
+    if rank != "0" and not alone:
         time.sleep(_SECONDS_TO_LISTEN)
     if code == ExitCode.FAULT or any(word.startswith("--traceback") for word in words):
         traceback.print_exception(error)

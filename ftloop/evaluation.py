@@ -15,6 +15,7 @@ from transformers.trainer_utils import EvalPrediction, denumpify_detensorize, sp
 
 from ftloop.errors import UserError
 from ftloop.loss import count_items, forward
+from ftloop.memory import evaluated_within_memory
 from ftloop.plan import real_rows
 from ftloop.rng import restore_rng_state, rng_state
 from ftloop.run import Inputs, Run, eval_loader, first_rows, num_rows
@@ -107,6 +108,7 @@ def _evaluate_batches(run: Run, dataset: Any, prefix: str) -> Predictions:
     return Predictions(predictions, label_ids, metrics)
 
 
+@evaluated_within_memory
 def _prediction_step(run: Run, model: Any, inputs: Inputs, rows: int) -> tuple[Tensor | None, Tensor]:
     """Mean loss over the first `rows` rows, and the logits of all rows of the batch.
 

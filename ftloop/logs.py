@@ -57,21 +57,25 @@ class Logs:
         """
         run, state, meter = self.run, self.run.state, self.run.meter
         total = run.accelerator.gather(meter.window).mean().item()
+        updates, counted = state.global_step - meter.logged_at - meter.left_out_of_window, run.mishaps.counted()
         values = {
-            "loss": total / (state.global_step - meter.logged_at),
+            "loss": total / updates if updates else math.nan,
             "grad_norm": None if meter.grad_norm is None else float(meter.grad_norm),
             "learning_rate": meter.learning_rate,
         }
         meter.window.zero_()
+        meter.left_out_of_window = 0
         meter.total += total
         meter.logged_at = state.global_step
         store_flos(run)
-        self.record(values)
+        self.record(values | counted)
         if self.bar.disable and run.is_main:
             shown = ", ".join(f"{name}={value:.4g}" for name, value in values.items() if value is not None)
+            shown += "".join(f", {name}={count}" for name, count in counted.items())
             print(f"Update {state.global_step}/{state.max_steps}: {shown}", flush=True)
         else:
-            self.bar.set_postfix(loss=f"{values['loss']:.4f}", lr=f"{meter.learning_rate:.2e}", refresh=False)
+            postfix: dict[str, Any] = {"loss": f"{values['loss']:.4f}", "lr": f"{meter.learning_rate:.2e}"}
+            self.bar.set_postfix(postfix | counted, refresh=False)
 
     def evaluation(self, metrics: dict[str, Any], phase: str) -> None:
         """Record an evaluation; between epochs it gets a line, at their end the epoch's line tells it."""
@@ -86,9 +90,11 @@ class Logs:
         run, state, meter = self.run, self.run.state, self.run.meter
         updates = state.global_step - meter.epoch_began_at
         if updates:  # none when this epoch's checkpoint came from elsewhere and holds no sum
-            shown = {"loss": run.accelerator.gather(meter.epoch).mean().item() / updates} | scores(metrics or {})
+            total, updates = run.accelerator.gather(meter.epoch).mean().item(), updates - meter.left_out_of_epoch
+            shown = {"loss": total / updates if updates else math.nan} | scores(metrics or {})
             self.say(f"Epoch {math.ceil(state.epoch)}/{state.num_train_epochs}: {format_numbers(shown)}")
         meter.epoch.zero_()
+        meter.left_out_of_epoch = 0
         meter.epoch_began_at = state.global_step
 
     def best(self) -> None:

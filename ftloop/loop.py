@@ -18,8 +18,10 @@ from transformers.trainer_utils import speed_metrics
 from ftloop.checkpoint import keep_only_best, save_checkpoint, store_flos
 from ftloop.durable import in_use
 from ftloop.evaluation import evaluate
+from ftloop.guard import guarded_step, stop_if_not_finite
 from ftloop.logs import Logs
 from ftloop.loss import count_items, forward, loss_divisor
+from ftloop.memory import within_memory
 from ftloop.resume import choose_checkpoint, load_checkpoint, load_weights
 from ftloop.rng import restore_rng_state, rng_state
 from ftloop.run import Inputs, Run, first_rows
@@ -62,6 +64,7 @@ class TrainResult:
     metrics: dict[str, float]
 
 
+@within_memory
 def training_step(run: Run, inputs: Inputs, divisor: float, num_items: Tensor | None) -> Tensor:
     """Forward and backward of one micro-batch; its gradients add to those already there.
 
@@ -96,7 +99,7 @@ def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
                 with nullcontext() if is_last else accelerator.no_sync(model):
                     losses.append(step(run, inputs, divisor, num_items))
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm or math.inf)
-            weights_moved = _optimizer_step(run)
+            weights_moved = _optimizer_step(run, losses, grad_norm)
             learning_rate = run.scheduler.get_last_lr()[0]
             if weights_moved:
                 run.scheduler.step()
@@ -151,19 +154,12 @@ def _micro_batches(run: Run, index: int, batch_samples: list[Inputs]) -> Iterato
         yield inputs, rows, i == len(batch_samples) - 1
 
 
-def _optimizer_step(run: Run) -> bool:
-    """Returns: whether the weights moved. With fp16 they do not when a gradient overflowed.
-
-    Differs: with the fused optimizer the step is skipped inside its kernel, Accelerate reports none, and Trainer's
-    schedule runs on; here the gradient scale tells, which is one wait for the device per update under fp16.
-    """
-    scaler = run.accelerator.scaler
-    if scaler is None or run.config.trainer_compat:
+def _optimizer_step(run: Run, losses: list[Tensor], grad_norm: Tensor | float | None) -> bool:
+    """Returns: whether the weights moved. They do not where the numbers are not finite, or a gradient overflowed."""
+    if run.config.trainer_compat:
         run.optimizer.step()
         return not run.accelerator.optimizer_step_was_skipped
-    scale = scaler.get_scale()
-    run.optimizer.step()
-    return bool(scaler.get_scale() >= scale)
+    return guarded_step(run, losses, grad_norm)
 
 
 def _restore_rng(run: Run) -> None:
@@ -202,6 +198,8 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
             meter.add(update.losses, update.grad_norm, update.learning_rate, update.global_step)
             logs.advance()
             for phase in _phases(run, update):
+                if control.anything_due:
+                    stop_if_not_finite(run)
                 if control.should_log and state.global_step > meter.logged_at:
                     logs.losses()
                 if control.should_evaluate:
@@ -246,6 +244,7 @@ def _resumable(run: Run) -> Iterator[None]:
         except Stopped as stopped:
             step = run.state.global_step
             if step and run.saved_at != step:
+                stop_if_not_finite(run)
                 save_checkpoint(run, run.phase, on_request=True)
             saved = f"after update {step}, saved as checkpoint-{step}" if step else "before the first update"
             raise Stopped(f"{stopped} {saved}") from None
@@ -278,5 +277,5 @@ def _result(run: Run, started: float, first_step: int) -> TrainResult:
     store_flos(run)
     samples = run.plan.num_train_samples * new_steps / max(state.max_steps, 1)
     metrics: dict[str, Any] = speed_metrics("train", started, num_samples=samples, num_steps=new_steps)
-    metrics |= {"total_flos": state.total_flos, "train_loss": train_loss}
+    metrics |= {"total_flos": state.total_flos, "train_loss": train_loss} | run.mishaps.counted()
     return TrainResult(state.global_step, train_loss, metrics)

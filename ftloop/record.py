@@ -50,8 +50,9 @@ class Recorder:
     """One process's recording. An update is over when the optimizer has stepped; its line is written at the next call.
 
     `model` and `optimizer` may be wrapped by DDP and Accelerate. `full` adds a digest of every parameter and its
-    gradient. `scaler` is the fp16 GradScaler, whose scale is taken out of the gradient norm. `global_step` counts the
-    updates before this recording, in a run that is resumed; a recording already at `file` is then continued.
+    gradient. `scaler` is the fp16 GradScaler, whose scale is taken out of the gradient norm. `leaves_out`: the loop
+    takes no step where numbers are not finite. `global_step` counts the updates before this recording, in a run that
+    is resumed; a recording already at `file` is then continued.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Recorder:
         *,
         full: bool = False,
         scaler: Any = None,
+        leaves_out: bool = False,
         global_step: int = 0,
         by: str = "a loop of its own",
         arguments: Mapping[str, Any] | None = None,
@@ -70,6 +72,7 @@ class Recorder:
         output_dir: str | None = None,
     ) -> None:
         self.model, self.scaler, self.full = model, scaler, full
+        self._leaves_out = leaves_out or scaler is not None
         self.optimizer: Any = getattr(optimizer, "optimizer", optimizer)  # the one Accelerate has wrapped
         self.global_step = global_step
         self._epoch, self._history, self._output_dir = epoch, history, output_dir
@@ -87,8 +90,8 @@ class Recorder:
 
     def before_forward(self, inputs: Mapping[str, Any]) -> None:
         """Call with the micro-batch before its forward pass: tensors by name, the rows along the first dimension."""
-        if self.scaler is not None and self._micro_batches and not _norm(self._gradients()):
-            self._after_step()  # the gradients are gone and no step was taken: the scaler has skipped it
+        if self._leaves_out and self._micro_batches and not _norm(self._gradients()):
+            self._after_step()  # the gradients are gone and no step was taken: it was left out
         if self._file.closed:
             return
         self._flush()
@@ -290,6 +293,7 @@ def _record_ftloop(run: Run, path: Path, full: bool) -> Recording:
             run.optimizer,
             full=full,
             scaler=run.accelerator.scaler,
+            leaves_out=run.config.on_nonfinite == "skip",
             global_step=run.state.global_step,
             by="ftloop",
             arguments=run.config.to_dict(),

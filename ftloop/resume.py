@@ -46,6 +46,7 @@ FREE = {  # the training is the same
     "logging_strategy",
     "max_predict_samples",
     "max_train_seconds",
+    "on_nonfinite",
     "output_dir",
     "overwrite_cache",
     "preprocessing_num_workers",
@@ -63,6 +64,7 @@ FREE = {  # the training is the same
     "traceback",
 }
 OTHER_BITS = {  # the same job, but no longer the bits of one run that was never interrupted
+    "auto_micro_batch",
     "dataloader_persistent_workers",
     "early_stopping_patience",
     "early_stopping_threshold",
@@ -416,6 +418,10 @@ def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
     meter.logged_at, meter.epoch_began_at = own["logged_at"], own["epoch_began_at"]
     meter.total, meter.lost = own["total_loss"], own["lost_updates"]
     meter.grad_norm, meter.learning_rate = own["grad_norm"], own["learning_rate"]
+    # Not in checkpoints saved before these were counted, nor in Trainer's.
+    meter.left_out_of_window = own.get("left_out_of_window", 0)
+    meter.left_out_of_epoch = own.get("left_out_of_epoch", 0)
+    run.mishaps.restore(own.get("mishaps", {}))
     if own["eval_workers_persist"] and run.eval_dataset is not None:
         for _ in eval_loader(run, run.eval_dataset):
             pass  # as in the run that was interrupted, its workers are there now, and no evaluation draws a number

@@ -36,7 +36,7 @@ from ftloop.errors import UserError
 from ftloop.metrics import ComputeMetrics
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
 from ftloop.plan import TrainingPlan, make_plan
-from ftloop.state import LossMeter, TrainerState, begin
+from ftloop.state import LossMeter, Mishaps, TrainerState, begin
 from ftloop.stopping import Stop, outlive_the_signal
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Run:
     compute_metrics: ComputeMetrics | None
     state: TrainerState
     meter: LossMeter
+    mishaps: Mishaps
     accepts_loss_kwargs: bool
     """Whether Trainer takes the model's loss for one already divided by the items of the whole update."""
     columns: frozenset[str]
@@ -87,6 +88,10 @@ class Run:
     optimizer: AcceleratedOptimizer = None  # type: ignore[assignment]
     scheduler: LRScheduler = None  # type: ignore[assignment]
 
+    source_rows: Dataset[Any] | None = None
+    """The training rows as they were read, texts and label, to be quoted where one of them has to be named."""
+    update_so_far: list[Any] = field(default_factory=list)
+    """Micro-batches of the update under way; `auto_micro_batch` may have to do them once more."""
     current_flos: float = 0.0
     """This process's, since they were last added to the state."""
     eval_loaders: dict[int, tuple[Any, DataLoader[Any]]] = field(default_factory=dict)
@@ -156,6 +161,12 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         dynamo_plugin=TorchDynamoPlugin(backend="inductor" if config.torch_compile else None),
         kwargs_handlers=handlers,
     )
+    if config.auto_micro_batch and accelerator.num_processes > 1:
+        raise UserError(
+            f"auto_micro_batch: works on one process, not on {accelerator.num_processes}: the others would wait in the "
+            "exchange of gradients for one that has to begin its update again; use a smaller "
+            "--per_device_train_batch_size with more --gradient_accumulation_steps"
+        )
     if config.tf32 is not None:
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
@@ -250,6 +261,7 @@ def prepare(
         compute_metrics=compute_metrics,
         state=TrainerState(),
         meter=LossMeter.zero(accelerator.device, skip_non_finite=config.trainer_compat),
+        mishaps=Mishaps.none(accelerator.device),
         accepts_loss_kwargs=_accepts_loss_kwargs(model),
         columns=frozenset(inspect.signature(model.forward).parameters) | {"label", "label_ids", "labels"},
         flos_per_token=6 * model.num_parameters(exclude_embeddings=True) if hasattr(model, "num_parameters") else 0,
@@ -375,4 +387,8 @@ def num_rows(inputs: Inputs) -> int:
 
 def first_rows(inputs: Inputs, count: int) -> Inputs:
     """The first `count` rows of a batch."""
-    return {name: v[:count] if isinstance(v, Tensor) and v.ndim else v for name, v in inputs.items()}
+    return rows_between(inputs, 0, count)
+
+
+def rows_between(inputs: Inputs, start: int, stop: int) -> Inputs:
+    return {name: v[start:stop] if isinstance(v, Tensor) and v.ndim else v for name, v in inputs.items()}

@@ -30,6 +30,11 @@ class Control:
     should_evaluate: bool = False
     should_log: bool = False
 
+    @property
+    def anything_due(self) -> bool:
+        """Something for which the host waits for the device."""
+        return self.should_log or self.should_evaluate or self.should_save or self.should_training_stop
+
 
 @dataclass
 class TrainerState:
@@ -202,10 +207,15 @@ class LossMeter:
     total: float = 0.0
     """Sum over all logged updates, the mean over processes."""
     lost: int = 0
-    """Updates whose loss is not known: unlogged ones before a checkpoint of Trainer's, whose files do not hold it."""
+    """Updates whose loss is in no sum: left out, or not logged before a checkpoint of Trainer's, which does not say."""
     grad_norm: Tensor | float | None = None
     """Of the last update, before clipping; with the learning rate, what a log line at the epoch's end will say."""
     learning_rate: float | None = None
+    left_out_at: int = 0
+    """`global_step` of the last update that `on_nonfinite=skip` left out: its loss is not added."""
+    left_out_of_window: int = 0
+    """Updates left out since the last log line."""
+    left_out_of_epoch: int = 0
 
     @classmethod
     def zero(cls, device: torch.device, skip_non_finite: bool) -> LossMeter:
@@ -215,9 +225,55 @@ class LossMeter:
         self, losses: Sequence[Tensor], grad_norm: Tensor | float | None, learning_rate: float | None, global_step: int
     ) -> None:
         """Add an update's micro-batch losses; `global_step` counts the update itself."""
+        if losses and global_step == self.left_out_at:
+            self.lost, losses = self.lost + 1, ()
+            self.left_out_of_window, self.left_out_of_epoch = self.left_out_of_window + 1, self.left_out_of_epoch + 1
         for loss in losses:
             if self.skip_non_finite:
                 loss = torch.where(torch.isfinite(loss), loss, self.window / (global_step - self.logged_at))
             self.window += loss
             self.epoch += loss
         self.grad_norm, self.learning_rate = grad_norm, learning_rate
+
+
+@dataclass
+class Mishaps:
+    """What went wrong with numbers and memory and was dealt with, over the whole run, its part before a resume too."""
+
+    nonfinite_updates: Tensor
+    """How many updates had a loss or a gradient that was not finite. On the device, as is the next."""
+    first_nonfinite: Tensor
+    """`global_step` of the first of them since this process began; 0: none."""
+    overflows: int = 0
+    """Updates that fp16's gradient scaler has skipped."""
+    overflows_in_a_row: int = 0
+    micro_batch_rows: int | None = None
+    """Rows that go through the model at once in training, as `auto_micro_batch` has found out; None: a micro-batch."""
+    eval_batch_rows: int | None = None
+
+    @classmethod
+    def none(cls, device: torch.device) -> Mishaps:
+        counter = torch.zeros((), dtype=torch.int64, device=device)
+        return cls(nonfinite_updates=counter, first_nonfinite=counter.clone())
+
+    def counted(self) -> dict[str, int]:
+        """What a log line has to say of them. The host waits for the device."""
+        counts = {"nonfinite_updates": int(self.nonfinite_updates), "overflows": self.overflows}
+        return {name: count for name, count in counts.items() if count}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "eval_batch_rows": self.eval_batch_rows,
+            "micro_batch_rows": self.micro_batch_rows,
+            "nonfinite_updates": int(self.nonfinite_updates),
+            "overflows": self.overflows,
+            "overflows_in_a_row": self.overflows_in_a_row,
+        }
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """From `to_dict`; what an older checkpoint does not hold did not happen."""
+        self.nonfinite_updates.fill_(values.get("nonfinite_updates", 0))
+        self.overflows = values.get("overflows", 0)
+        self.overflows_in_a_row = values.get("overflows_in_a_row", 0)
+        self.micro_batch_rows = values.get("micro_batch_rows")
+        self.eval_batch_rows = values.get("eval_batch_rows")

@@ -124,6 +124,7 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
         compute_metrics=compute_metrics,
         accelerator=accelerator,
     )
+    run.source_rows = data.train.select_columns([*data.text_columns, data.label_column])
     stop.group, run.stop = run.stop.group, stop
     if run.is_main:
         announce_run(run, config.model_name_or_path, new_weights)

@@ -211,7 +211,7 @@ def test_trainer_hides_a_nan_and_ftloop_says_it(theirs: Any, tmp_path: Path) -> 
             model.classifier.bias.fill_(float("nan"))
         return model
 
-    record_ftloop(Job(broken), tmp_path / "ours.jsonl", **NO_EVAL)
+    record_ftloop(Job(broken), tmp_path / "ours.jsonl", on_nonfinite="ignore", **NO_EVAL)
     comparison = compared(theirs(Job(broken), NO_EVAL), tmp_path / "ours.jsonl")
     assert (comparison.first.update, comparison.first.stage, comparison.first.a) == (1, "log", 0.0)
     assert names(comparison) == ["nan-filter"]

@@ -172,7 +172,7 @@ def test_a_nan_is_said_not_hidden(tmp_path: Path) -> None:
         model = tiny_bert()
         with torch.no_grad():
             model.classifier.weight.fill_(float("nan"))
-        run = prepared(tmp_path, model, trainer_compat=compat, max_steps=1)
+        run = prepared(tmp_path, model, trainer_compat=compat, max_steps=1, on_nonfinite="ignore")
         train(run)
         losses[compat] = run.state.log_history[0]["loss"]
     assert losses[False] != losses[False]
@@ -402,9 +402,10 @@ ORDER = [
     ("model", "metrics", "optim", "plan"),
     ("state",),
     ("run",),
-    ("loss",),
+    ("loss", "memory"),
     ("evaluation", "checkpoint", "predict"),
     ("logs", "resume"),
+    ("guard",),
     ("loop", "announce"),
     ("record",),  # it and what follows stand beside: the loop imports none of them
     ("diff",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -106,3 +107,28 @@ def test_evaluating_before_training_does_not_let_the_processes_part(tmp_path: Pa
     digests = launch(2, tmp_path, "evaluate_first")["evaluate_first"]
     assert len(digests) == 2
     assert len(set(digests)) == 1
+
+
+def test_a_row_of_one_process_that_is_not_finite_stops_all_alike_or_is_left_out_by_all(tmp_path: Path) -> None:
+    """Its gradient is finite, so that without a word from process 1 the others would go on without it."""
+    found = launch(2, tmp_path, "nonfinite")["nonfinite"]
+    row = found["row"]
+    for mode in ("raise", "skip"):
+        first, second = found[mode]
+        assert first["weights"] == second["weights"], "the processes have not parted"
+        assert first["updates"] == second["updates"]
+        assert first["history"] == second["history"]
+    told, short = (each["message"] for each in found["raise"])
+    assert told.startswith("update 3 of 8: the loss or the gradient is not finite")
+    assert f"its 8 rows, from 1, of which these lead to it: {row + 1}\n" in told
+    assert short == told.splitlines()[0]
+    lines = json.loads(found["skip"][0]["history"])
+    assert [line["nonfinite_updates"] for line in lines] == [1, 2]
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert found["skip"][0]["updates"] == 8
+
+
+def test_auto_micro_batch_is_refused_with_the_reason(tmp_path: Path) -> None:
+    refusal = launch(2, tmp_path, "memory")["memory"]
+    assert "auto_micro_batch: works on one process, not on 2" in refusal
+    assert "--gradient_accumulation_steps" in refusal

@@ -22,7 +22,8 @@ from side_by_side import BASE, Job, run_ftloop, weights_digest
 from space import in_processes
 from tiny import pad, tiny_bert
 
-from ftloop import TrainConfig, evaluate, prepare, train
+from ftloop import TrainConfig, UserError, evaluate, prepare, train
+from ftloop.errors import TrainingError
 
 PLAIN = Job(lambda: tiny_bert(dropout=0.0))
 SAVED_OFTEN = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 2}
@@ -57,6 +58,10 @@ def main(output: str, folder: str, *cases: str) -> None:
                 for step in range(1, len(whole.checkpoints) + 1)
             }
             found[case] = [dataclasses.asdict(whole), resumed]
+        elif case == "nonfinite":
+            found[case] = nonfinite(root)
+        elif case == "memory":
+            found[case] = refusal(root)
         elif case == "evaluate_first":
             found[case] = weights_of_all_processes(root)
         else:
@@ -92,6 +97,43 @@ def weights_of_all_processes(root: Path) -> list[str]:
     digests: list[str] = [""] * dist_size()
     dist.all_gather_object(digests, weights_digest(run.unwrapped_model))
     return digests
+
+
+def nonfinite(root: Path) -> dict[str, Any]:
+    """A row of process 1 whose loss, not its gradient, is infinite: how each process ends, by what is asked for."""
+    import test_guard
+
+    from ftloop.guard import rows_of_update
+
+    row = rows_of_update(test_guard.prepared(root), 3)[5]  # of 8, the second four of which go to process 1
+    found: dict[str, Any] = {"row": row}
+    for mode in ("raise", "skip"):
+        model = test_guard.poisoned_bert(test_guard.poisoned_loss)
+        arguments = {"on_nonfinite": mode, "logging_steps": 4}
+        run = test_guard.prepared(root / mode, row, model=model, **arguments)
+        try:
+            train(run)
+            message = ""
+        except TrainingError as error:
+            message = str(error)
+        outcome = {
+            "message": message,
+            "updates": run.state.global_step,
+            "weights": weights_digest(run.unwrapped_model),
+            "history": json.dumps([entry for entry in run.state.log_history if "loss" in entry]),
+        }
+        outcomes: list[Any] = [None] * dist_size()
+        dist.all_gather_object(outcomes, outcome)
+        found[mode] = outcomes
+    return found
+
+
+def refusal(root: Path) -> str:
+    try:
+        prepare(TrainConfig(output_dir=str(root), use_cpu=True, auto_micro_batch=True), tiny_bert(), Job().data()[0])
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def dist_size() -> int:
