@@ -52,6 +52,12 @@ class Stop:
             self.reason = reason
             raise Stopped(f"Stopped   on {reason}")
 
+    def wait_for_everyone(self) -> None:
+        if self.group is not None:
+            import torch.distributed as dist
+
+            dist.barrier(group=self.group)
+
     def _agreed_reason(self) -> str | None:
         if self.reason is None and self._time_is_up():
             self.request("max_train_seconds")

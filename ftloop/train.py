@@ -51,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     except (Stopped, KeyboardInterrupt) as stopped:
         if _is_main():
             where = stopped if isinstance(stopped, Stopped) else f"Stopped   on {stop.reason} before training"
-            print(f"{where}; the same command with --resume_from_checkpoint last goes on", file=sys.stderr)
+            print(f"{where}; the same command with --resume_from_checkpoint last goes on", file=sys.stderr, flush=True)
+        if isinstance(stopped, Stopped):
+            stop.wait_for_everyone()  # a launcher ends the others as soon as one has left
         return ExitCode.STOPPED
     except Exception as error:
         return tell(error, words)
