@@ -53,8 +53,9 @@ def main() -> int:
             result[side] = summary(verdicts)
             show(side, result[side])
     if given.output is not None:
-        told = {"n": given.number, "seed": given.seed}
-        told["command"] = " ".join(["python", "benchmarks/torture.py", *sys.argv[1:]])
+        told: dict[str, Any] = {"n": given.number, "seed": given.seed, "threads": 1}
+        sides = f" --side {given.side}" if given.side else ""
+        told["command"] = f"python benchmarks/torture.py --number {given.number} --seed {given.seed}{sides}"
         given.output.parent.mkdir(parents=True, exist_ok=True)
         given.output.write_text(json.dumps({"conditions": conditions() | told} | result, indent=2) + "\n")
     lost = given.number - result["ftloop"]["outcomes"]["same bytes"] if "ftloop" in result else 0
@@ -116,7 +117,7 @@ def summary(verdicts: list[Verdict]) -> dict[str, Any]:
 
 def where(verdict: Verdict) -> str:
     """A moment in a save is in a save."""
-    stage = verdict.stages[-1] if verdict.stages else "not hit"
+    stage = verdict.stages[-1] if verdict.stages else "nowhere: run again after its end"
     if stage == "random moment: in a save":
         return "save"
     return stage if stage.startswith("random moment") else stage.partition(":")[0]

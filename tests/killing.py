@@ -32,6 +32,7 @@ Done = TypeVar("Done")
 TESTS = Path(__file__).resolve().parent
 OUTPUT_DIR = "out"
 MODEL = "model.safetensors"
+UPDATES = 12
 KINDS = ("open", "create", "write", "fsync", "rename", "delete", "mkdir", "truncate", "link")
 
 
@@ -339,9 +340,9 @@ def survive(ground: Ground, case: Case, keep: bool = False) -> Verdict:
     folder = ground.folder / re.sub(r"\W+", "-", f"case {case}")
     shutil.rmtree(folder, ignore_errors=True)
     cache = folder / "cache" if case.cold else None
-    stages = []
+    stages, saved, lost = [], 0, None
     for number, kill in enumerate(case.kills):
-        is_resumed = has_checkpoint(folder / OUTPUT_DIR)
+        is_resumed = newest(folder / OUTPUT_DIR) > 0
         ran = run(ground, job, folder, f"run-{number}", kill, cache=cache)
         if not ran.was_killed(kill.rank):
             # A moment after its end kills nothing; an operation that a run does not come to does not either.
@@ -350,9 +351,17 @@ def survive(ground: Ground, case: Case, keep: bool = False) -> Verdict:
             return Verdict(case, stages, f"run {number + 1}, not yet killed: {how_it_ended(ran)}", ran)
         planned = [] if number else expected.ran.operations[kill.rank]
         stages.append(stage_of_kill(kill, ran.operations[kill.rank], is_resumed, planned))
+        saved = max([saved, *committed(ran.operations[0][:-1])])
+        there = newest(folder / OUTPUT_DIR)
+        if there < saved:  # a run that begins anew ends in the right bytes too
+            lost = f"update {saved} was saved, and after kill {number + 1} the newest checkpoint is {there}"
+    there = newest(folder / OUTPUT_DIR)
     last = run(ground, job, folder, "last", cache=cache)
+    said = f"Resuming  after update {there} of {UPDATES}"
+    if job.command == FTLOOP and 0 < there < UPDATES and said not in last.stdout:
+        lost = f"checkpoint-{there} was there, and was not resumed from"
     found = what_is_left(folder / OUTPUT_DIR)
-    wrong = difference(expected.left, found)
+    wrong = lost or difference(expected.left, found)
     if last.exit_codes != [0] * job.processes:
         wrong = f"the resumed run {how_it_ended(last)}"
     if not keep:
@@ -360,8 +369,16 @@ def survive(ground: Ground, case: Case, keep: bool = False) -> Verdict:
     return Verdict(case, stages, wrong, last, found.get(MODEL) == expected.left[MODEL])
 
 
-def has_checkpoint(output_dir: Path) -> bool:
-    return any(output_dir.glob("checkpoint-*"))
+def newest(output_dir: Path) -> int:
+    """The update of the newest checkpoint, 0 where there is none."""
+    return max((int(path.name.split("-")[1]) for path in output_dir.glob("checkpoint-*")), default=0)
+
+
+def committed(operations: Iterable[Operation]) -> Iterator[int]:
+    """The updates whose checkpoints were renamed into place."""
+    for operation in operations:
+        if operation.kind == "rename" and operation.to.startswith("checkpoint-"):
+            yield int(operation.to.split("-")[1])
 
 
 def how_it_ended(ran: Ran) -> str:

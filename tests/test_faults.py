@@ -94,12 +94,12 @@ def assert_all_well(wrong: list[str | None], at_least: int) -> None:
 def test_what_cannot_be_written_is_tried_again_and_then_stops_the_run(
     stage: str, fault: str, times: int, killing_ground: Ground
 ) -> None:
-    """At the first operation of every kind on every file (every time: of every third): of the save of update 8, and of
+    """At the first operation of every kind on every file (every time: of every third): of the save of update 10, and of
     all that is written after the last one."""
     error, kinds = FAULTS[fault]
     operations = whole(killing_ground, "steps").ran.operations[0]
     if stage == "save":
-        operations = one_save(operations, 8)
+        operations = one_save(operations, 10)
     found = stages(operations, is_resumed=False)
     mine = [operation for operation, where in zip(operations, found, strict=True) if where == stage]
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_written_is_tried_again_and_then_stops_the_run(
             # torch.save tells of a failed write, and keeps the reason to itself.
             reason = "" if place.path.endswith((".pt", ".pth")) else os.strerror(error)
             wrong = is_clear_error(ran, (ExitCode.UNSAVED,), f"{OUTPUT_DIR}/", reason)
-            if not (folder / OUTPUT_DIR / "checkpoint-6").is_dir() and stage == "save":
+            if not (folder / OUTPUT_DIR / "checkpoint-8").is_dir() and stage == "save":
                 wrong = "the checkpoint before is gone"
             again = run(killing_ground, STEPS, folder, "again")
             if again.exit_codes != [0]:
@@ -129,8 +129,8 @@ def test_what_cannot_be_written_is_tried_again_and_then_stops_the_run(
 
 @AT_ONCE_OR_ALWAYS
 def test_what_cannot_be_deleted_costs_nothing_but_room(times: int, killing_ground: Ground) -> None:
-    """In the rotation of update 8: the run ends well, or stops with a clear error; either way nothing is lost."""
-    operations = one_save(whole(killing_ground, "steps").ran.operations[0], 8)
+    """In the rotation of update 10: the run ends well, or stops with a clear error; either way nothing is lost."""
+    operations = one_save(whole(killing_ground, "steps").ran.operations[0], 10)
     found = stages(operations, is_resumed=False)
     rotation = [operation for operation, where in zip(operations, found, strict=True) if where == "rotation"]
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_deleted_costs_nothing_but_room(times: int, killing_groun
 def test_two_processes_agree_on_a_save_that_fails(rank: int, times: int, killing_ground: Ground) -> None:
     """When one of them cannot write its file, neither waits for the other for ever."""
     job, expected = JOBS["processes"], whole(killing_ground, "processes")
-    mine = [o for o in expected.ran.operations[rank] if o.kind == "write" and ".staging-checkpoint-8" in o.path]
+    mine = [o for o in expected.ran.operations[rank] if o.kind == "write" and ".staging-checkpoint-10" in o.path]
     folder = fresh(killing_ground, f"processes {rank} {times}")
     failing = Fault(errno.ENOSPC, mine[0].number, ("write",), times, rank=rank)
     ran = run(killing_ground, job, folder, "faulty", fault=failing)
@@ -310,7 +310,7 @@ def test_a_run_resumed_when_the_clock_was_set_back_uses_the_newest_by_number(
 
 def test_a_kill_after_a_failed_save_loses_nothing_either(killing_ground: Ground) -> None:
     """The first attempt at a save fails, the second is killed."""
-    operations = one_save(whole(killing_ground, "steps").ran.operations[0], 8)
+    operations = one_save(whole(killing_ground, "steps").ran.operations[0], 10)
     place = next(o for o in operations if o.kind == "write" and "optimizer.pt" in o.path)
     folder = fresh(killing_ground, "failed and killed")
     failing = Fault(errno.ENOSPC, place.number, ("write",), times=1)
