@@ -25,7 +25,6 @@ import ftloop
 from ftloop.durable import (
     MANIFEST,
     STAGING,
-    WRITE_ERRORS,
     clear_leftovers,
     file_facts,
     move_files,
@@ -68,7 +67,7 @@ def save_checkpoint(run: Run, phase: str = "update", on_request: bool = False) -
         run.state.best_model_checkpoint = str(best)
     retried(final.name, lambda: _write_checkpoint(run, final, own_state), run.say)
     if run.is_main and not on_request:
-        _delete_surplus(run, final)
+        delete_surplus(run, final)
     run.accelerator.wait_for_everyone()
     run.saved_at = run.state.global_step
     run.stop.save_seconds = max(run.stop.save_seconds, time.monotonic() - started)
@@ -108,7 +107,7 @@ def _together(run: Run, work: Callable[[], None] | None) -> None:
     try:
         if work is not None:
             work()
-    except WRITE_ERRORS as error:
+    except Exception as error:
         failure = first_line(error)
     failures = [each for each in gather_object([failure]) if each]
     if failures:
@@ -266,8 +265,8 @@ def _own_state(run: Run, phase: str) -> dict[str, Any]:
     }
 
 
-def _delete_surplus(run: Run, newest: Path) -> None:
-    """What the newly saved checkpoint makes superfluous. That it cannot be deleted is told, and stops nothing."""
+def delete_surplus(run: Run, newest: Path) -> None:
+    """What the newest checkpoint of the schedule makes superfluous. That it cannot be deleted is told, no more."""
     try:
         for folder in list_checkpoints(newest.parent):
             if folder != newest and was_on_request(folder):

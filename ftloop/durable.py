@@ -20,8 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
-
 from ftloop.errors import FtloopError, SaveError, UserError, first_line
 
 if sys.platform != "win32":
@@ -34,22 +32,23 @@ REPLACED = ".replaced-"
 DELETED = ".deleted-"
 BROKEN = "broken-"
 
-# How a file fails to be written: from Python, from torch's C++, from safetensors' Rust.
-WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 T = TypeVar("T")
 
 
 def retried(what: str, work: Callable[[], T], say: Callable[[str], None] = print) -> T:
-    """Do `work`, which writes something; where that fails, once more. Raises: SaveError when it fails again."""
+    """Do `work`, which writes something; where that fails, once more. Raises: SaveError when it fails again.
+
+    Any exception counts as a failure to write: tokenizers raises a bare `Exception`, torch a RuntimeError.
+    """
     try:
         return work()
     except FtloopError:
         raise
-    except WRITE_ERRORS as error:
+    except Exception as error:
         say(f"Saving    {what} failed ({first_line(error)}); trying once more")
     try:
         return work()
-    except WRITE_ERRORS as error:
+    except Exception as error:
         raise SaveError(f"{what} could not be saved, twice: {first_line(error)}") from error
 
 

@@ -21,8 +21,10 @@ from ftloop.checkpoint import (
     SCALER,
     SCHEDULER,
     WEIGHTS,
+    delete_surplus,
     find_checkpoint,
     list_checkpoints,
+    was_on_request,
 )
 from ftloop.config import SETTINGS, TrainConfig
 from ftloop.durable import MANIFEST, clear_leftovers, faults, read_manifest, set_aside
@@ -191,6 +193,7 @@ def load_checkpoint(run: Run, folder: Path) -> None:
     own, processes = _check_resumable(run, folder, manifest)
     settings = [{name: value for name, value in group.items() if name != "params"} for group in _groups(run)]
     load_weights(run, folder)
+    _take_problem_type(run, folder)
     _restore(run.optimizer, folder / OPTIMIZER)
     _restore(run.scheduler, folder / SCHEDULER)
     if accelerator.scaler is not None:
@@ -201,7 +204,8 @@ def load_checkpoint(run: Run, folder: Path) -> None:
         raise UserError(f"{rng_file}: is not what its name says (no state of random number generators)")
     run.state = TrainerState.from_json(folder / TRAINER_STATE)
     run.resumed_from = folder
-    if folder.parent.resolve() == Path(config.output_dir).resolve():
+    is_here = folder.parent.resolve() == Path(config.output_dir).resolve()
+    if is_here:
         run.saved_at = run.state.global_step
     state = run.state
     begin(state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
@@ -213,9 +217,23 @@ def load_checkpoint(run: Run, folder: Path) -> None:
     else:
         _follow_settings(run, settings)
         _restore_own_state(run, _read_from_log_history(run) if own is None else own)
+    if (
+        is_here
+        and run.is_main
+        and folder.name == list_checkpoints(folder.parent)[-1].name
+        and not was_on_request(folder)
+    ):
+        delete_surplus(run, folder)  # the process may have died before it did
     run.say(f"Resuming  after update {state.global_step} of {run.plan.max_steps}, from {folder}")
     for line in [] if manifest is None else _told_changes(run, manifest):
         run.say(line)
+
+
+def _take_problem_type(run: Run, folder: Path) -> None:
+    """The model has found it out in its first forward pass; a run that is over makes none before it saves."""
+    config: Any = getattr(run.unwrapped_model, "config", None)
+    if config is not None and (folder / "config.json").is_file():
+        config.problem_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("problem_type")
 
 
 def _groups(run: Run) -> list[dict[str, Any]]:
