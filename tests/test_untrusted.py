@@ -554,8 +554,8 @@ def test_numbers_beyond_reason_are_told_before_they_overflow_anything(tried: Cou
         if setting.type in (int, int | None, float, float | None):
             tried["configurations"] += 1
             with pytest.raises(UserError) as caught:
-                TrainConfig(**{name: "1e308"}, eval_strategy="steps", dataloader_num_workers=1)
-            assert name in str(caught.value)
+                TrainConfig(**{"eval_strategy": "steps", "dataloader_num_workers": 1, name: "1e308"})
+            assert re.search(f"{name}\\b.* (too large|must)", str(caught.value))
     for name in ("dataloader_num_workers", "preprocessing_num_workers"):
         with pytest.raises(UserError, match=f"{name}: 1025 is too large"):
             TrainConfig(**{name: 1025})
