@@ -72,4 +72,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    # Importing a module binds its name here: `from ftloop import classify, predict` would give the module `predict`.
+    for function in ("predict", "train"):
+        globals().pop(function, None)
+    return value

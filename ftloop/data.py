@@ -206,6 +206,7 @@ def _hub_splits(config: TrainConfig) -> dict[str, Dataset]:
         (config.dataset_name, config.dataset_config_name) if config.dataset_name else ("nyu-mll/glue", config.task_name)
     )
     try:
+        # From version 4 on, the lowest that is asked for, datasets runs no script that lies beside the data.
         return dict(datasets.load_dataset(path, name))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         what = f"the data set {path}{f' ({name})' if name else ''}"

@@ -52,6 +52,8 @@ from ftloop.run import mixed_precision
 from ftloop.train import main
 
 pytestmark = pytest.mark.usefixtures("own_cache", "quiet_data")
+for function in ("predict", "train"):  # so that `from ftloop import train` is the function again, for other tests
+    vars(ftloop).pop(function, None)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,7 @@ def expected_text(value: Any) -> str | None:
     return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else repr(value)
 
 
-@few_and_many(20, 400)
+@few_and_many(20, 250)
 @pytest.mark.parametrize("name", ["rows.jsonl", "lines.json", "list.json"])
 def test_rows_of_json_are_exactly_those_written_or_the_fault_is_named(
     name: str, count: int, tmp_path: Path, tried: Counter[str]
@@ -194,7 +196,7 @@ def test_rows_of_json_are_exactly_those_written_or_the_fault_is_named(
     holds()
 
 
-@few_and_many(20, 400)
+@few_and_many(20, 250)
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
 def test_rows_of_csv_are_exactly_those_written_or_the_fault_is_named(
     name: str, count: int, tmp_path: Path, tried: Counter[str]
@@ -483,7 +485,7 @@ def test_a_path_of_bytes_that_are_no_text_is_read_or_told_by_the_reader_itself(t
 # Labels
 
 
-@few_and_many(20, 400)
+@few_and_many(20, 250)
 def test_labels_of_any_kind_are_classes_or_finite_numbers_or_the_fault_is_named(
     count: int, tmp_path: Path, tried: Counter[str]
 ) -> None:
@@ -545,6 +547,18 @@ def config_or_problems(make: Callable[[], TrainConfig]) -> TrainConfig | None:
             assert problem
             assert len(problem) < 1000, "a message is no place for a file's content"
         return None
+
+
+def test_numbers_beyond_reason_are_told_before_they_overflow_anything(tried: Counter[str]) -> None:
+    for name, setting in SETTINGS.items():
+        if setting.type in (int, int | None, float, float | None):
+            tried["configurations"] += 1
+            with pytest.raises(UserError) as caught:
+                TrainConfig(**{"eval_strategy": "steps", "dataloader_num_workers": 1, name: "1e308"})
+            assert re.search(f"{name}\\b.* (too large|must)", str(caught.value))
+    for name in ("dataloader_num_workers", "preprocessing_num_workers"):
+        with pytest.raises(UserError, match=f"{name}: 1025 is too large"):
+            TrainConfig(**{name: 1025})
 
 
 ABSURD = st.sampled_from(
@@ -890,10 +904,8 @@ def test_weights_in_a_bin_file_that_holds_tensors_alone_are_taken(model_folder: 
 def test_code_that_a_model_folder_names_is_neither_run_nor_asked_about(
     model_type: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Counter[str]
 ) -> None:
-    def asked(*words: Any) -> str:
-        raise AssertionError("the console was asked")
-
-    monkeypatch.setattr("builtins.input", asked)
+    asked: list[Any] = []
+    monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
     tried["planted code"] += 1
     (model_folder / "evil.py").write_text(
         f"import os\nos.mkdir({str(tmp_path / 'sprung')!r})\n"
@@ -908,6 +920,7 @@ def test_code_that_a_model_folder_names_is_neither_run_nor_asked_about(
     tokenizer |= {"tokenizer_class": "Tokenizer", "auto_map": {"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]}}
     (model_folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     loads_or_is_told(model_folder)
+    assert not asked
     assert not (tmp_path / "sprung").exists()
 
 
@@ -1017,7 +1030,7 @@ def test_what_the_system_has_against_a_file_is_one_line_with_its_name(
     def fail(*words: Any) -> None:
         raise OSError(code, os.strerror(code), "some/file")
 
-    monkeypatch.setattr("ftloop.train.fine_tune", fail)
+    monkeypatch.setattr(sys.modules["ftloop.train"], "fine_tune", fail)
     assert stderr_of(main, ["guide"]) == f"error: some/file: {os.strerror(code)}\n"
 
 
@@ -1028,7 +1041,7 @@ def test_a_fault_keeps_its_traceback_and_is_said_to_be_one(
     def fail(*words: Any) -> None:
         raise fault
 
-    monkeypatch.setattr("ftloop.train.fine_tune", fail)
+    monkeypatch.setattr(sys.modules["ftloop.train"], "fine_tune", fail)
     printed = stderr_of(main, ["guide"], code=ExitCode.FAULT)
     assert printed.startswith("Traceback (most recent call last)")
     assert printed.endswith(f"error: a fault in ftloop or in a library below it: {type(fault).__name__}\n")
@@ -1048,7 +1061,7 @@ def test_of_several_processes_the_first_tells_the_mistake_and_each_its_own_fault
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("ftloop.errors.time.sleep", lambda seconds: None)
     assert stderr_of(main, ["no-such-recipe"]).startswith("error in process 1: recipe 'no-such-recipe'")
-    monkeypatch.setattr("ftloop.train.fine_tune", lambda config: 1 / 0)
+    monkeypatch.setattr(sys.modules["ftloop.train"], "fine_tune", lambda config: 1 / 0)
     assert stderr_of(main, ["guide"], ExitCode.FAULT).splitlines()[-1].startswith("error in process 1: a fault")
 
 
