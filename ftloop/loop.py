@@ -272,8 +272,8 @@ def _result(run: Run, started: float, first_step: int) -> TrainResult:
     state, meter, compat = run.state, run.meter, run.config.trainer_compat
     new_steps = state.global_step - first_step
     remainder = (meter.window if compat else run.accelerator.gather(meter.window).mean()).item()
-    steps = new_steps if compat else state.global_step - meter.lost
-    train_loss = (meter.total + remainder) / max(steps, 0.001)
+    steps = max(new_steps, 0.001) if compat else state.global_step - meter.lost
+    train_loss = (meter.total + remainder) / steps if steps else math.nan
     store_flos(run)
     samples = run.plan.num_train_samples * new_steps / max(state.max_steps, 1)
     metrics: dict[str, Any] = speed_metrics("train", started, num_samples=samples, num_steps=new_steps)

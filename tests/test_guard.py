@@ -357,6 +357,9 @@ def test_a_window_without_a_finite_update_has_no_mean(tmp_path: Path) -> None:
     train(run)
     losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
     assert [math.isnan(loss) for loss in losses[:4]] == [False, True, False, False]
+    none = prepared(tmp_path, *range(29), on_nonfinite="skip")
+    assert math.isnan(train(none).training_loss)
+    assert weights_digest(none.model) == weights_digest(poisoned_bert())
 
 
 @pytest.mark.parametrize("mode", ["raise", "skip", "ignore"])

@@ -246,20 +246,22 @@ def test_what_torch_says_without_memory_is_understood() -> None:
 def test_an_evaluation_batch_that_does_not_fit_is_split_to_the_same_results(
     rows: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Batches of 5, 5 and 3 rows, whose parts are not all alike."""
     memory = SmallMemory(rows=rows, only_training=False)
-    run = prepared(tmp_path, memory)
-    whole, split = predict(prepared(tmp_path), run.eval_dataset), predict(run, run.eval_dataset)
+    run = prepared(tmp_path, memory, per_device_eval_batch_size=5)
+    plain = prepared(tmp_path, per_device_eval_batch_size=5)
+    whole, split = predict(plain, run.eval_dataset), predict(run, run.eval_dataset)
     # Matrix products of other shapes: their last digits.
     np.testing.assert_allclose(split.predictions, whole.predictions, rtol=1e-4, atol=1e-6)
     assert (split.label_ids == whole.label_ids).all()
     assert split.metrics["test_loss"] == pytest.approx(whole.metrics["test_loss"], rel=1e-6)
-    assert len(memory.failures) == {1: 2, 2: 1, 3: 1}[rows]
-    found = {1: 1, 2: 2, 3: 2}[rows]
-    assert f"Memory    evaluation: 4 rows at once did not fit; {found} do" in capsys.readouterr().out
-    assert run.state.log_history == [{"eval_batch_rows": found, "epoch": 0, "step": 0}]
-    assert (run.mishaps.eval_batch_rows, run.mishaps.micro_batch_rows) == (found, None), "training has its own"
+    halvings = {1: [5, 3, 2], 2: [5, 3], 3: [5]}[rows]
+    assert [shape[0] for shape in memory.failures] == halvings
+    assert f"Memory    evaluation: 5 rows at once did not fit; {rows} do" in capsys.readouterr().out
+    assert run.state.log_history == [{"eval_batch_rows": rows, "epoch": 0, "step": 0}]
+    assert (run.mishaps.eval_batch_rows, run.mishaps.micro_batch_rows) == (rows, None), "training has its own"
     evaluate(run)
-    assert len(memory.failures) == {1: 2, 2: 1, 3: 1}[rows]
+    assert [shape[0] for shape in memory.failures] == halvings
     assert predict(run, tiny_rows(7).remove_columns("label")).predictions.shape == (7, 2)
 
 
@@ -359,5 +361,7 @@ def test_the_command_splits_and_without_the_flag_ends_with_its_own_exit_code(tin
     command += ["--use_cpu", "--max_steps", "2", "--output_dir"]
     without = run_command(*command, str(tmp_path / "without"), expect=3)
     assert without.stderr.startswith("error: update 1: a micro-batch of 8 rows of ")
+    elsewhere = run_command(*command, str(tmp_path / "without"), expect=3, RANK="1")
+    assert elsewhere.stderr.startswith("error: update 1: "), "told by the process it happened in, whichever it is"
     with_it = run_command(*command, str(tmp_path / "with"), "--auto_micro_batch")
     assert "Memory    update 1: 8 rows at once did not fit; 2 do" in with_it.stdout
