@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -248,13 +248,12 @@ def in_use(folder: Path) -> Iterator[None]:
         yield
     finally:
         _held.remove(name)
-        (folder / LOCK).unlink(missing_ok=True)  # before the lock is let go: whoever comes next makes a file anew
+        with suppress(OSError):  # what is left is no lock, only a file
+            (folder / LOCK).unlink()  # before the lock is let go: whoever comes next makes a file anew
         os.close(lock)
-        for each in made:
-            try:
+        with suppress(OSError):
+            for each in made:
                 each.rmdir()
-            except OSError:
-                break
 
 
 def _lock(folder: Path) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,7 +161,9 @@ def test_two_processes_agree_on_a_save_that_fails(rank: int, times: int, killing
     if times == 1:
         assert ran.exit_codes == [0, 0], ran.stderr[-2000:]
     else:
-        assert ran.exit_codes == [ExitCode.UNSAVED] * 2, ran.stderr[-2000:]
+        # process 1 leaves the telling to process 0 for a while, in which it is ended as a launcher would
+        assert ran.exit_codes[0] == ExitCode.UNSAVED, ran.stderr[-2000:]
+        assert ran.exit_codes[1] in (ExitCode.UNSAVED, -signal.SIGTERM)
         assert ran.stderr.count("error: ") == 1
         assert run(killing_ground, job, folder, "again").exit_codes == [0, 0]
     assert difference(expected.left, what_is_left(folder / OUTPUT_DIR)) is None
@@ -272,7 +275,7 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over_or_named(
 ) -> None:
     folder = fresh(killing_ground, f"unreadable {error}")
     shutil.copytree(stopped, folder)
-    unreadable = Fault(error, 1, ("open",), path="checkpoint-8/optimizer.pt")
+    unreadable = Fault(error, 1, ("open",), path="out/checkpoint-8/optimizer.pt")
     ran = run(killing_ground, STEPS, folder, "resumed", fault=unreadable)
     assert "optimizer.pt" in ran.stdout + ran.stderr
     if ran.exit_codes != [0]:
