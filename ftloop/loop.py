@@ -238,7 +238,7 @@ def _resumable(run: Run) -> Iterator[None]:
     with in_use(Path(run.config.output_dir)) if run.is_main else nullcontext(), signals_wait():
         checkpoint = choose_checkpoint(run.config, run.accelerator) if run.state.global_step == 0 else None
         if checkpoint is not None:
-            load_checkpoint(run, checkpoint)
+            load_checkpoint(run, checkpoint, is_whole=True)
         try:
             yield
         except Stopped as stopped:

@@ -130,9 +130,7 @@ def _choose(config: TrainConfig) -> Path | None:
     if named is None:
         return None
     if config.resume_from_checkpoint != "last":
-        wrong = what_is_wrong(named)
-        if wrong:
-            raise UserError(f"{named}: is broken: {'; '.join(wrong)}. Resume from another one, or from `last`")
+        _refuse_broken(named)
         return named
     for folder in reversed(list_checkpoints(root)):
         wrong = what_is_wrong(folder)
@@ -141,6 +139,12 @@ def _choose(config: TrainConfig) -> Path | None:
         aside = set_aside(folder)
         print(f"Broken    {folder.name}: {'; '.join(wrong)}; set aside as {aside.name}", flush=True)
     return None
+
+
+def _refuse_broken(folder: Path) -> None:
+    wrong = what_is_wrong(folder)
+    if wrong:
+        raise UserError(f"{folder}: is broken: {'; '.join(wrong)}. Resume from another one, or from `last`")
 
 
 def what_is_wrong(folder: Path) -> list[str]:
@@ -176,8 +180,9 @@ def finished_run(config: TrainConfig) -> bool | None:
     return bool(manifest["complete"])
 
 
-def load_checkpoint(run: Run, folder: Path) -> None:
-    """Put a prepared run where the checkpoint was saved, ours or Trainer's. Every process calls it.
+def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:
+    """Put a prepared run where the checkpoint was saved, ours or Trainer's. Every process calls it. Its files are held
+    against its manifest, unless it is known that it `is_whole`.
 
     The random number generators are not restored here but by the loop, at the one moment that makes the continuation
     exact: after the first batches are fetched in mid-epoch, before the iterator is made at an epoch's beginning.
@@ -188,6 +193,8 @@ def load_checkpoint(run: Run, folder: Path) -> None:
     """
     folder = Path(folder)
     accelerator, config = run.accelerator, run.config
+    if not is_whole:
+        _refuse_broken(folder)
     _refuse_another_run(config, folder, accelerator.num_processes)
     manifest = read_manifest(folder)
     own, processes = _check_resumable(run, folder, manifest)
@@ -265,7 +272,9 @@ def changed_settings(saved: dict[str, Any], config: TrainConfig) -> dict[str, tu
 
 
 def _same(name: str, then: Any, now: Any) -> bool:
-    if name == "model_name_or_path" and then and now and os.path.isdir(then) and os.path.isdir(now):
+    if name == "model_name_or_path" and (then is None or now is None):
+        return True  # made in Python: its weights are those of the checkpoint, or do not fit
+    if name == "model_name_or_path" and os.path.isdir(then) and os.path.isdir(now):
         return os.path.realpath(then) == os.path.realpath(now)
     return bool(then == now)
 

@@ -134,7 +134,7 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
         for name, rows in list(validation.items())[:1]:
             announce_baseline(data.labels, name, np.asarray(rows["label"]), compute_metrics)
     if checkpoint is not None:
-        load_checkpoint(run, checkpoint)
+        load_checkpoint(run, checkpoint, is_whole=True)
     elif config.resume_from_checkpoint is not None and not is_trained:
         run.say(f"Resuming  nothing: no checkpoint in {config.output_dir} yet, starting afresh")
     with signals_wait():

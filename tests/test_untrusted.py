@@ -21,7 +21,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +40,7 @@ import ftloop
 from ftloop import load_checkpoint, prepare
 from ftloop.config import SETTINGS, TrainConfig, parse_args
 from ftloop.data import Labels, load_text_data, tokenize
+from ftloop.durable import MANIFEST, file_facts, read_manifest, write_manifest
 from ftloop.errors import ExitCode, UserError
 from ftloop.model import check_token_ids, load_model, load_tokenizer, longest_input
 from ftloop.optim import check_schedule
@@ -66,9 +66,10 @@ def quiet_data() -> Iterator[None]:
 
 
 @pytest.fixture
-def tried(record_property: Callable[[str, Any], None]) -> Counter[str]:
+def tried(record_property: Callable[[str, Any], None]) -> dict[str, int]:
     """How many inputs of each kind a test has tried; `conftest.py` prints the sums."""
-    counts: Counter[str] = Counter()
+    # a plain dictionary is all that pytest-xdist sends
+    counts = dict.fromkeys(("configurations", "data files", "model folders", "planted code", "planted pickles"), 0)
     record_property("tried", counts)
     return counts
 
@@ -171,7 +172,7 @@ def expected_text(value: Any) -> str | None:
 @few_and_many(20, 250)
 @pytest.mark.parametrize("name", ["rows.jsonl", "lines.json", "list.json"])
 def test_rows_of_json_are_exactly_those_written_or_the_fault_is_named(
-    name: str, count: int, tmp_path: Path, tried: Counter[str]
+    name: str, count: int, tmp_path: Path, tried: dict[str, int]
 ) -> None:
     styles = st.fixed_dictionaries(
         {"bom": st.booleans(), "ascii": st.booleans(), "end": st.sampled_from(["\n", "\r\n", "\r", "\n\n", "\n \n"])}
@@ -199,7 +200,7 @@ def test_rows_of_json_are_exactly_those_written_or_the_fault_is_named(
 @few_and_many(20, 250)
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
 def test_rows_of_csv_are_exactly_those_written_or_the_fault_is_named(
-    name: str, count: int, tmp_path: Path, tried: Counter[str]
+    name: str, count: int, tmp_path: Path, tried: dict[str, int]
 ) -> None:
     styles = st.fixed_dictionaries(
         {
@@ -274,7 +275,7 @@ DAMAGE = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8), SPLINTERS), min_
 @few_and_many(15, 500)
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_damaged_file_is_read_or_its_fault_is_named(
-    suffix: str, count: int, tmp_path: Path, tried: Counter[str]
+    suffix: str, count: int, tmp_path: Path, tried: dict[str, int]
 ) -> None:
     whole = valid_file(suffix)
     assert rows_or_place(fresh(tmp_path, f"rows{suffix}", whole)) is not None
@@ -295,7 +296,7 @@ def test_a_damaged_file_is_read_or_its_fault_is_named(
 @few_and_many(10, 400)
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_random_bytes_are_read_or_their_fault_is_named(
-    suffix: str, count: int, tmp_path: Path, tried: Counter[str]
+    suffix: str, count: int, tmp_path: Path, tried: dict[str, int]
 ) -> None:
     @examples(count)
     @given(st.binary(max_size=60), st.sampled_from([b"", b"PAR1", b"text,label\n", b'{"text": "a", "label": 1}\n']))
@@ -345,7 +346,7 @@ AS_TEXT = {
 
 
 @pytest.mark.parametrize("kind", PARQUET)
-def test_every_type_of_parquet_is_read_or_its_column_is_named(kind: str, tmp_path: Path, tried: Counter[str]) -> None:
+def test_every_type_of_parquet_is_read_or_its_column_is_named(kind: str, tmp_path: Path, tried: dict[str, int]) -> None:
     tried["data files"] += 1
     path = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], kind: PARQUET[kind]}), path)
@@ -354,7 +355,7 @@ def test_every_type_of_parquet_is_read_or_its_column_is_named(kind: str, tmp_pat
     assert read(path, ["text"]) == [{"text": "a"}, {"text": "b"}], "a column that is not asked for does no harm"
 
 
-def test_a_parquet_file_that_names_a_column_twice_is_refused(tmp_path: Path, tried: Counter[str]) -> None:
+def test_a_parquet_file_that_names_a_column_twice_is_refused(tmp_path: Path, tried: dict[str, int]) -> None:
     tried["data files"] += 1
     path = tmp_path / "rows.parquet"
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
@@ -388,7 +389,7 @@ LONG = [".csv", ".jsonl", *(pytest.param(suffix, marks=pytest.mark.slow) for suf
 
 
 @pytest.mark.parametrize("suffix", LONG)
-def test_a_line_of_ten_megabytes_is_a_row_like_any_other(suffix: str, tmp_path: Path, tried: Counter[str]) -> None:
+def test_a_line_of_ten_megabytes_is_a_row_like_any_other(suffix: str, tmp_path: Path, tried: dict[str, int]) -> None:
     tried["data files"] += 1
     rows = [{"text": "a"}, {"text": "wörd " * 1_700_000}, {"text": "b"}]
     path = tmp_path / f"rows{suffix}"
@@ -435,7 +436,7 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_what_is_no_readable_file_is_told_with_its_flag_and_name(
-    suffix: str, tmp_path: Path, tried: Counter[str]
+    suffix: str, tmp_path: Path, tried: dict[str, int]
 ) -> None:
     folder, pipe, loop = (tmp_path / f"{name}{suffix}" for name in ("folder", "pipe", "loop"))
     folder.mkdir()
@@ -462,7 +463,7 @@ def test_what_is_no_readable_file_is_told_with_its_flag_and_name(
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_file_without_permission_is_told(suffix: str, tmp_path: Path, tried: Counter[str]) -> None:
+def test_a_file_without_permission_is_told(suffix: str, tmp_path: Path, tried: dict[str, int]) -> None:
     tried["data files"] += 2
     with tempfile.TemporaryDirectory() as open_to_all:
         os.chmod(open_to_all, 0o755)
@@ -487,7 +488,7 @@ def test_a_path_of_bytes_that_are_no_text_is_read_or_told_by_the_reader_itself(t
 
 @few_and_many(20, 250)
 def test_labels_of_any_kind_are_classes_or_finite_numbers_or_the_fault_is_named(
-    count: int, tmp_path: Path, tried: Counter[str]
+    count: int, tmp_path: Path, tried: dict[str, int]
 ) -> None:
     """Mixed ones, huge ones, and those that are no numbers."""
     close = st.sampled_from([0, 1, "0", "1", True, "a", 1.0, 0.5, "nan", "-inf", "1e999", "", " ", None, math.nan, "٣"])
@@ -549,7 +550,7 @@ def config_or_problems(make: Callable[[], TrainConfig]) -> TrainConfig | None:
         return None
 
 
-def test_numbers_beyond_reason_are_told_before_they_overflow_anything(tried: Counter[str]) -> None:
+def test_numbers_beyond_reason_are_told_before_they_overflow_anything(tried: dict[str, int]) -> None:
     for name, setting in SETTINGS.items():
         if setting.type in (int, int | None, float, float | None):
             tried["configurations"] += 1
@@ -570,7 +571,7 @@ NAMES = st.sampled_from(sorted(SETTINGS))
 
 
 @few_and_many(30, 1000)
-def test_any_command_line_is_a_configuration_or_is_told_what_is_wrong(count: int, tried: Counter[str]) -> None:
+def test_any_command_line_is_a_configuration_or_is_told_what_is_wrong(count: int, tried: dict[str, int]) -> None:
     flags = st.tuples(NAMES | st.text(max_size=6), ABSURD | st.text(max_size=6), st.booleans())
     starts = st.sampled_from(
         [[], ["guide"], ["demo"], ["no-such"], ["-x"], ["--"], ["="], ["a\0b"], ["n" * 5000], ["~nobody-here"]]
@@ -588,7 +589,7 @@ def test_any_command_line_is_a_configuration_or_is_told_what_is_wrong(count: int
 
 
 @few_and_many(50, 1500)
-def test_any_values_from_python_are_a_configuration_or_are_told(count: int, tried: Counter[str]) -> None:
+def test_any_values_from_python_are_a_configuration_or_are_told(count: int, tried: dict[str, int]) -> None:
     anything = st.recursive(
         VALUES | st.binary(max_size=3) | ABSURD,
         lambda inner: (
@@ -625,7 +626,7 @@ RECIPE_LINES = [
 
 @few_and_many(30, 500)
 def test_any_recipe_is_a_configuration_or_is_told_what_is_wrong(
-    count: int, tmp_path: Path, tried: Counter[str], monkeypatch: pytest.MonkeyPatch
+    count: int, tmp_path: Path, tried: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -680,7 +681,7 @@ HUGE = {"num_hidden_layers"}  # a number of layers beyond reason would be built,
 @few_and_many(4, 120)
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_a_setting_of_a_model_that_makes_no_sense_is_taken_or_told(
-    name: str, count: int, model_folder: Path, tried: Counter[str]
+    name: str, count: int, model_folder: Path, tried: dict[str, int]
 ) -> None:
     whole = json.loads((model_folder / name).read_text())
     places = list(places_in(whole))
@@ -713,7 +714,7 @@ def places_in(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
 @few_and_many(4, 120)
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
 def test_a_damaged_file_of_a_model_folder_is_read_or_told(
-    name: str, count: int, model_folder: Path, tried: Counter[str]
+    name: str, count: int, model_folder: Path, tried: dict[str, int]
 ) -> None:
     whole = (model_folder / name).read_bytes()
 
@@ -754,7 +755,7 @@ def test_a_damaged_file_of_a_model_folder_is_read_or_told(
     ],
 )
 def test_a_model_folder_of_which_nothing_can_be_made_is_told(
-    name: str, content: bytes, model_folder: Path, tried: Counter[str]
+    name: str, content: bytes, model_folder: Path, tried: dict[str, int]
 ) -> None:
     tried["model folders"] += 1
     if name.startswith(("pytorch", "model.safetensors.")):
@@ -763,7 +764,7 @@ def test_a_model_folder_of_which_nothing_can_be_made_is_told(
     assert not loads_or_is_told(model_folder)
 
 
-def test_a_model_folder_that_cannot_be_reached_is_told(tmp_path: Path, tried: Counter[str]) -> None:
+def test_a_model_folder_that_cannot_be_reached_is_told(tmp_path: Path, tried: dict[str, int]) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     for folder in (tmp_path, loop, tmp_path / "none", "/dev/null", "n" * 300, "/" + "n" * 300, "~no-such-person/m"):
@@ -861,7 +862,7 @@ NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "pytorch_model.b
     [*NEEDED, "all others", *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES_IN_FOLDERS if n not in NEEDED)],
 )
 def test_a_pickle_in_a_model_folder_is_not_run(
-    name: str, model_folder: Path, tmp_path: Path, tried: Counter[str]
+    name: str, model_folder: Path, tmp_path: Path, tried: dict[str, int]
 ) -> None:
     marker = tmp_path / "sprung"
     if name in ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.safetensors.index.json"):
@@ -880,7 +881,7 @@ def test_a_pickle_in_a_model_folder_is_not_run(
     "shard", ["shard.bin", *(pytest.param(f"shard{n}", marks=pytest.mark.slow) for n in (".safetensors", ".pt", ""))]
 )
 def test_a_pickle_that_an_index_of_weights_points_to_is_not_run(
-    index: str, shard: str, model_folder: Path, tmp_path: Path, tried: Counter[str]
+    index: str, shard: str, model_folder: Path, tmp_path: Path, tried: dict[str, int]
 ) -> None:
     marker = tmp_path / "sprung"
     names = load_file(model_folder / "model.safetensors")
@@ -902,7 +903,7 @@ def test_weights_in_a_bin_file_that_holds_tensors_alone_are_taken(model_folder: 
 
 @pytest.mark.parametrize("model_type", ["bert", "evil"])
 def test_code_that_a_model_folder_names_is_neither_run_nor_asked_about(
-    model_type: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Counter[str]
+    model_type: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: dict[str, int]
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
@@ -924,7 +925,7 @@ def test_code_that_a_model_folder_names_is_neither_run_nor_asked_about(
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_data_set_folder_with_a_script_does_not_run_it(tmp_path: Path, tried: Counter[str]) -> None:
+def test_a_data_set_folder_with_a_script_does_not_run_it(tmp_path: Path, tried: dict[str, int]) -> None:
     tried["planted code"] += 1
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "data.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'sprung')!r})\n")
@@ -953,7 +954,7 @@ def test_a_pickle_in_any_file_of_a_checkpoint_is_not_run(
     tiny_folder: Path,
     finished: Path,
     tmp_path: Path,
-    tried: Counter[str],
+    tried: dict[str, int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     marker = tmp_path / "sprung"
@@ -965,14 +966,23 @@ def test_a_pickle_in_any_file_of_a_checkpoint_is_not_run(
     run = prepare(config, tiny_bert(), rows, processing_class=load_tokenizer(str(tiny_folder / "model")))
     load_checkpoint(run, finished / "checkpoint-1")
     assert run.state.global_step == 1, "untouched, it can be resumed from"
+    manifest = read_manifest(finished / "checkpoint-1")
+    assert manifest is not None
     for name in sorted(names):
         tried["planted pickles"] += 1
         checkpoint = tmp_path / name / "checkpoint-1"
         shutil.copytree(finished / "checkpoint-1", checkpoint)
         (checkpoint / name).write_bytes(planted(marker, form))
-        with contextlib.suppress(UserError):
-            load_checkpoint(run, checkpoint)
-        assert not marker.exists(), name
+        # Once as it is, once with a manifest that whoever planted it has written anew, once without, as Trainer's.
+        for alike in ("as it is", "forged", "Trainer's"):
+            if alike == "forged" and name != MANIFEST:
+                write_manifest(checkpoint, manifest | {"files": file_facts(checkpoint)})
+            if alike == "Trainer's":
+                (checkpoint / MANIFEST).unlink()
+                (checkpoint / "ftloop_state.json").unlink()
+            with contextlib.suppress(UserError):
+                load_checkpoint(run, checkpoint)
+            assert not marker.exists(), (name, alike)
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", pytest.param("all at once", marks=pytest.mark.slow)])
@@ -981,7 +991,7 @@ def test_the_command_runs_no_pickle_of_the_checkpoint_it_resumes(
     tiny_folder: Path,
     finished: Path,
     tmp_path: Path,
-    tried: Counter[str],
+    tried: dict[str, int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     marker, output_dir = tmp_path / "sprung", tmp_path / "out"
@@ -1086,7 +1096,7 @@ BOMB = b"a0: &a0 [x]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i
     ],
 )  # fmt: skip
 def test_a_recipe_that_is_a_trap_is_told(
-    content: bytes, told: str, stderr_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Counter[str]
+    content: bytes, told: str, stderr_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: dict[str, int]
 ) -> None:
     tried["configurations"] += 1
     monkeypatch.chdir(tmp_path)
@@ -1097,7 +1107,7 @@ def test_a_recipe_that_is_a_trap_is_told(
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_recipe_that_is_no_file_is_told(stderr_of: Any, tmp_path: Path, tried: Counter[str]) -> None:
+def test_a_recipe_that_is_no_file_is_told(stderr_of: Any, tmp_path: Path, tried: dict[str, int]) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for recipe, told in {
@@ -1115,7 +1125,7 @@ def test_a_recipe_that_is_no_file_is_told(stderr_of: Any, tmp_path: Path, tried:
 
 
 def test_an_output_dir_where_nothing_can_be_written_is_told(
-    stderr_of: Any, tiny_folder: Path, tmp_path: Path, tried: Counter[str]
+    stderr_of: Any, tiny_folder: Path, tmp_path: Path, tried: dict[str, int]
 ) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -1139,7 +1149,7 @@ def test_an_output_dir_where_nothing_can_be_written_is_told(
 
 
 def test_predict_tells_a_mistake_without_a_traceback(
-    stderr_of: Any, model_folder: Path, tmp_path: Path, tried: Counter[str], capsys: pytest.CaptureFixture[str]
+    stderr_of: Any, model_folder: Path, tmp_path: Path, tried: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = ["--model", str(model_folder)]
     (model_folder / "not.json").write_text("")
