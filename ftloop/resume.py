@@ -28,7 +28,7 @@ from ftloop.checkpoint import (
 )
 from ftloop.config import SETTINGS, TrainConfig
 from ftloop.durable import MANIFEST, clear_leftovers, faults, read_manifest, set_aside
-from ftloop.errors import FtloopError, UserError
+from ftloop.errors import FtloopError, UserError, first_line
 from ftloop.optim import create_scheduler
 from ftloop.plan import TrainingPlan, make_plan
 from ftloop.rng import rng_files
@@ -240,7 +240,7 @@ def _take_problem_type(run: Run, folder: Path) -> None:
     """The model has found it out in its first forward pass; a run that is over makes none before it saves."""
     config: Any = getattr(run.unwrapped_model, "config", None)
     if config is not None and (folder / "config.json").is_file():
-        config.problem_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("problem_type")
+        config.problem_type = _read_json(folder / "config.json").get("problem_type")
 
 
 def _groups(run: Run) -> list[dict[str, Any]]:
@@ -372,7 +372,7 @@ def _check_resumable(run: Run, folder: Path, manifest: dict[str, Any] | None) ->
         data, saved = run.data_digests["train"], manifest["data"]["train"]
         if data != saved and not run.config.resume_with_changes:
             raise _another_run(folder, _changed_data(manifest, run.config, data, saved))
-        return json.loads((folder / FTLOOP_STATE).read_text(encoding="utf-8")), processes
+        return _read_json(folder / FTLOOP_STATE), processes
     changed = {}
     if max(there, 1) != processes:
         changed["num_processes"] = (max(there, 1), processes)
@@ -396,6 +396,13 @@ def _changed_data(
     if data["rows"] != saved["rows"]:
         return {"training rows": (saved["rows"], data["rows"])} | named
     return {"training data": (f"digest {saved['digest']}", data["digest"])} | named
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not readable ({first_line(error)})") from error
 
 
 def _restore(part: Any, path: Path) -> None:
@@ -445,7 +452,7 @@ def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
     meter.logged_at, meter.epoch_began_at = own["logged_at"], own["epoch_began_at"]
     meter.total, meter.lost = own["total_loss"], own["lost_updates"]
     meter.grad_norm, meter.learning_rate = own["grad_norm"], own["learning_rate"]
-    # Not in checkpoints saved before these were counted, nor in Trainer's.
+    # Not in Trainer's.
     meter.left_out_of_window = own.get("left_out_of_window", 0)
     meter.left_out_of_epoch = own.get("left_out_of_epoch", 0)
     run.mishaps.restore(own.get("mishaps", {}))

@@ -429,20 +429,6 @@ def test_what_was_counted_and_left_out_survives_a_resume(mode: str, tmp_path: Pa
         assert weights_digest(resumed.model) == weights_digest(whole.model)
 
 
-def test_a_checkpoint_from_before_these_were_counted_is_resumed(tmp_path: Path) -> None:
-    run = prepared(tmp_path, model=tiny_bert(), save_strategy="steps", save_steps=3, max_steps=5)
-    train(run)
-    path = tmp_path / "checkpoint-3" / "ftloop_state.json"
-    own = json.loads(path.read_text())
-    for name in ("mishaps", "left_out_of_window", "left_out_of_epoch"):
-        del own[name]
-    path.write_text(json.dumps(own))
-    resumed = prepared(tmp_path / "resumed", model=tiny_bert(), max_steps=5)
-    load_checkpoint(resumed, tmp_path / "checkpoint-3")
-    train(resumed)
-    assert weights_digest(resumed.model) == weights_digest(run.model)
-
-
 def test_a_recording_tells_a_skipped_update_as_one_that_moved_nothing(tmp_path: Path) -> None:
     from ftloop.compare import read, record
 

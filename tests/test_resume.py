@@ -118,8 +118,8 @@ def test_a_run_resumed_into_another_folder_still_knows_its_best(tmp_path: Path) 
     assert lost[0] == lost[1] != whole.best
 
 
-def resume_without(tmp_path: Path, *names: str) -> None:
-    run_ftloop(Job(), tmp_path, **ARGUMENTS | {"num_train_epochs": 1})
+def resume_without(tmp_path: Path, *names: str, saved_by: str = "ftloop") -> None:
+    SIDES[saved_by](Job(), tmp_path, **ARGUMENTS | {"num_train_epochs": 1})
     for name in names:
         (tmp_path / "checkpoint-2" / name).unlink()
     config = TrainConfig(output_dir=str(tmp_path), use_cpu=True, **ARGUMENTS)
@@ -137,8 +137,13 @@ def test_a_missing_file_is_an_error_that_names_it_never_a_fresh_start(name: str,
 
 
 def test_every_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"optimizer\.pt, scheduler\.pt missing"):
+    with pytest.raises(UserError, match=r"optimizer\.pt is missing; scheduler\.pt is missing"):
         resume_without(tmp_path, "optimizer.pt", "scheduler.pt")
+
+
+def test_a_checkpoint_of_trainers_that_is_not_complete_is_refused_with_every_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.pt, scheduler\.pt, rng_state\.pth missing"):
+        resume_without(tmp_path, "optimizer.pt", "scheduler.pt", "rng_state.pth", saved_by="trainer")
 
 
 def test_a_checkpoint_is_loaded_without_running_code_in_it(tmp_path: Path) -> None:
