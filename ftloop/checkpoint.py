@@ -116,14 +116,11 @@ def _together(run: Run, work: Callable[[], None] | None) -> None:
 
 def identity(run: Run) -> dict[str, Any]:
     """Whose run this is and where it stands: what a manifest says beside its files."""
-    plan, step = run.plan, run.state.global_step
-    epoch, update = divmod(step, plan.updates_per_epoch)
-    rows = sum(plan.rows_in_window(index) for index in range(plan.updates_per_epoch))
     return {
         "format": 1,
-        "global_step": step,
-        "rows_consumed": epoch * rows + sum(plan.rows_in_window(index) for index in range(update)),
-        "num_processes": plan.num_processes,
+        "global_step": run.state.global_step,
+        "rows_consumed": run.plan.rows_after(run.state.global_step),
+        "num_processes": run.plan.num_processes,
         "config": run.config.to_dict(),
         "data": run.data_digests,
         "versions": {
@@ -205,9 +202,9 @@ def record_complete(run: Run) -> None:
     if not run.is_main:
         return
     root = Path(run.config.output_dir)
-    facts = read_manifest(root) or identity(run) | {"files": {}}
+    trained = read_manifest(root) or {"files": {}}
     results = [path.name for path in (*root.glob("*_results.json"), *root.glob("*_predictions.tsv"))]
-    facts |= {"complete": True, "files": facts["files"] | file_facts(root, results)}
+    facts = identity(run) | {"complete": True, "files": trained["files"] | file_facts(root, results)}
     retried(MANIFEST, lambda: write_manifest(root, facts), run.say)
 
 

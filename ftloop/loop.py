@@ -26,7 +26,7 @@ from ftloop.resume import choose_checkpoint, load_checkpoint, load_weights
 from ftloop.rng import restore_rng_state, rng_state
 from ftloop.run import Inputs, Run, first_rows
 from ftloop.state import after_epoch, after_update, count_patience, note_best
-from ftloop.stopping import Stopped, signals_wait
+from ftloop.stopping import SLOW_DISK, Stopped, signals_wait
 
 TrainingStep = Callable[[Run, Inputs, float, Tensor | None], Tensor]
 
@@ -239,6 +239,8 @@ def _resumable(run: Run) -> Iterator[None]:
         checkpoint = choose_checkpoint(run.config, run.accelerator) if run.state.global_step == 0 else None
         if checkpoint is not None:
             load_checkpoint(run, checkpoint, is_whole=True)
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in run.model.parameters())
+        run.stop.save_seconds = run.stop.save_seconds or 3 * weights / SLOW_DISK  # AdamW keeps two numbers for each
         try:
             yield
         except Stopped as stopped:

@@ -44,9 +44,16 @@ class TrainingPlan:
     def rows_in_window(self, update: int) -> int:
         """Distinct rows of the `update`-th update of an epoch, over all its micro-batches and processes."""
         first = update * self.gradient_accumulation_steps
-        per_step = self.num_processes * self.per_device_train_batch_size
-        last = first + self.window_size(update)
-        return min(last * per_step, self.num_examples) - min(first * per_step, self.num_examples)
+        return self._rows_of_steps(first + self.window_size(update)) - self._rows_of_steps(first)
+
+    def rows_after(self, global_step: int) -> int:
+        """Rows that the run has seen after so many updates; those of every epoch are counted anew."""
+        epoch, update = divmod(global_step, self.updates_per_epoch)
+        whole = self._rows_of_steps(self.steps_in_epoch)
+        return epoch * whole + self._rows_of_steps(update * self.gradient_accumulation_steps)
+
+    def _rows_of_steps(self, steps: int) -> int:
+        return min(steps * self.num_processes * self.per_device_train_batch_size, self.num_examples)
 
     def rows_in_step(self, step: int, process_index: int) -> int:
         """Distinct rows of a process's micro-batch; the rest of it repeats rows so that all processes have as many."""

@@ -65,6 +65,7 @@ FREE = {  # the training is the same
     "test_file",
     "traceback",
 }
+USES_OF_THE_MODEL = {"max_predict_samples", "sample_texts", "test_file"}  # of FREE: what comes after the training
 OTHER_BITS = {  # the same job, but no longer the bits of one run that was never interrupted
     "auto_micro_batch",
     "dataloader_persistent_workers",
@@ -171,13 +172,16 @@ def finished_run(config: TrainConfig) -> bool | None:
     except UserError as error:
         print(f"Broken    {error}", flush=True)
         return None
-    if manifest is None or "complete" not in manifest or changed_settings(manifest["config"], config).keys() - FREE:
+    if manifest is None or "complete" not in manifest:
+        return None
+    changed = changed_settings(manifest["config"], config).keys()
+    if changed - FREE:
         return None
     wrong = faults(root, manifest["files"])
     if wrong:
         print(f"Broken    the finished run in {root}: {'; '.join(wrong)}", flush=True)
         return None
-    return bool(manifest["complete"])
+    return bool(manifest["complete"]) and not changed & USES_OF_THE_MODEL
 
 
 def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:

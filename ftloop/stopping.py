@@ -19,6 +19,7 @@ from ftloop.errors import ExitCode, FtloopError
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 WORKER_GRACE_SECONDS = 60
+SLOW_DISK = 100e6  # bytes a second
 EVERY_BATCHES = 8
 
 
@@ -36,7 +37,7 @@ class Stop:
     deadline: float | None = None
     """On `time.monotonic()`'s clock."""
     save_seconds: float = 0.0
-    """What a save takes at most, as far as is known."""
+    """What a save takes at most, as far as is known; before the first, on a slow disk."""
     group: Any = None
     """Of the processes that have to agree, over their CPUs; None for one process."""
     _longest: float = 0.0

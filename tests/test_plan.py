@@ -72,6 +72,8 @@ def test_the_windows_of_an_epoch_are_those_counted_one_by_one(accumulation: int,
         for update, window in enumerate(windows):
             in_steps = sum(made.rows_in_step(step, process) for step in window for process in range(processes))
             assert made.rows_in_window(update) == in_steps
+            so_far = sum(made.rows_in_window(earlier) for earlier in range(update))
+            assert made.rows_after(made.updates_per_epoch + update) == made.rows_after(made.updates_per_epoch) + so_far
             total += in_steps
         assert total == len({row for share in batches for batch in share for row in batch})
         checked += 1

@@ -1,0 +1,99 @@
+"""A run that is over, started again: what is left in output_dir is looked at before any checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from killing import difference, what_is_left
+
+from ftloop.durable import MANIFEST
+from ftloop.errors import ExitCode
+from ftloop.train import main
+
+
+def words(tiny_folder: Path, output_dir: Path) -> list[str]:
+    files = [f"--{split}_file={tiny_folder / f'{split}.jsonl'}" for split in ("train", "validation", "test")]
+    options = ["--use_cpu", "--save_strategy", "epoch", "--eval_strategy", "epoch", "--num_train_epochs", "2"]
+    options += ["--model_name_or_path", str(tiny_folder / "model"), "--resume_from_checkpoint", "last"]
+    return [*options, *files, "--output_dir", str(output_dir)]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output_dir = tmp_path_factory.mktemp("finished") / "out"
+    assert main(words(tiny_folder, output_dir)) == ExitCode.DONE
+    return output_dir
+
+
+@pytest.fixture
+def output_dir(finished: Path) -> Path:
+    """As the run left it; in the same place, since the manifest holds it."""
+    kept = finished.with_name("kept")
+    if not kept.exists():
+        shutil.copytree(finished, kept)
+    shutil.rmtree(finished)
+    shutil.copytree(kept, finished)
+    return finished
+
+
+def test_it_does_nothing_more_whatever_was_deleted(
+    output_dir: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for checkpoint in output_dir.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    before = {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")}
+    assert main(words(tiny_folder, output_dir)) == ExitCode.DONE
+    assert {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")} == before
+    assert capsys.readouterr().out == f"Finished  already: {output_dir} holds this run, complete\n"
+
+
+@pytest.mark.parametrize("gone", ["eval_results.json", "model.safetensors", MANIFEST])
+def test_what_is_missing_or_broken_is_made_again(
+    gone: str, output_dir: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = what_is_left(output_dir)
+    (output_dir / gone).unlink()
+    assert main(words(tiny_folder, output_dir)) == ExitCode.DONE
+    assert difference(before, what_is_left(output_dir)) is None
+    said = capsys.readouterr().out
+    assert ("Broken    the finished run" in said) == (gone != MANIFEST)
+    assert "Epoch 1/2" not in said, "it is made from the last checkpoint"
+
+
+def test_another_test_file_is_evaluated_without_training(
+    output_dir: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (tiny_folder / "test.jsonl").read_text().splitlines()
+    (tmp_path / "other.jsonl").write_text("\n".join(lines[:5]))
+    for checkpoint in output_dir.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    again = [*words(tiny_folder, output_dir), "--test_file", str(tmp_path / "other.jsonl")]
+    assert main(again) == ExitCode.DONE
+    said = capsys.readouterr().out
+    assert "Trained   already" in said
+    assert "Epoch" not in said
+    assert "test 5 rows" in said
+    assert main(again) == ExitCode.DONE
+    assert "Finished  already" in capsys.readouterr().out
+
+
+def test_more_epochs_go_on_from_the_last_checkpoint(
+    output_dir: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words(tiny_folder, output_dir), "--num_train_epochs", "3"]) == ExitCode.DONE
+    said = capsys.readouterr().out
+    assert "Resuming  after update 8 of 12" in said
+    assert "num_train_epochs (2.0 then, 3.0 now): from here on no longer the bits" in said
+    assert json.loads((output_dir / "trainer_state.json").read_text())["global_step"] == 12
+
+
+def test_it_is_not_trained_over_without_being_asked(
+    output_dir: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for checkpoint in output_dir.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    assert main([*words(tiny_folder, output_dir), "--resume_from_checkpoint", "none"]) == ExitCode.MISTAKE
+    assert "holds a finished run" in capsys.readouterr().err
