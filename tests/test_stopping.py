@@ -39,8 +39,8 @@ ARGUMENTS = {
 BY_EPOCH = {"eval_strategy": "epoch", "save_strategy": "epoch"}
 
 
-def at(point: str, count: int = 1, *signals: str) -> dict[str, Any]:
-    return {"point": point, "count": count, "signals": signals or ("SIGTERM",)}
+def at(point: str, count: int = 1, *signals: str, to_all: bool = False) -> dict[str, Any]:
+    return {"point": point, "count": count, "signals": signals or ("SIGTERM",), "to_all": to_all}
 
 
 # Name: what is different, where the signals come in one run after the other, how each of these runs ends.
@@ -77,6 +77,11 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, Any]], list[int]]] = {
         [75, 75, 75],
     ),
     "with loader processes": ({"dataloader_num_workers": "2"}, [at("forward", 8), at("evaluation", 2)], [75, 75]),
+    "with loader processes that get the signal too": (
+        {"dataloader_num_workers": "2"},
+        [at("forward", 2, name, to_all=True) for name in ("SIGINT", "SIGTERM", "SIGUSR1")] + [at("evaluation", 2)],
+        [75, 75, 75, 75],
+    ),
     "with loader processes that persist": (
         {"dataloader_num_workers": "2", "dataloader_persistent_workers": "true"},
         [at("forward", 8), at("evaluation", 2), at("forward", 5)],

@@ -61,11 +61,12 @@ def run_forked(root: Path, number: int, argv: list[str], plan: dict[str, Any] | 
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         os.chdir(root)
+        os.setsid()  # its loader processes and it are a group of their own
         code = 99
         try:
             datasets.config.HF_DATASETS_CACHE = root.parent / "cache"
             if plan is not None:
-                POINTS[plan["point"]](plan["count"], sender(plan["signals"]))
+                POINTS[plan["point"]](plan["count"], sender(plan["signals"], plan["to_all"]))
             code = ftloop.train.main(argv)
         except BaseException:
             traceback.print_exc()
@@ -76,10 +77,12 @@ def run_forked(root: Path, number: int, argv: list[str], plan: dict[str, Any] | 
     return {"status": os.waitstatus_to_exitcode(status), "said": log.read_text()}
 
 
-def sender(names: list[str]) -> Callable[[], None]:
+def sender(names: list[str], to_all: bool) -> Callable[[], None]:
+    """`to_all`: to the loader's processes as well, as a terminal and schedulers do."""
+
     def send() -> None:
         for name in names:
-            os.kill(os.getpid(), getattr(signal, name))
+            (os.killpg if to_all else os.kill)(os.getpid(), getattr(signal, name))
 
     return send
 
