@@ -71,6 +71,12 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, Any]], list[int]]] = {
     "when all is done but the record": ({}, [at("record")], [0]),
     "after every update": ({}, [at("forward", 1)] * 9, [75] * 9),
     "in one evaluation after the other": ({}, [at("evaluation", 1)] * 5, [75] * 5),
+    # where the checkpoint of the stop, if it counted, would drive out the one before it
+    "between the last two saves": (
+        {"save_steps": "3", "save_total_limit": "2", "load_best_model_at_end": "false"},
+        [at("forward", 22)],
+        [75],
+    ),
     "in runs that save nothing else": (
         {"save_strategy": "no", "load_best_model_at_end": "false"},
         [at("forward", 8), at("evaluation", 2), at("final save")],
