@@ -29,6 +29,7 @@ from ftloop.durable import (
     file_facts,
     move_files,
     put_in_place,
+    read_json,
     read_manifest,
     remove,
     retried,
@@ -60,24 +61,24 @@ def save_checkpoint(run: Run, phase: str = "update", on_request: bool = False) -
     """
     final = Path(run.config.output_dir) / f"{PREFIX}{run.state.global_step}"
     started = time.monotonic()
-    store_flos(run)
+    if not on_request:  # several processes round their sum to float32: an addition more would show
+        store_flos(run)
     own_state = _own_state(run, phase) | {"on_request": on_request}
     best = _best_checkpoint(run, final, on_request)
     if best is not None:
         run.state.best_model_checkpoint = str(best)
-    retried(final.name, lambda: _write_checkpoint(run, final, own_state), run.say)
-    if run.is_main and not on_request:
-        delete_surplus(run, final)
+    with_optimizer = on_request or not run.config.save_only_model
+    retried(final.name, lambda: _write_checkpoint(run, final, own_state, with_optimizer), run.say)
+    delete_surplus(run, final)
     run.accelerator.wait_for_everyone()
     run.saved_at = run.state.global_step
     run.stop.save_seconds = max(run.stop.save_seconds, time.monotonic() - started)
     return final
 
 
-def _write_checkpoint(run: Run, final: Path, own_state: dict[str, Any]) -> None:
+def _write_checkpoint(run: Run, final: Path, own_state: dict[str, Any], with_optimizer: bool) -> None:
     """Everything beside its place, then into it. A process that fails takes the others with it."""
     staging = final.with_name(f"{STAGING}{final.name}")
-    with_optimizer = not run.config.save_only_model
 
     def begin() -> None:
         clear_leftovers(final.parent)
@@ -102,16 +103,16 @@ def _write_checkpoint(run: Run, final: Path, own_state: dict[str, Any]) -> None:
 
 
 def _together(run: Run, work: Callable[[], None] | None) -> None:
-    """Do `work` where it is this process's, and wait for the others. Raises: OSError in all where it failed in one."""
-    failure = ""
+    """Do `work` where it is this process's, and wait for the others. Raises: in all of them when it failed in one."""
+    failure: Exception | None = None
     try:
         if work is not None:
             work()
     except Exception as error:
-        failure = first_line(error)
-    failures = [each for each in gather_object([failure]) if each]
+        failure = error
+    failures = [each for each in gather_object([failure and first_line(failure)]) if each]
     if failures:
-        raise OSError(failures[0])
+        raise failure or OSError(failures[0])
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -183,29 +184,29 @@ def _write_model(run: Run, folder: Path) -> None:
 
 
 def record_trained(run: Run, files: list[str]) -> None:
-    """Write into output_dir that the run is trained, with the named files as they are now.
-
-    It is looked at before any checkpoint when the run is started again. That of a stop has then done its work and goes.
+    """Write into output_dir that the run is trained, with the named files as they are now; it is looked at before any
+    checkpoint when the run is started again.
     """
     if not run.is_main:
         return
     root = Path(run.config.output_dir)
     facts = identity(run) | {"complete": False, "files": file_facts(root, files)}
     retried(MANIFEST, lambda: write_manifest(root, facts), run.say)
-    for folder in list_checkpoints(root):
-        if was_on_request(folder):
-            remove(folder)
 
 
 def record_complete(run: Run) -> None:
-    """Write into output_dir that the run is complete, with its result files as they are now."""
+    """Write into output_dir that the run is complete, with its result files as they are now. The checkpoint of a stop
+    has then done its work and goes.
+    """
     if not run.is_main:
         return
     root = Path(run.config.output_dir)
     trained = read_manifest(root) or {"files": {}}
-    results = [path.name for path in (*root.glob("*_results.json"), *root.glob("*_predictions.tsv"))]
-    facts = identity(run) | {"complete": True, "files": trained["files"] | file_facts(root, results)}
+    names = {path.name for path in (*root.glob("*_results.json"), *root.glob("*_predictions.tsv"))}
+    results = file_facts(root, sorted(names - trained["files"].keys()))
+    facts = identity(run) | {"complete": True, "files": trained["files"], "results": results}
     retried(MANIFEST, lambda: write_manifest(root, facts), run.say)
+    _delete(run, [folder for folder in list_checkpoints(root) if was_on_request(folder)])
 
 
 @contextmanager
@@ -242,10 +243,13 @@ def store_flos(run: Run) -> None:
 
 
 def _own_state(run: Run, phase: str) -> dict[str, Any]:
-    """The loss since the last log line, per process; and how far this update has been seen to."""
+    """The loss since the last log line, and the operations not yet added up, per process; and how far this update has
+    been seen to.
+    """
     meter, accelerator = run.meter, run.accelerator
     sums = accelerator.gather(torch.stack([meter.window, meter.epoch])).reshape(-1, 2).tolist()
     return {
+        "current_flos": gather_object([run.current_flos]),
         "eval_workers_persist": bool(run.eval_loaders),
         "epoch_began_at": meter.epoch_began_at,
         "epoch_losses": [epoch for _, epoch in sums],
@@ -263,39 +267,46 @@ def _own_state(run: Run, phase: str) -> dict[str, Any]:
 
 
 def delete_surplus(run: Run, newest: Path) -> None:
-    """What the newest checkpoint of the schedule makes superfluous. That it cannot be deleted is told, no more."""
-    try:
-        for folder in list_checkpoints(newest.parent):
-            if folder != newest and was_on_request(folder):
-                remove(folder)
-        rotate_checkpoints(newest, run.config.save_total_limit, run.state.best_model_checkpoint)
-    except OSError as error:
-        run.say(f"Deleting  an old checkpoint failed ({first_line(error)}); it is left")
+    """What the newest checkpoint makes superfluous: those of stops; if it is none itself, what is over the limit."""
+    if not run.is_main:
+        return
+    there = list_checkpoints(newest.parent)
+    _delete(run, [folder for folder in there if folder != newest and was_on_request(folder)])
+    if not was_on_request(newest):
+        _delete(run, surplus(newest, run.config.save_total_limit, run.state.best_model_checkpoint))
+
+
+def _delete(run: Run, folders: list[Path]) -> None:
+    """One that cannot be deleted is told, and stops nothing."""
+    for folder in folders:
+        try:
+            remove(folder)
+        except OSError as error:
+            run.say(f"Deleting  {folder.name} failed ({first_line(error)}); it is left")
 
 
 def was_on_request(folder: Path) -> bool:
     """Whether a checkpoint was saved because its run was asked to stop."""
     try:
-        return bool(json.loads((folder / FTLOOP_STATE).read_text(encoding="utf-8")).get("on_request", False))
-    except (OSError, ValueError, AttributeError):
+        return bool(read_json(folder / FTLOOP_STATE).get("on_request", False))
+    except UserError:
         return False
 
 
-def rotate_checkpoints(newest: Path, limit: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints beside `newest` that are over `limit`; never itself, never the best.
+def surplus(newest: Path, limit: int | None, best: str | None) -> list[Path]:
+    """The oldest checkpoints beside `newest` that are over `limit`, to be deleted; never itself, never the best.
 
     Those of later steps go first: they are from before this run was resumed at an earlier one.
     Mirrors: transformers.trainer_utils.rotate_checkpoints. Differs: by step number, not by modification time.
     """
     if limit is None:
-        return
+        return []
     there = list_checkpoints(newest.parent)
     later = there[there.index(newest) + 1 :]
     checkpoints = later + there[: len(there) - len(later)]
     protected = {newest, *([Path(best)] if best else [])}
-    surplus = len(checkpoints) - max(limit, len(protected))
-    for folder in [folder for folder in checkpoints if folder not in protected][: max(surplus, 0)]:
-        remove(folder)
+    too_many = len(checkpoints) - max(limit, len(protected))
+    return [folder for folder in checkpoints if folder not in protected][: max(too_many, 0)]
 
 
 def keep_only_best(run: Run) -> None:
@@ -303,9 +314,8 @@ def keep_only_best(run: Run) -> None:
     best = run.state.best_model_checkpoint
     is_here = best is not None and Path(best).parent == Path(run.config.output_dir)
     if run.is_main and best is not None and is_here and run.config.save_total_limit == 1:
-        for folder in list_checkpoints(Path(run.config.output_dir)):
-            if folder != Path(best):
-                remove(folder)
+        there = list_checkpoints(Path(run.config.output_dir))
+        _delete(run, [folder for folder in there if folder != Path(best)])
     run.accelerator.wait_for_everyone()
 
 

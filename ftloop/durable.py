@@ -32,24 +32,26 @@ REPLACED = ".replaced-"
 DELETED = ".deleted-"
 BROKEN = "broken-"
 
+# A fault of the program's, whatever it was about to write.
+FAULTS = (TypeError, AttributeError, NameError, LookupError, AssertionError)
 T = TypeVar("T")
 
 
-def retried(what: str, work: Callable[[], T], say: Callable[[str], None] = print) -> T:
+def retried(what: str, work: Callable[[], T], say: Callable[[str], None]) -> T:
     """Do `work`, which writes something; where that fails, once more. Raises: SaveError when it fails again.
 
-    Any exception counts as a failure to write: tokenizers raises a bare `Exception`, torch a RuntimeError.
+    Nearly any exception counts as a failure to write: tokenizers raises a bare `Exception`, torch a RuntimeError.
     """
-    try:
-        return work()
-    except FtloopError:
-        raise
-    except Exception as error:
-        say(f"Saving    {what} failed ({first_line(error)}); trying once more")
-    try:
-        return work()
-    except Exception as error:
-        raise SaveError(f"{what} could not be saved, twice: {first_line(error)}") from error
+    for is_last in (False, True):
+        try:
+            return work()
+        except (FtloopError, *FAULTS):
+            raise
+        except Exception as error:
+            if is_last:
+                raise SaveError(f"{what} could not be saved, twice: {first_line(error)}") from error
+            say(f"Saving    {what} failed ({first_line(error)}); trying once more")
+    raise AssertionError("not reached")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -177,14 +179,18 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    try:
-        facts = dict(json.loads(path.read_text(encoding="utf-8")))
-        whole = facts.pop("digest", None) == _digest(facts) and isinstance(facts["files"], dict)
-    except (OSError, ValueError, TypeError, KeyError):
-        whole = False
-    if not whole:
-        raise UserError(f"{path}: is damaged")
+    facts = read_json(path)
+    if facts.pop("digest", None) != _digest(facts) or not isinstance(facts.get("files"), dict):
+        raise UserError(f"{path}: is damaged (its digest differs)")
     return facts
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of ours holds. Raises: UserError when it cannot be read, or is no object of names and values."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: not readable ({first_line(error)})") from error
 
 
 def _canonical(facts: dict[str, Any]) -> str:
@@ -229,7 +235,8 @@ _held: set[str] = set()
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this run alone. A folder made for that is gone again if nothing was put into it.
+    """Hold `folder` for this run alone, cleared of what one that died in the middle of a save has left. A folder made
+    for that is gone again if nothing was put into it.
 
     Raises: UserError when another run holds it, or nothing can be written there.
     """
@@ -240,11 +247,14 @@ def in_use(folder: Path) -> Iterator[None]:
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for each in made:
+            sync(each.parent)
         lock = _lock(folder)
     except OSError as error:
         raise UserError(f"output_dir: {folder} cannot be written ({error.strerror})") from None
     _held.add(name)
     try:
+        clear_leftovers(folder)
         yield
     finally:
         _held.remove(name)

@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -83,11 +82,11 @@ _OF_FILES = {
 _SECONDS_TO_LISTEN = 5.0
 
 
-def tell(error: Exception, words: Sequence[str]) -> ExitCode:
+def tell(error: Exception, show_traceback: bool) -> ExitCode:
     """The end of a command that failed: what it says on stderr, and its exit code.
 
-    Only a fault has a traceback; `--traceback` among the `words` of the command line shows one for every error. Of
-    several processes the first tells what all have found; another speaks only where the first has found nothing.
+    A fault has a traceback, another error only where that is asked for. Of several processes the first tells what all
+    have found; another speaks only where the first has found nothing.
     """
     rank = os.environ.get("RANK", "0")
     who = "error" if rank == "0" else f"error in process {rank}"
@@ -102,7 +101,7 @@ def tell(error: Exception, words: Sequence[str]) -> ExitCode:
     alone = code == ExitCode.FAULT or (isinstance(error, FtloopError) and error.is_of_one_process)
     if rank != "0" and not alone:
         time.sleep(_SECONDS_TO_LISTEN)
-    if code == ExitCode.FAULT or any(word.startswith("--traceback") for word in words):
+    if code == ExitCode.FAULT or show_traceback:
         traceback.print_exception(error)
     for problem in problems:
         print(f"{who}: {problem}", file=sys.stderr)

@@ -14,7 +14,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ftloop.checkpoint import store_flos
-from ftloop.durable import retried, write_text
+from ftloop.durable import read_json, retried, write_text
+from ftloop.errors import UserError
 from ftloop.run import Run
 from ftloop.state import TRAINER_STATE
 
@@ -164,7 +165,11 @@ def save_metrics(run: Run, split: str, metrics: dict[str, Any]) -> None:
         return
     root = Path(run.config.output_dir)
     together = root / "all_results.json"
-    before = json.loads(together.read_text(encoding="utf-8")) if together.is_file() else {}
+    before: dict[str, Any] = {}
+    try:
+        before = read_json(together) if together.is_file() else {}
+    except UserError as error:
+        run.say(f"Broken    {error}; it is begun anew")
     for path, values in ((root / f"{split}_results.json", metrics), (together, before | metrics)):
         text = json.dumps(values, indent=4, sort_keys=True) + "\n"
         retried(path.name, partial(write_text, path, text), run.say)

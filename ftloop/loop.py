@@ -240,6 +240,8 @@ def _resumable(run: Run) -> Iterator[None]:
         if checkpoint is not None:
             load_checkpoint(run, checkpoint, is_whole=True)
         weights = sum(parameter.numel() * parameter.element_size() for parameter in run.model.parameters())
+        if run.stop.deadline is None and run.config.max_train_seconds is not None:
+            run.stop.deadline = time.monotonic() + run.config.max_train_seconds
         run.stop.save_seconds = run.stop.save_seconds or 3 * weights / SLOW_DISK  # AdamW keeps two numbers for each
         try:
             yield

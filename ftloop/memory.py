@@ -14,7 +14,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
-from ftloop.errors import TrainingError
+from ftloop.errors import TrainingError, first_line
 from ftloop.rng import restore_rng_state, rng_state
 from ftloop.run import Inputs, Run, num_rows, rows_between
 
@@ -171,7 +171,7 @@ def _told(run: Run, inputs: Inputs, kind: str, error: Exception) -> TrainingErro
     tokens = inputs["input_ids"].shape[1] if "input_ids" in inputs else None
     shape = f"{rows} row{'' if rows == 1 else 's'}{f' of {tokens} tokens' if tokens else ''}"
     where = f"update {run.state.global_step + 1}: a micro-batch of" if kind == "train" else "evaluation: a batch of"
-    lines = [f"{where} {shape} did not fit into memory ({str(error).splitlines()[0][:200]})"]
+    lines = [f"{where} {shape} did not fit into memory ({first_line(error)[:200]})"]
     if rows > 1:
         size = f"per_device_{kind}_batch_size"
         smaller = f"a --{size} below {getattr(config, size)}"

@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for text, found in zip(texts, classify(model, tokenizer, texts, max_seq_length=max_length), strict=True):
             print(json.dumps({"text": text} | asdict(found), ensure_ascii=False))
     except Exception as error:
-        return tell(error, words)
+        return tell(error, "--traceback" in words)
     return ExitCode.DONE
 
 

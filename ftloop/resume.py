@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,9 @@ from ftloop.checkpoint import (
     delete_surplus,
     find_checkpoint,
     list_checkpoints,
-    was_on_request,
 )
 from ftloop.config import SETTINGS, TrainConfig
-from ftloop.durable import MANIFEST, clear_leftovers, faults, read_manifest, set_aside
+from ftloop.durable import MANIFEST, faults, read_json, read_manifest, set_aside
 from ftloop.errors import FtloopError, UserError, first_line
 from ftloop.optim import create_scheduler
 from ftloop.plan import TrainingPlan, make_plan
@@ -126,20 +124,22 @@ def choose_checkpoint(config: TrainConfig, accelerator: Accelerator) -> Path | N
 
 def _choose(config: TrainConfig) -> Path | None:
     root = Path(config.output_dir)
-    clear_leftovers(root)
     named = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
     if named is None:
         return None
     if config.resume_from_checkpoint != "last":
         _refuse_broken(named)
         return named
+    broken: dict[Path, str] = {}
     for folder in reversed(list_checkpoints(root)):
         wrong = what_is_wrong(folder)
         if not wrong:
+            for other, why in broken.items():
+                print(f"Broken    {other.name}: {why}; set aside as {set_aside(other).name}", flush=True)
             return folder
-        aside = set_aside(folder)
-        print(f"Broken    {folder.name}: {'; '.join(wrong)}; set aside as {aside.name}", flush=True)
-    return None
+        broken[folder] = "; ".join(wrong)
+    told = [f"{folder}: is broken: {why}" for folder, why in broken.items()]
+    raise UserError(*told, f"output_dir: no checkpoint in {root} is whole; begin anew in another --output_dir")
 
 
 def _refuse_broken(folder: Path) -> None:
@@ -152,36 +152,42 @@ def what_is_wrong(folder: Path) -> list[str]:
     """The faults of a checkpoint, held against its manifest; none for Trainer's, which has no manifest."""
     try:
         manifest = read_manifest(folder)
-    except UserError:
-        return [f"{MANIFEST} is damaged"]
+    except UserError as error:
+        return [str(error).removeprefix(f"{folder}{os.sep}")]
     if manifest is None:
         return [f"{MANIFEST} is missing"] if (folder / FTLOOP_STATE).exists() else []
     return faults(folder, manifest["files"])
 
 
 def finished_run(config: TrainConfig) -> bool | None:
-    """Whether output_dir holds this very run, complete; None when it does not even hold its final model whole.
+    """Whether output_dir holds this run, going by its settings, complete; None when it does not even hold its final
+    model, so that there is training to be done.
 
     What the run has left is looked at before any checkpoint: those may have been deleted.
+    Raises: UserError when a final model is there, of other settings or broken, and no checkpoint to go on from.
     """
     root = Path(config.output_dir)
-    if config.resume_from_checkpoint is None:
+    if config.resume_from_checkpoint is None or not (root / MANIFEST).is_file():
         return None
+    changed: dict[str, tuple[Any, Any]] = {}
     try:
-        manifest = read_manifest(root)
+        manifest = read_manifest(root) or {}
+        changed = changed_settings(manifest["config"], config)
+        wrong = faults(root, manifest["files"])
     except UserError as error:
-        print(f"Broken    {error}", flush=True)
-        return None
-    if manifest is None or "complete" not in manifest:
-        return None
-    changed = changed_settings(manifest["config"], config).keys()
-    if changed - FREE:
-        return None
-    wrong = faults(root, manifest["files"])
+        wrong = [str(error)]
+    wrong += [f"{name} ({then} then, {now} now)" for name, (then, now) in changed.items() if name not in FREE]
     if wrong:
-        print(f"Broken    the finished run in {root}: {'; '.join(wrong)}", flush=True)
+        if config.resume_from_checkpoint == "last" and not list_checkpoints(root):
+            raise UserError(
+                f"output_dir: {root} holds a finished run that differs: {'; '.join(wrong)}; and there is no checkpoint "
+                "to go on from. Choose another --output_dir"
+            )
         return None
-    return bool(manifest["complete"]) and not changed & USES_OF_THE_MODEL
+    results = faults(root, manifest.get("results", {}))
+    if results:
+        print(f"Broken    the results in {root}: {'; '.join(results)}; they are made again", flush=True)
+    return bool(manifest["complete"]) and not results and not changed.keys() & USES_OF_THE_MODEL
 
 
 def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:
@@ -220,31 +226,35 @@ def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:
         run.saved_at = run.state.global_step
     state = run.state
     begin(state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
-    if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():
-        state.best_model_checkpoint = None
+    if state.best_model_checkpoint is not None:
+        state.best_model_checkpoint = _find_best(folder, Path(state.best_model_checkpoint), config.trainer_compat)
     if config.trainer_compat:
         run.meter.logged_at = run.meter.epoch_began_at = state.global_step
         state.evaluations_without_better = 0  # Trainer's early stopping starts counting anew
     else:
         _follow_settings(run, settings)
         _restore_own_state(run, _read_from_log_history(run) if own is None else own)
-    if (
-        is_here
-        and run.is_main
-        and folder.name == list_checkpoints(folder.parent)[-1].name
-        and not was_on_request(folder)
-    ):
+    if is_here and folder.name == list_checkpoints(folder.parent)[-1].name:
         delete_surplus(run, folder)  # the process may have died before it did
     run.say(f"Resuming  after update {state.global_step} of {run.plan.max_steps}, from {folder}")
     for line in [] if manifest is None else _told_changes(run, manifest):
         run.say(line)
 
 
+def _find_best(folder: Path, best: Path, trainer_compat: bool) -> str | None:
+    """Where the best checkpoint is now: beside the one resumed from, wherever both have been moved to, or as it was.
+
+    Differs: Trainer, and trainer_compat, look where it was alone.
+    """
+    places = [best] if trainer_compat else [folder.parent / best.name, best]
+    return next((str(place) for place in places if place.is_dir()), None)
+
+
 def _take_problem_type(run: Run, folder: Path) -> None:
     """The model has found it out in its first forward pass; a run that is over makes none before it saves."""
     config: Any = getattr(run.unwrapped_model, "config", None)
     if config is not None and (folder / "config.json").is_file():
-        config.problem_type = _read_json(folder / "config.json").get("problem_type")
+        config.problem_type = read_json(folder / "config.json").get("problem_type")
 
 
 def _groups(run: Run) -> list[dict[str, Any]]:
@@ -317,7 +327,7 @@ def _told_changes(run: Run, manifest: dict[str, Any]) -> list[str]:
         changed["num_processes"] = (manifest["num_processes"], run.plan.num_processes)
     length = {"num_train_epochs", "max_steps"}
     exact = FREE | (BY_RESULT - {"per_device_train_batch_size", "gradient_accumulation_steps"})
-    if not _rates_are_those_of(run, manifest):
+    if not _was_of_this_length(run, manifest):
         exact -= length
     same = {name: values for name, values in changed.items() if name in exact - quiet}
     other = {name: values for name, values in changed.items() if name not in exact | quiet}
@@ -334,14 +344,23 @@ def _told_changes(run: Run, manifest: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _rates_are_those_of(run: Run, manifest: dict[str, Any]) -> bool:
-    """Whether the updates done so far had the learning rates that this run's own schedule gives them."""
+def _was_of_this_length(run: Run, manifest: dict[str, Any]) -> bool:
+    """Whether the updates done so far had the learning rates that this run's own schedule gives them, and the same
+    evaluations after them: the last update of a run is evaluated wherever it falls.
+    """
     then = {name: value for name, value in manifest["config"].items() if name in SETTINGS}
     saved_config = TrainConfig(**then)
     plan = run.plan
     saved_plan = make_plan(saved_config, plan.num_examples, plan.steps_in_epoch, plan.num_processes)
     steps = run.state.global_step
-    return _rates(saved_config, saved_plan, steps) == _rates(run.config, plan, steps)
+    by_steps = run.config.eval_strategy == "steps"
+    interval = plan.eval_steps if by_steps else plan.updates_per_epoch
+    ended_between = run.config.eval_strategy != "no" and steps == saved_plan.max_steps and steps % interval != 0
+    return (
+        not ended_between
+        and (not by_steps or saved_plan.eval_steps == plan.eval_steps)
+        and _rates(saved_config, saved_plan, steps) == _rates(run.config, plan, steps)
+    )
 
 
 def _rates(config: TrainConfig, plan: TrainingPlan, steps: int) -> list[float]:
@@ -366,6 +385,8 @@ def _check_resumable(run: Run, folder: Path, manifest: dict[str, Any] | None) ->
             f"{folder}: not a checkpoint to resume from: {', '.join(missing)} missing "
             "(saved with save_only_model, or by another number of processes, or only in part)"
         )
+    if manifest is not None:
+        check_same_data(run, folder)
     state = TrainerState.from_json(folder / TRAINER_STATE)
     if state.global_step > run.plan.max_steps:
         raise UserError(
@@ -373,10 +394,7 @@ def _check_resumable(run: Run, folder: Path, manifest: dict[str, Any] | None) ->
             "raise num_train_epochs or max_steps to train on"
         )
     if manifest is not None:
-        data, saved = run.data_digests["train"], manifest["data"]["train"]
-        if data != saved and not run.config.resume_with_changes:
-            raise _another_run(folder, _changed_data(manifest, run.config, data, saved))
-        return _read_json(folder / FTLOOP_STATE), processes
+        return read_json(folder / FTLOOP_STATE), processes
     changed = {}
     if max(there, 1) != processes:
         changed["num_processes"] = (max(there, 1), processes)
@@ -391,6 +409,15 @@ def _check_resumable(run: Run, folder: Path, manifest: dict[str, Any] | None) ->
     return None, processes
 
 
+def check_same_data(run: Run, folder: Path) -> None:
+    """Raises: UserError when what a folder holds was trained on other rows."""
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    data, saved = run.data_digests["train"], manifest["data"]["train"]
+    if data != saved and not run.config.resume_with_changes:
+        raise _another_run(folder, _changed_data(manifest, run.config, data, saved))
+
+
 def _changed_data(
     manifest: dict[str, Any], config: TrainConfig, data: dict[str, Any], saved: dict[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
@@ -400,13 +427,6 @@ def _changed_data(
     if data["rows"] != saved["rows"]:
         return {"training rows": (saved["rows"], data["rows"])} | named
     return {"training data": (f"digest {saved['digest']}", data["digest"])} | named
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not readable ({first_line(error)})") from error
 
 
 def _restore(part: Any, path: Path) -> None:
@@ -453,6 +473,8 @@ def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
         # What is logged is the mean over processes: another number of them goes on from that.
         same = len(losses) == processes
         total.fill_(losses[run.accelerator.process_index] if same else sum(losses) / len(losses))
+    flos = own.get("current_flos", [0.0])
+    run.current_flos = flos[run.accelerator.process_index] if len(flos) == processes else sum(flos) / processes
     meter.logged_at, meter.epoch_began_at = own["logged_at"], own["epoch_began_at"]
     meter.total, meter.lost = own["total_loss"], own["lost_updates"]
     meter.grad_norm, meter.learning_rate = own["grad_norm"], own["learning_rate"]
@@ -493,4 +515,4 @@ def _load(path: Path) -> Any:
         with safe_globals():
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path}: not readable ({str(error).splitlines()[0] if str(error) else error!r})") from error
+        raise UserError(f"{path}: not readable ({first_line(error)})") from error

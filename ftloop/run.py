@@ -277,9 +277,16 @@ def prepare(
     check_schedule(config, run.plan.warmup_steps, run.plan.max_steps)
     run.model, run.optimizer = accelerator.prepare(model, create_optimizer(model, config))
     run.scheduler = create_scheduler(run.optimizer, config, run.plan.warmup_steps, run.plan.max_steps)
-    run.stop.group = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+    run.stop.group = _stop_group(config, accelerator)
     begin(run.state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
     return run
+
+
+def _stop_group(config: TrainConfig, accelerator: Accelerator) -> Any:
+    """The processes once more, over their CPUs."""
+    if accelerator.num_processes == 1:
+        return None
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=config.ddp_timeout))
 
 
 def _align_config(model: Any, processing_class: Any) -> None:

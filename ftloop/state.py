@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ftloop.config import TrainConfig
+from ftloop.durable import read_json
 from ftloop.errors import UserError
 from ftloop.plan import TrainingPlan
 
@@ -86,13 +87,13 @@ class TrainerState:
     def from_json(cls, path: Path) -> TrainerState:
         """Raises: UserError when the file is missing or broken."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             known = {f.name for f in dataclasses.fields(cls)} - {"control", "evaluations_without_better"}
             # Fields that another version of transformers adds are left behind; none is needed to continue.
             state = cls(**{name: value for name, value in values.items() if name in known})
             early = values.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {})
             state.evaluations_without_better = early.get("attributes", {}).get("early_stopping_patience_counter", 0)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a readable trainer state ({error})") from None
         return state
 

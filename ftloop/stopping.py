@@ -87,12 +87,13 @@ class _Listener:
         self.stop = stop
         self.waits = False
         """Whether somebody looks at `stop`, so that a signal may wait until then."""
+        self.interrupted = False
 
     def __call__(self, number: int, frame: Any) -> None:
-        name = signal.Signals(number).name
-        again = self.stop.reason is not None
+        name, again = signal.Signals(number).name, self.stop.reason is not None
         self.stop.request(name)
-        if number == signal.SIGINT and again:
+        is_second, self.interrupted = self.interrupted, self.interrupted or number == signal.SIGINT
+        if number == signal.SIGINT and is_second:
             _write(f"\nStopped   at once on a second {name}; what had been saved is whole\n")
             os._exit(ExitCode.INTERRUPTED)
         if not self.waits:

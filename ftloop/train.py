@@ -12,8 +12,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-STARTED = time.monotonic()
-
 if __package__ in (None, ""):
     # Run as a file, sys.path starts with this folder: `ftloop` would not be found, and our module names would shadow
     # top-level ones.
@@ -39,25 +37,32 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a label ends no run
-    stop = Stop()
-    try:
-        with listening(stop):
+    stop, started = Stop(), time.monotonic()
+    show_traceback = "--traceback" in words
+    with listening(stop):
+        try:
             config = parse_args(words)
+            show_traceback = config.traceback
             if config.max_train_seconds is not None:
-                stop.deadline = STARTED + config.max_train_seconds
+                stop.deadline = started + config.max_train_seconds
             use_cache_if_hub_is_silent(config)
             with in_use(Path(config.output_dir)) if _is_main() else nullcontext():
                 fine_tune(config, stop)
-    except (Stopped, KeyboardInterrupt) as stopped:
-        if _is_main():
-            where = stopped if isinstance(stopped, Stopped) else f"Stopped   on {stop.reason} before training"
-            print(f"{where}; the same command with --resume_from_checkpoint last goes on", file=sys.stderr, flush=True)
-        if isinstance(stopped, Stopped):
-            stop.wait_for_everyone()  # a launcher ends the others as soon as one has left
-        return ExitCode.STOPPED
-    except Exception as error:
-        return tell(error, words)
+        except (Stopped, KeyboardInterrupt) as stopped:
+            with signals_wait():
+                return _stopped(stop, stopped)
+        except Exception as error:
+            return tell(error, show_traceback)
     return ExitCode.DONE
+
+
+def _stopped(stop: Stop, stopped: BaseException) -> ExitCode:
+    if _is_main():
+        where = stopped if isinstance(stopped, Stopped) else f"Stopped   on {stop.reason} before training"
+        print(f"{where}; the same command with --resume_from_checkpoint last goes on", file=sys.stderr, flush=True)
+    if isinstance(stopped, Stopped):
+        stop.wait_for_everyone()  # a launcher ends the others as soon as one has left
+    return ExitCode.STOPPED
 
 
 def _is_main() -> bool:
@@ -88,7 +93,6 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
     check_model(config.model_name_or_path)
     check_schedule(config)
     find_checkpoint(config.output_dir, config.resume_from_checkpoint)
-    check_writable(config.output_dir, "output_dir")
     if config.logging_dir is not None:
         check_writable(config.logging_dir, "logging_dir")
     if config.record is not None:
@@ -146,7 +150,7 @@ def _train_and_save(run: Run, is_trained: bool) -> None:
     """Train, unless the final model is there already, and save it with what is known of the training."""
     from ftloop.checkpoint import record_trained, save_model
     from ftloop.logs import save_metrics, save_state
-    from ftloop.resume import load_weights
+    from ftloop.resume import check_same_data, load_weights
     from ftloop.state import TRAINER_STATE, TrainerState
 
     root = Path(run.config.output_dir)
@@ -154,6 +158,7 @@ def _train_and_save(run: Run, is_trained: bool) -> None:
         run.say(f"Trained   already: {root} holds the final model; what is left is to evaluate it")
         load_weights(run, root)
         run.state = TrainerState.from_json(root / TRAINER_STATE)
+        check_same_data(run, root)
         return
     result = _train(run)
     files = save_model(run)
@@ -183,9 +188,12 @@ def _main_process_first(accelerator: Any) -> Iterator[None]:
         accelerator.wait_for_everyone()
     try:
         yield
-    finally:
+    except Exception:
         if accelerator.is_main_process:
             accelerator.wait_for_everyone()
+        raise
+    if accelerator.is_main_process:
+        accelerator.wait_for_everyone()
 
 
 def _train(run: Run) -> TrainResult:

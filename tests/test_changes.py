@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tiny import pad
 
 from ftloop import Stopped, TrainConfig, UserError, prepare, train
 from ftloop.config import SETTINGS
+from ftloop.loop import training_step
 from ftloop.resume import BY_RESULT, FREE, OTHER_BITS, what_is_wrong
 
 SAVED = 4
@@ -113,6 +115,17 @@ def test_more_epochs_are_the_longer_run_where_the_schedule_allows(
     assert "num_train_epochs (2.0 then, 3.0 now): the training stays the same" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("eval_steps", [4, 0.5])
+def test_more_updates_are_said_to_change_the_bits_where_an_evaluation_was_the_shorter_runs_alone(
+    eval_steps: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last update is evaluated wherever it falls; a share of the updates falls elsewhere in a longer run."""
+    arguments = ARGUMENTS | {"lr_scheduler_type": "constant", "eval_strategy": "steps", "eval_steps": eval_steps}
+    run_ftloop(Job(), tmp_path, **arguments)
+    run_ftloop(Job(), tmp_path, **arguments | {"num_train_epochs": 3, "resume_from_checkpoint": "last"})
+    assert "num_train_epochs (2.0 then, 3.0 now): from here on no longer the bits" in capsys.readouterr().out
+
+
 def test_more_epochs_under_a_schedule_of_their_length_are_said_to_change_the_bits(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,11 +176,40 @@ def test_a_broken_checkpoint_is_named_and_set_aside_and_the_one_before_it_taken(
     assert not what_is_wrong(root / "checkpoint-4")
 
 
-def test_where_none_is_whole_the_run_starts_afresh(saved: Path, tmp_path: Path) -> None:
+def test_where_none_is_whole_all_are_named_and_none_is_touched(saved: Path, tmp_path: Path) -> None:
+    """A disk that does not answer for a moment must not cost the run."""
     root = broken(saved, tmp_path, 1, 2, 3, 4)
-    resumed = run_ftloop(Job(), root, **ARGUMENTS | {"resume_from_checkpoint": "last"})
-    assert len(resumed.updates) == 6
-    assert len(list(root.glob("broken-checkpoint-*"))) == 4
+    with pytest.raises(UserError) as told:
+        run_ftloop(Job(), root, **ARGUMENTS | {"resume_from_checkpoint": "last"})
+    assert [problem.split(":")[0] for problem in told.value.problems[:4]] == [
+        str(root / f"checkpoint-{step}") for step in (4, 3, 2, 1)
+    ]
+    assert not list(root.glob("broken-*"))
+
+
+def test_the_best_is_found_and_kept_where_both_have_been_moved(saved: Path, tmp_path: Path) -> None:
+    """Under a lower limit than it was saved with, which is applied at once."""
+    arguments = ARGUMENTS | {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    run_ftloop(Job(), tmp_path / "there", **arguments | {"metric_for_best_model": "spread"})
+    shutil.rmtree(tmp_path / "there" / "checkpoint-6")
+    (tmp_path / "there").rename(tmp_path / "here")
+    best = json.loads((tmp_path / "here" / "checkpoint-5" / "trainer_state.json").read_text())["best_global_step"]
+    resumed = run_ftloop(
+        Job(),
+        tmp_path / "here",
+        **arguments | {"metric_for_best_model": "spread", "save_total_limit": 1, "resume_from_checkpoint": "last"},
+    )
+    assert resumed.best[1] is not None
+    assert (tmp_path / "here" / f"checkpoint-{resumed.best[1]}").is_dir()
+    assert resumed.best[1] in (best, 6)
+
+
+def test_a_stop_saves_what_can_be_resumed_though_only_models_are_saved(tmp_path: Path) -> None:
+    whole = run_ftloop(Job(), tmp_path / "whole", **ARGUMENTS | {"save_only_model": True, "save_strategy": "epoch"})
+    config = {"save_only_model": True, "save_strategy": "epoch"}
+    stopped_after(4, tmp_path / "stopped", **config)
+    resumed = run_ftloop(Job(), tmp_path / "stopped", **ARGUMENTS | config | {"resume_from_checkpoint": "last"})
+    assert resumed.weights == whole.weights
 
 
 def test_a_broken_checkpoint_that_was_named_is_an_error_and_stays_where_it_is(saved: Path, tmp_path: Path) -> None:
@@ -177,15 +219,8 @@ def test_a_broken_checkpoint_that_was_named_is_an_error_and_stays_where_it_is(sa
     assert (root / "checkpoint-4").is_dir()
 
 
-# --- stopping by hand ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_loop_body_or_a_training_step_can_ask_to_stop(step: int, tmp_path: Path) -> None:
-    from ftloop.loop import training_step
-
-    whole = run_ftloop(Job(), tmp_path / "whole", **ARGUMENTS | {"save_strategy": "no"})
-    config = TrainConfig(output_dir=str(tmp_path / "stopped"), use_cpu=True, **ARGUMENTS | {"save_strategy": "no"})
+def stopped_after(step: int, folder: Path, **arguments: Any) -> None:
+    config = TrainConfig(output_dir=str(folder), use_cpu=True, **ARGUMENTS | arguments)
     train_rows, eval_rows = Job().data()
     run = prepare(config, Job().model(), train_rows, eval_rows, data_collator=pad, compute_metrics=Job().metrics)
 
@@ -196,6 +231,21 @@ def test_a_loop_body_or_a_training_step_can_ask_to_stop(step: int, tmp_path: Pat
 
     with pytest.raises(Stopped, match=f"on a whim after update {step}, saved as checkpoint-{step}"):
         train(run, asks_to_stop)
+
+
+def test_a_time_limit_holds_from_python_too(tmp_path: Path) -> None:
+    config = TrainConfig(output_dir=str(tmp_path), use_cpu=True, max_steps=100_000, max_train_seconds=1)
+    with pytest.raises(Stopped, match=r"on max_train_seconds after update \d+, saved as checkpoint-"):
+        train(prepare(config, Job().model(), Job().data()[0], data_collator=pad))
+
+
+# --- stopping by hand ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_loop_body_or_a_training_step_can_ask_to_stop(step: int, tmp_path: Path) -> None:
+    whole = run_ftloop(Job(), tmp_path / "whole", **ARGUMENTS | {"save_strategy": "no"})
+    stopped_after(step, tmp_path / "stopped", save_strategy="no")
     resumed = run_ftloop(
         Job(), tmp_path / "stopped", **ARGUMENTS | {"save_strategy": "no", "resume_from_checkpoint": "last"}
     )

@@ -11,7 +11,7 @@ from side_by_side import Job, run_ftloop
 
 from ftloop import SaveError, UserError, find_checkpoint
 from ftloop import checkpoint as checkpoint_module
-from ftloop.checkpoint import list_checkpoints, rotate_checkpoints
+from ftloop.checkpoint import list_checkpoints, surplus
 
 ARGUMENTS: dict[str, Any] = {
     "num_train_epochs": 1,
@@ -48,14 +48,13 @@ def test_the_oldest_go_first_and_never_the_newest_or_the_best(
 ) -> None:
     folders(tmp_path, 100, 9, 10, 5)  # by number: not by name, not by time
     best_folder = None if best is None else str(tmp_path / f"checkpoint-{best}")
-    rotate_checkpoints(tmp_path / "checkpoint-100", limit, best_folder)
-    assert steps(tmp_path) == left
+    gone = surplus(tmp_path / "checkpoint-100", limit, best_folder)
+    assert [step for step in (5, 9, 10, 100) if tmp_path / f"checkpoint-{step}" not in gone] == left
 
 
 def test_later_checkpoints_of_an_abandoned_continuation_go_first(tmp_path: Path) -> None:
     folders(tmp_path, 2, 4, 6, 8)
-    rotate_checkpoints(tmp_path / "checkpoint-4", 2, None)
-    assert steps(tmp_path) == [2, 4]
+    assert surplus(tmp_path / "checkpoint-4", 2, None) == [tmp_path / "checkpoint-6", tmp_path / "checkpoint-8"]
 
 
 def test_last_is_the_highest_number(tmp_path: Path) -> None:

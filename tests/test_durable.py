@@ -92,6 +92,13 @@ def test_a_manifest_tells_every_kind_of_fault(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 200_000, b"null"])
+def test_a_manifest_that_is_none_is_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_bytes(content)
+    with pytest.raises(UserError, match=MANIFEST):
+        read_manifest(tmp_path)
+
+
 def test_any_flipped_bit_of_a_manifest_is_seen(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
     write_manifest(tmp_path, {"files": file_facts(tmp_path), "seed": 42})

@@ -50,7 +50,60 @@ def test_it_does_nothing_more_whatever_was_deleted(
     assert capsys.readouterr().out == f"Finished  already: {output_dir} holds this run, complete\n"
 
 
-@pytest.mark.parametrize("gone", ["eval_results.json", "model.safetensors", MANIFEST])
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        ("model.safetensors", "model.safetensors is missing"),
+        (MANIFEST, "not readable"),
+        ("seed", "seed (42 then, 7 now)"),
+    ],
+)
+def test_a_final_model_is_not_trained_over_where_there_is_no_checkpoint(
+    broken: str, named: str, output_dir: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for checkpoint in output_dir.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    if broken == MANIFEST:
+        (output_dir / broken).write_text("{")
+    elif broken != "seed":
+        (output_dir / broken).unlink()
+    before = what_is_left(output_dir)
+    changed = ["--seed", "7"] if broken == "seed" else []
+    assert main([*words(tiny_folder, output_dir), *changed]) == ExitCode.MISTAKE
+    assert what_is_left(output_dir) == before
+    assert named in capsys.readouterr().err
+
+
+def test_results_alone_are_made_again_without_training(
+    output_dir: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for checkpoint in output_dir.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    before = what_is_left(output_dir)
+    (output_dir / "test_results.json").unlink()
+    (output_dir / "all_results.json").write_text("{")
+    assert main(words(tiny_folder, output_dir)) == ExitCode.DONE
+    said = capsys.readouterr().out
+    assert "Trained   already" in said
+    left = what_is_left(output_dir)
+    del before["all_results.json"], left["all_results.json"]  # what was in it of the training is gone
+    assert difference(before, left) is None
+
+
+def test_a_model_trained_on_other_rows_is_not_used(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same file, but its last row is another; found where the rows are read, for another test file."""
+    lines = (tiny_folder / "train.jsonl").read_text().splitlines()
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    command = [*words(tiny_folder, tmp_path / "out"), "--train_file", str(tmp_path / "train.jsonl"), "--max_steps", "1"]
+    assert main(command) == ExitCode.DONE
+    (tmp_path / "train.jsonl").write_text("\n".join([*lines[:-1], lines[0]]))
+    assert main([*command, "--test_file", str(tiny_folder / "validation.jsonl")]) == ExitCode.MISTAKE
+    assert "training data (digest " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gone", ["model.safetensors", MANIFEST])
 def test_what_is_missing_or_broken_is_made_again(
     gone: str, output_dir: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,7 +112,6 @@ def test_what_is_missing_or_broken_is_made_again(
     assert main(words(tiny_folder, output_dir)) == ExitCode.DONE
     assert difference(before, what_is_left(output_dir)) is None
     said = capsys.readouterr().out
-    assert ("Broken    the finished run" in said) == (gone != MANIFEST)
     assert "Epoch 1/2" not in said, "it is made from the last checkpoint"
 
 

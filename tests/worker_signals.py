@@ -128,7 +128,7 @@ POINTS = {
     "evaluation": at_forward(training=False),
     "saving": at_call(ftloop.checkpoint, "_save_optimizer"),
     "committing": at_call(ftloop.checkpoint, "put_in_place"),
-    "rotating": at_call(ftloop.checkpoint, "rotate_checkpoints"),
+    "rotating": at_call(ftloop.checkpoint, "delete_surplus"),
     "loading": at_call(ftloop.resume, "load_weights"),
     "loading the best": at_call(ftloop.loop, "load_weights"),
     "final save": at_call(ftloop.checkpoint, "_replace_model"),
