@@ -225,16 +225,18 @@ def test_a_broken_checkpoint_is_named_set_aside_and_the_one_before_is_used(
     assert_all_well(list(side_by_side(killing_ground, outcome, names)), at_least=9)
 
 
-def test_two_broken_checkpoints_are_both_set_aside(stopped: Path, killing_ground: Ground) -> None:
-    """None is left, and `last` begins anew as it does where there is none; both are named."""
+def test_two_broken_checkpoints_are_both_named_and_left(stopped: Path, killing_ground: Ground) -> None:
+    """None is whole: what to do is for a person to say, and a run begun anew in silence would be days lost."""
     folder = fresh(killing_ground, "both broken")
     shutil.copytree(stopped, folder)
     for step in (6, 8):
         flip_a_bit(folder / OUTPUT_DIR / f"checkpoint-{step}" / "optimizer.pt")
+    before = what_is_left(folder / OUTPUT_DIR)
     ran = run(killing_ground, STEPS, folder, "resumed")
-    assert ran.exit_codes == [0], ran.stderr[-2000:]
-    assert left(killing_ground, folder) is None
-    assert {path.name for path in (folder / OUTPUT_DIR).glob(f"{SET_ASIDE}*")} == {f"{SET_ASIDE}6", f"{SET_ASIDE}8"}
+    assert ran.exit_codes == [ExitCode.MISTAKE], ran.stderr[-2000:]
+    assert what_is_left(folder / OUTPUT_DIR) == before
+    for step in (6, 8):
+        assert f"checkpoint-{step}: is broken: optimizer.pt" in ran.stderr
 
 
 def a_file(path: Path) -> None:
