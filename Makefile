@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SLOW_JOBS ?= 1
+SLOW_JOBS ?= 2
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -35,7 +35,7 @@ test: install ## the fast tests
 
 .PHONY: test-slow
 test-slow: install ## launches, several processes, real data (MRPC where FTLOOP_MRPC_DIR names its folder)
-	$(BIN)/python -m pytest -m slow -n $(SLOW_JOBS)
+	$(BIN)/python -m pytest -m slow -n $(SLOW_JOBS) --dist loadfile
 
 .PHONY: lint
 lint: install ## ruff and mypy

@@ -140,6 +140,7 @@ def ftloop_side(mrpc: str | None, rows: int | None, args: dict[str, Any], record
     limits = {f"max_{split}_samples": rows for split in ("train", "eval", "predict")}
     own = {"model_name_or_path": PACKAGED_MODEL, "trainer_compat": compat, "record": recording and str(recording)}
     run = fine_tune(TrainConfig(**own, **source, **limits, **args))
+    assert run is not None
     seconds = json.loads((Path(args["output_dir"]) / "train_results.json").read_text())["train_runtime"]
     test = untimed(json.loads((Path(args["output_dir"]) / "test_results.json").read_text()))
     best = run.state.best_global_step, run.state.best_metric

@@ -69,8 +69,11 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def fine_tune(config: TrainConfig, stop: Stop) -> None:
-    """The whole job, from the files it reads to the files it leaves. What can fail for the user fails first."""
+def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
+    """The whole job, from the files it reads to the files it leaves. What can fail for the user fails first.
+
+    Returns: the run; None when output_dir holds it already, complete.
+    """
     import numpy as np
 
     from ftloop.announce import announce_baseline, announce_data, announce_run, quiet_libraries
@@ -89,7 +92,7 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
     if is_complete:
         if _is_main():
             print(f"Finished  already: {config.output_dir} holds this run, complete", flush=True)
-        return
+        return None
     check_model(config.model_name_or_path)
     check_schedule(config)
     find_checkpoint(config.output_dir, config.resume_from_checkpoint)
@@ -131,7 +134,8 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
         accelerator=accelerator,
     )
     run.source_rows = data.train.select_columns([*data.text_columns, data.label_column])
-    stop.group, run.stop = run.stop.group, stop
+    if stop is not None:
+        stop.group, run.stop = run.stop.group, stop
     if run.is_main:
         announce_run(run, config.model_name_or_path, new_weights)
         announce_data(run, data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
@@ -144,6 +148,7 @@ def fine_tune(config: TrainConfig, stop: Stop) -> None:
     with signals_wait():
         _train_and_save(run, is_trained)
         _use(run, data, encoded, samples, max_length)
+    return run
 
 
 def _train_and_save(run: Run, is_trained: bool) -> None:

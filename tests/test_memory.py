@@ -362,6 +362,8 @@ def test_the_command_splits_and_without_the_flag_ends_with_its_own_exit_code(tin
     without = run_command(*command, str(tmp_path / "without"), expect=3)
     assert without.stderr.startswith("error: update 1: a micro-batch of 8 rows of ")
     elsewhere = run_command(*command, str(tmp_path / "without"), expect=3, RANK="1")
-    assert elsewhere.stderr.startswith("error: update 1: "), "told by the process it happened in, whichever it is"
+    assert elsewhere.stderr.startswith("error in process 1: update 1: "), (
+        "told by the process it happened in, whichever it is"
+    )
     with_it = run_command(*command, str(tmp_path / "with"), "--auto_micro_batch")
     assert "Memory    update 1: 8 rows at once did not fit; 2 do" in with_it.stdout
