@@ -153,9 +153,10 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
 
 def _train_and_save(run: Run, is_trained: bool) -> None:
     """Train, unless the final model is there already, and save it with what is known of the training."""
+    from ftloop.changes import check_same_data
     from ftloop.checkpoint import record_trained, save_model
     from ftloop.logs import save_metrics, save_state
-    from ftloop.resume import check_same_data, load_weights
+    from ftloop.resume import load_weights
     from ftloop.state import TRAINER_STATE, TrainerState
 
     root = Path(run.config.output_dir)

@@ -13,9 +13,10 @@ from test_resume import ARGUMENTS
 from tiny import pad
 
 from ftloop import Stopped, TrainConfig, UserError, prepare, train
+from ftloop.changes import BY_RESULT, FREE, OTHER_BITS
 from ftloop.config import SETTINGS
 from ftloop.loop import training_step
-from ftloop.resume import BY_RESULT, FREE, OTHER_BITS, what_is_wrong
+from ftloop.resume import what_is_wrong
 
 SAVED = 4
 """Update 4 of 6, in mid-epoch."""

@@ -403,7 +403,7 @@ ORDER = [
     ("state",),
     ("run",),
     ("loss", "memory"),
-    ("evaluation", "checkpoint", "predict"),
+    ("evaluation", "checkpoint", "changes", "predict"),
     ("logs", "resume"),
     ("guard",),
     ("loop", "announce"),

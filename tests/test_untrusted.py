@@ -1071,7 +1071,7 @@ def test_of_several_processes_the_first_tells_the_mistake_and_each_its_own_fault
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("ftloop.errors.time.sleep", lambda seconds: None)
     assert stderr_of(main, ["no-such-recipe"]).startswith("error in process 1: recipe 'no-such-recipe'")
-    monkeypatch.setattr(sys.modules["ftloop.train"], "fine_tune", lambda config: 1 / 0)
+    monkeypatch.setattr(sys.modules["ftloop.train"], "fine_tune", lambda *_: 1 / 0)
     assert stderr_of(main, ["guide"], ExitCode.FAULT).splitlines()[-1].startswith("error in process 1: a fault")
 
 
