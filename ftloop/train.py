@@ -39,20 +39,21 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a label ends no run
     stop, started = Stop(), time.monotonic()
     show_traceback = "--traceback" in words
-    with listening(stop):
-        try:
-            config = parse_args(words)
-            show_traceback = config.traceback
-            if config.max_train_seconds is not None:
-                stop.deadline = started + config.max_train_seconds
-            use_cache_if_hub_is_silent(config)
-            with in_use(Path(config.output_dir)) if _is_main() else nullcontext():
-                fine_tune(config, stop)
-        except (Stopped, KeyboardInterrupt) as stopped:
-            with signals_wait():
-                return _stopped(stop, stopped)
-        except Exception as error:
-            return tell(error, show_traceback)
+    try:
+        with listening(stop):
+            try:
+                config = parse_args(words)
+                show_traceback = config.traceback
+                if config.max_train_seconds is not None:
+                    stop.deadline = started + config.max_train_seconds
+                use_cache_if_hub_is_silent(config)
+                with in_use(Path(config.output_dir)) if _is_main() else nullcontext():
+                    fine_tune(config, stop)
+            except (Stopped, KeyboardInterrupt) as stopped:
+                with signals_wait():
+                    return _stopped(stop, stopped)
+    except Exception as error:
+        return tell(error, show_traceback)
     return ExitCode.DONE
 
 

@@ -280,8 +280,8 @@ def run(
         ground.nurseries.put(nursery)
     ranks = range(job.processes)
     out, err = (
-        "".join((folder / f"{name}.{rank}.{suffix}").read_text(errors="replace") for rank in ranks)
-        for suffix in ("out", "err")
+        "".join(path.read_text(errors="replace") for path in paths if path.exists())  # not if killed before it began
+        for paths in ([folder / f"{name}.{rank}.{suffix}" for rank in ranks] for suffix in ("out", "err"))
     )
     logs = [folder / f"{name}.{rank}.operations" for rank in ranks]
     return Ran(answer["statuses"], [read_operations(log) for log in logs], out, err, answer["seconds"])

@@ -234,7 +234,7 @@ def test_two_broken_checkpoints_are_both_named_and_left(stopped: Path, killing_g
     before = what_is_left(folder / OUTPUT_DIR)
     ran = run(killing_ground, STEPS, folder, "resumed")
     assert ran.exit_codes == [ExitCode.MISTAKE], ran.stderr[-2000:]
-    assert what_is_left(folder / OUTPUT_DIR) == before
+    assert difference(before, what_is_left(folder / OUTPUT_DIR)) in (None, ".ftloop.lock is missing")
     for step in (6, 8):
         assert f"checkpoint-{step}: is broken: optimizer.pt" in ran.stderr
 

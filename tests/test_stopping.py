@@ -100,7 +100,8 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, Any]], list[int]]] = {
         [75, 75],
     ),
     "by a second SIGINT": ({}, [at("saving", 2, "SIGINT", "SIGINT")], [130]),
-    "by a SIGTERM and a SIGINT": ({}, [at("forward", 14, "SIGTERM", "SIGINT")], [130]),
+    "by a SIGTERM and a SIGINT": ({}, [at("forward", 14, "SIGTERM", "SIGINT")], [75]),
+    "by a SIGTERM and two SIGINTs": ({}, [at("forward", 14, "SIGTERM", "SIGINT", "SIGINT")], [130]),
 }
 
 
