@@ -102,6 +102,8 @@ def finished_run(config: TrainConfig) -> bool | None:
     changed: dict[str, tuple[Any, Any]] = {}
     try:
         manifest = read_manifest(root) or {}
+        if "complete" not in manifest:
+            return None  # a checkpoint's
         changed = changed_settings(manifest["config"], config)
         wrong = faults(root, manifest["files"])
     except UserError as error:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from killing import difference, what_is_left
 
+from ftloop import TrainConfig
 from ftloop.durable import MANIFEST
 from ftloop.errors import ExitCode
+from ftloop.resume import finished_run
 from ftloop.train import main
 
 
@@ -140,6 +142,11 @@ def test_more_epochs_go_on_from_the_last_checkpoint(
     assert "Resuming  after update 8 of 12" in said
     assert "num_train_epochs (2.0 then, 3.0 now): from here on no longer the bits" in said
     assert json.loads((output_dir / "trainer_state.json").read_text())["global_step"] == 12
+
+
+def test_a_checkpoint_taken_for_an_output_dir_is_no_finished_run(output_dir: Path) -> None:
+    config = TrainConfig(output_dir=str(output_dir / "checkpoint-8"), resume_from_checkpoint="last")
+    assert finished_run(config) is None
 
 
 def test_it_is_not_trained_over_without_being_asked(
