@@ -51,8 +51,8 @@ HINTS = {
     "no_cuda": "its name is --use_cpu",
     "auto_find_batch_size": "--auto_micro_batch splits what does not fit into memory, and the run stays the same",
     "overwrite_output_dir": "use a new --output_dir, or --resume_from_checkpoint last",
-    "train_sampling_strategy": "its name is --batching here, with random and sequential as there; for group_by_length take "
-    "length_grouped (another order, the same on all processes and exactly resumed), for batch_rebalance token_budget",
+    "train_sampling_strategy": "its name is --batching here, with random and sequential as there; for group_by_length "
+    "take length_grouped (another order, the same on all processes, exactly resumed), for batch_rebalance token_budget",
     "group_by_length": "its name is --batching length_grouped",
     "length_column_name": "lengths are counted; leave it out",
     "pad_to_multiple_of": "its name is --padding multiple:N",
