@@ -175,9 +175,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             use_seedable_sampler=True,
             even_batches=True,
             split_batches=False,
+            non_blocking=config.dataloader_pin_memory,  # a copy from pinned memory runs while the GPU computes
             data_seed=config.seed if config.data_seed is None else config.data_seed,
         ),
-        dynamo_plugin=TorchDynamoPlugin(backend="inductor" if config.torch_compile else None),
+        dynamo_plugin=_compiler(config),
         kwargs_handlers=handlers,
     )
     if config.auto_micro_batch and accelerator.num_processes > 1:
@@ -190,6 +191,23 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
     return accelerator
+
+
+def _compiler(config: TrainConfig) -> TorchDynamoPlugin:
+    """With `torch_compile`: where batches are padded to a few lengths, a graph for each, which later ones find ready;
+    else one for all shapes, as torch makes it at the second.
+    """
+    if not config.torch_compile:
+        return TorchDynamoPlugin(backend=None)
+    kind, _, number = config.padding.partition(":")
+    if kind not in ("buckets", "max_length"):
+        return TorchDynamoPlugin(backend="inductor")
+    import torch._dynamo
+
+    # For each length, and one above the training set's: in training and evaluation, whole batches and the last one.
+    shapes = 4 * (int(number or 1) + 1)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, shapes)
+    return TorchDynamoPlugin(backend="inductor", dynamic=False)
 
 
 def mixed_precision(config: TrainConfig) -> str:

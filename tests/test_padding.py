@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_rows, tiny_tokenizer
+from tiny import tiny_bert, tiny_rows, tiny_tokenizer
 
+from ftloop import prepare, updates
 from ftloop.config import TrainConfig
 from ftloop.padding import bucket_edges, collator, computed_tokens, padded_lengths, padding_edges, row_lengths
 
@@ -76,6 +78,41 @@ def test_a_batch_is_padded_to_a_length_the_model_can_take(padding: str, edges: t
         assert batch["attention_mask"].sum(1).tolist() == [length, 1]
         assert batch["labels"].tolist() == [1, 1]
         assert padded_lengths(np.array([length]), edges).tolist() == [wanted]
+
+
+@pytest.mark.slow
+def test_graphs_compiled_for_a_few_lengths_are_found_ready_in_the_next_epoch(tmp_path: Path) -> None:
+    import torch._dynamo
+    from torch._dynamo.utils import counters
+
+    rows = tiny_rows(64)
+    config = TrainConfig(
+        output_dir=str(tmp_path),
+        torch_compile=True,
+        padding="buckets:2",
+        batching="length_grouped",
+        per_device_train_batch_size=4,
+        num_train_epochs=3,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    edges = padding_edges(config, 40, row_lengths(rows))
+    assert edges is not None
+    torch._dynamo.reset()
+    counters.clear()
+    shapes: set[tuple[int, ...]] = set()
+    pad = collator(tiny_tokenizer(), edges)
+
+    def collate(examples: list[Any]) -> Any:
+        batch = pad(examples)
+        shapes.add(tuple(batch["input_ids"].shape))
+        return batch
+
+    run = prepare(config, tiny_bert(), rows, data_collator=collate, padding_edges=edges)
+    graphs = [counters["stats"]["unique_graphs"] for update in updates(run) if update.ends_epoch]
+    assert shapes == {(4, edge) for edge in edges[:2]}
+    assert graphs == [graphs[0]] * 3
+    assert graphs[0] >= len(shapes)
 
 
 def test_tokens_are_counted_as_the_model_sees_them() -> None:
