@@ -14,7 +14,9 @@ from ftloop.config import TrainConfig
 from ftloop.data import Labels, TextData
 from ftloop.logs import format_numbers, scores
 from ftloop.metrics import ComputeMetrics
+from ftloop.padding import padding_share
 from ftloop.run import Run
+from ftloop.sampling import batch_starts, length_grouped_rows
 
 SHOWN_CLASSES = 20
 
@@ -63,6 +65,22 @@ def _left_out(run: Run, data: TextData, name: str, used: int) -> str:
     return ", ".join(told)
 
 
+def announce_padding(run: Run, lengths: np.ndarray, edges: tuple[int, ...] | None) -> None:
+    """How much of the first epoch is padding, and how little of it there could be."""
+    config, plan = run.config, run.plan
+    rows, size = run.row_order(0), plan.per_device_train_batch_size
+    starts = batch_starts(len(lengths), size) if plan.budget is None else plan.budget.of_epoch(0).batch_starts
+    share = padding_share(rows, starts, lengths, edges)
+    to = "its longest row" if edges is None else f"{edges[0]} tokens" if len(edges) == 1 else config.padding
+    told = f"{config.batching} batches, each padded to {to}: {share:.1%} of the tokens are padding"
+    if config.batching in ("random", "sequential") and not config.trainer_compat:
+        update = size * plan.gradient_accumulation_steps * plan.num_processes
+        grouped = length_grouped_rows(lengths, update, config.seed, 0)
+        less = padding_share(grouped, batch_starts(len(lengths), size), lengths)
+        told += f"; --batching length_grouped leaves {less:.1%}" if less < share - 0.01 else ""
+    _say("Padding", told)
+
+
 def with_baseline(run: Run, labels: Labels, name: str, label_ids: np.ndarray) -> ComputeMetrics:
     """The run's own metrics; before the first, what a constant answer scores on the set that decides is told, so that
     they can be read against it. Not at the start, where scikit-learn would have to be imported for it.
@@ -105,8 +123,12 @@ def announce_run(run: Run, name: str, new_weights: list[str]) -> None:
     micro_batches = _count(plan.gradient_accumulation_steps, "micro-batch", "micro-batches")
     epochs = plan.max_steps / plan.updates_per_epoch
     length = f"{epochs:.3g} epoch{'' if epochs == 1 else 's'} of {plan.updates_per_epoch}"
-    each = f"{plan.per_device_train_batch_size} x {micro_batches} x {many}"
-    _say("Plan", f"{_count(plan.max_steps, 'update')}: {length}; an update is {_count(rows, 'row')}: {each}")
+    if plan.budget is None:
+        update = f"{_count(rows, 'row')}: {plan.per_device_train_batch_size} x {micro_batches} x {many}"
+    else:
+        mean = plan.num_examples / plan.updates_per_epoch
+        update = f"{mean:.1f} rows on average: up to {plan.budget.max_tokens} tokens x {micro_batches} x {many}"
+    _say("Plan", f"{_count(plan.max_steps, 'update')}: {length}; an update is {update}")
     warmup = f"after {plan.warmup_steps} of warmup" if plan.warmup_steps else "no warmup"
     _say("Schedule", f"{config.lr_scheduler_type}, peak {config.learning_rate:g}, {warmup}")
 

@@ -66,6 +66,7 @@ OTHER_BITS = {  # the same job, but no longer the bits of one run that was never
     "max_eval_samples",
     "metric_for_best_model",
     "per_device_eval_batch_size",
+    "sort_eval",
     "tf32",
     "torch_compile",
     "use_cpu",
@@ -113,7 +114,8 @@ def refuse_another_run(config: TrainConfig, folder: Path, num_processes: int) ->
     split = ("per_device_train_batch_size", "gradient_accumulation_steps")
     then = [*(manifest["config"][name] for name in split), manifest["num_processes"]]
     now = [*(getattr(config, name) for name in split), num_processes]
-    if then != now and (np.prod(then) != np.prod(now) or config.trainer_compat):
+    one_split = config.trainer_compat or config.batching == "token_budget"
+    if then != now and (np.prod(then) != np.prod(now) or one_split):
         for name, before, value in zip((*split, "num_processes"), then, now, strict=True):
             if before != value:
                 wrong[name] = (before, value)

@@ -51,6 +51,11 @@ HINTS = {
     "no_cuda": "its name is --use_cpu",
     "auto_find_batch_size": "--auto_micro_batch splits what does not fit into memory, and the run stays the same",
     "overwrite_output_dir": "use a new --output_dir, or --resume_from_checkpoint last",
+    "train_sampling_strategy": "its name is --batching here, with random and sequential as there; for group_by_length "
+    "take length_grouped (another order, the same on all processes, exactly resumed), for batch_rebalance token_budget",
+    "group_by_length": "its name is --batching length_grouped",
+    "length_column_name": "lengths are counted; leave it out",
+    "pad_to_multiple_of": "its name is --padding multiple:N",
     "activation_checkpointing": "its name here is --gradient_checkpointing",
     "per_gpu_train_batch_size": "its name is --per_device_train_batch_size",
     "per_gpu_eval_batch_size": "its name is --per_device_eval_batch_size",
@@ -93,7 +98,12 @@ class TrainConfig:
     text_column_names: list[str] | None = _data(None, "One or two text columns; inferred from the usual names.")
     label_column_name: str | None = _data(None, "The label column; inferred from the usual names.")
     max_seq_length: int | None = _data(None, "Longer inputs are truncated, in tokens. None: the tokenizer's limit.")
-    pad_to_max_length: bool = _data(False, "Pad every row to max_seq_length instead of to the longest of its batch.")
+    pad_to_max_length: bool = _data(False, "Pad every row to max_seq_length: --padding max_length.")
+    padding: str = _data(
+        "longest",
+        "To which length a batch is padded: longest (of its rows), max_length, multiple:N, or buckets:N, the N lengths "
+        "that leave the least padding in the training set.",
+    )
     max_train_samples: int | None = _data(None, "Use only the first rows of the training set.")
     max_eval_samples: int | None = _data(None, "Use only the first rows of the validation set.")
     max_predict_samples: int | None = _data(None, "Use only the first rows of the test set.")
@@ -106,6 +116,16 @@ class TrainConfig:
     per_device_train_batch_size: int = _training(8, "Rows of one micro-batch on one device.")
     per_device_eval_batch_size: int = _training(8, "Rows of one evaluation batch on one device.")
     gradient_accumulation_steps: int = _training(1, "Micro-batches per update.")
+    batching: Literal["random", "sequential", "length_grouped", "token_budget"] = _training(
+        "random",
+        "Which rows make a batch: in random order, in the file's, of nearly the same length, or as many as fit into "
+        "max_tokens_per_batch.",
+    )
+    max_tokens_per_batch: int | None = _training(
+        None,
+        "With token_budget: tokens of a micro-batch, padding included. None: per_device_train_batch_size times the "
+        "mean length.",
+    )
     label_smoothing_factor: float = _training(0.0, "Share of the target spread evenly over the classes.")
     seed: int = _training(42, "Seeds the new head, dropout and the order of rows.")
     data_seed: int | None = _training(None, "Seeds the order of rows alone. None: seed.")
@@ -147,6 +167,7 @@ class TrainConfig:
     eval_strategy: Literal["no", "steps", "epoch"] = _evaluation("no", "When to evaluate.")
     eval_steps: float | None = _evaluation(None, "Updates between evaluations, or a share < 1. None: logging_steps.")
     eval_delay: float = _evaluation(0.0, "Epochs (or updates, by steps) before the first evaluation.")
+    sort_eval: bool = _evaluation(False, "Evaluate by length, which needs less padding; results keep their order.")
     eval_on_start: bool = _evaluation(False, "Evaluate once before training.")
     save_strategy: Literal["no", "steps", "epoch", "best"] = _evaluation("steps", "When to save a checkpoint.")
     save_steps: float = _evaluation(500, "Updates between checkpoints, or a share < 1 of all updates.")
@@ -185,6 +206,8 @@ class TrainConfig:
                 ill_typed[name] = f"{name}: {error}"
                 object.__setattr__(self, name, setting.default)  # so that the checks below still run
         object.__setattr__(self, "output_dir", str(Path(self.output_dir).expanduser()))
+        if self.pad_to_max_length and self.padding == "longest":
+            object.__setattr__(self, "padding", "max_length")
         if self.needs_metric and self.metric_for_best_model is None:
             object.__setattr__(self, "metric_for_best_model", "loss")
         if self.greater_is_better is None and self.metric_for_best_model is not None:
@@ -365,6 +388,7 @@ _POSITIVE = (
     "max_train_samples",
     "max_eval_samples",
     "max_predict_samples",
+    "max_tokens_per_batch",
     "preprocessing_num_workers",
     "dataloader_prefetch_factor",
     "early_stopping_patience",
@@ -447,8 +471,7 @@ def _combination_problems(config: TrainConfig) -> list[str]:
     if config.needs_metric and config.eval_strategy == "no":
         reasons = "load_best_model_at_end, save_strategy=best and early_stopping_patience"
         problems.append(f"eval_strategy: {reasons} decide by an evaluation; set it to epoch or steps")
-    if config.pad_to_max_length and config.max_seq_length is None:
-        problems.append("pad_to_max_length: say to which length with --max_seq_length")
+    problems += _batching_problems(config)
     if config.text_column_names is not None and len(set(config.text_column_names)) < len(config.text_column_names):
         problems.append(f"text_column_names: {config.text_column_names[0]!r} is named twice")
     if config.text_column_names is not None and len(config.text_column_names) > 2:
@@ -466,6 +489,28 @@ def _combination_problems(config: TrainConfig) -> list[str]:
         problems.append("dataset_name: choose between it and --task_name or --train_file")
     if config.train_file is None and (config.validation_file or config.test_file):
         problems.append("train_file: validation_file and test_file need it beside them")
+    return problems
+
+
+def _batching_problems(config: TrainConfig) -> list[str]:
+    problems = []
+    if not re.fullmatch(r"longest|max_length|(multiple|buckets):[1-9]\d{0,4}", config.padding):
+        problems.append(f"padding: {shown(config.padding)} is not one of longest, max_length, multiple:N, buckets:N")
+    if config.pad_to_max_length and config.max_seq_length is None:
+        problems.append("pad_to_max_length: say to which length with --max_seq_length")
+    if config.pad_to_max_length and config.padding not in ("longest", "max_length"):
+        problems.append("pad_to_max_length and padding: choose one")
+    if config.trainer_compat and config.batching in ("length_grouped", "token_budget"):
+        problems.append(
+            f"batching: {config.batching} is not with trainer_compat; Trainer's own grouping, which this is not, gives "
+            "each process another order and is not exactly resumed"
+        )
+    if config.trainer_compat and config.sort_eval:
+        problems.append("sort_eval: is not what Trainer does; leave trainer_compat or it out")
+    if config.max_tokens_per_batch is not None and config.batching != "token_budget":
+        problems.append("max_tokens_per_batch: only with --batching token_budget")
+    if config.batching == "token_budget" and config.dataloader_drop_last:
+        problems.append("dataloader_drop_last: with token_budget no batch is incomplete; leave it out")
     return problems
 
 

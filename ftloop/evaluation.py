@@ -18,7 +18,7 @@ from ftloop.loss import count_items, forward
 from ftloop.memory import evaluated_within_memory
 from ftloop.plan import real_rows
 from ftloop.rng import restore_rng_state, rng_state
-from ftloop.run import Inputs, Run, eval_loader, first_rows, num_rows
+from ftloop.run import Inputs, Run, eval_loader, eval_order, first_rows, num_rows
 from ftloop.stopping import EVERY_BATCHES, Stopped
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def _evaluate_batches(run: Run, dataset: Any, prefix: str) -> Predictions:
         if batch_labels is not None:
             labels.append(gather(batch_labels))
 
-    predictions, label_ids = _concatenated(logits), _concatenated(labels)
+    order = eval_order(run, dataset)
+    predictions, label_ids = _in_order(_concatenated(logits), order), _in_order(_concatenated(labels), order)
     metrics: dict[str, Any] = {}
     if run.compute_metrics is not None and label_ids is not None:
         metrics = run.compute_metrics(EvalPrediction(predictions=predictions, label_ids=label_ids))
@@ -148,6 +149,15 @@ def _concatenated(batches: Sequence[Tensor]) -> Any:
         return None
     joined = torch.cat(list(batches)).cpu()
     return (joined.float() if joined.dtype in (torch.bfloat16, torch.float16) else joined).numpy()
+
+
+def _in_order(evaluated: Any, order: np.ndarray | None) -> Any:
+    """Back in the data set's order."""
+    if evaluated is None or order is None:
+        return evaluated
+    rows = np.empty_like(evaluated)
+    rows[order] = evaluated
+    return rows
 
 
 def _mean_loss(run: Run, losses: Sequence[Tensor]) -> float:

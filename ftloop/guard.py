@@ -102,14 +102,11 @@ def stop_if_not_finite(run: Run) -> None:
 def rows_of_update(run: Run, global_step: int) -> list[int]:
     """The training rows of an update over all processes, from 0, in the order in which they were dealt.
 
-    An epoch's order depends on nothing but the seed and the epoch, and an update takes the next of it.
+    An epoch's order depends on nothing but the lengths, the seed and the epoch, and an update takes the next of it.
     """
-    plan, config = run.plan, run.config
-    epoch, index = divmod(global_step - 1, plan.updates_per_epoch)
-    seed = config.seed if config.data_seed is None else config.data_seed
-    order = torch.randperm(plan.num_examples, generator=torch.Generator().manual_seed(seed + epoch))
-    first = index * plan.per_device_train_batch_size * plan.gradient_accumulation_steps * plan.num_processes
-    rows: list[int] = order[first : first + plan.rows_in_window(index)].tolist()
+    epoch, index = divmod(global_step - 1, run.plan.updates_per_epoch)
+    first = run.plan.rows_before(epoch, index)
+    rows: list[int] = run.row_order(epoch)[first : first + run.plan.rows_in_window(epoch, index)].tolist()
     return rows
 
 

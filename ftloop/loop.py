@@ -91,9 +91,9 @@ def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
     model.zero_grad()
     for epoch in range(state.global_step // plan.updates_per_epoch, plan.num_train_epochs):
         for index, batch_samples in _windows(run, epoch):
-            num_items, rows = count_items(run, batch_samples), plan.rows_in_window(index)
+            num_items, rows = count_items(run, batch_samples), plan.rows_in_window(epoch, index)
             losses = []
-            for inputs, rows_here, is_last in _micro_batches(run, index, batch_samples):
+            for inputs, rows_here, is_last in _micro_batches(run, epoch, index, batch_samples):
                 divisor = loss_divisor(run, rows_here, rows, len(batch_samples), num_items)
                 accelerator.sync_gradients = is_last  # lets the optimizer step and fp16 gradients be unscaled
                 with nullcontext() if is_last else accelerator.no_sync(model):
@@ -123,6 +123,8 @@ def _windows(run: Run, epoch: int) -> Iterator[tuple[int, list[Inputs]]]:
     elif not skip and (epoch == 0 or not _keeps_workers(run)):
         _restore_rng(run)
     loader.set_epoch(epoch)  # Accelerate's own counter only moves when a loader is read to its very end
+    if run.sampler is not None:
+        run.sampler.set_epoch(epoch)  # Accelerate's call does not reach one below what it wraps around it
     batches = iter(loader)
     for _ in range(skip):
         next(batches)
@@ -139,14 +141,16 @@ def _keeps_workers(run: Run) -> bool:
     return run.config.dataloader_persistent_workers and not run.config.trainer_compat
 
 
-def _micro_batches(run: Run, index: int, batch_samples: list[Inputs]) -> Iterator[tuple[Inputs, int, bool]]:
+def _micro_batches(run: Run, epoch: int, index: int, batch_samples: list[Inputs]) -> Iterator[tuple[Inputs, int, bool]]:
     """Each micro-batch, how many of its rows count, and whether it is the update's last.
 
     The last round is filled with rows that another process has too. They are cut off, one is left where there is no
     other: it counts nothing, but its process must take part in the backward pass. Differs: Trainer trains on them.
     """
+    plan = run.plan
     for i, inputs in enumerate(batch_samples):
-        rows = run.plan.rows_in_step(index * run.plan.gradient_accumulation_steps + i, run.accelerator.process_index)
+        step = index * plan.gradient_accumulation_steps + i
+        rows = plan.rows_in_step(epoch, step, run.accelerator.process_index)
         if run.accelerator.num_processes > 1 and not run.config.trainer_compat:
             inputs = first_rows(inputs, max(rows, 1))
         if "input_ids" in inputs:

@@ -173,8 +173,9 @@ def _told(run: Run, inputs: Inputs, kind: str, error: Exception) -> TrainingErro
     where = f"update {run.state.global_step + 1}: a micro-batch of" if kind == "train" else "evaluation: a batch of"
     lines = [f"{where} {shape} did not fit into memory ({first_line(error)[:200]})"]
     if rows > 1:
-        size = f"per_device_{kind}_batch_size"
-        smaller = f"a --{size} below {getattr(config, size)}"
+        smaller = f"a --per_device_{kind}_batch_size below {getattr(config, f'per_device_{kind}_batch_size')}"
+        if kind == "train" and run.plan.budget is not None:
+            smaller = f"a --max_tokens_per_batch below {run.plan.budget.max_tokens}"
         if kind == "train":
             smaller += " with as many times more --gradient_accumulation_steps, which is the same update"
         lines.append(f"what to try: {smaller}; or, on one process, --auto_micro_batch, which splits what does not fit")

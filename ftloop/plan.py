@@ -6,10 +6,11 @@ Derived once from the configuration and the length of the loader, frozen, and pr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ftloop.config import TrainConfig
 from ftloop.errors import UserError
+from ftloop.sampling import TokenBudget
 
 
 @dataclass(frozen=True)
@@ -35,28 +36,38 @@ class TrainingPlan:
     save_steps: int
     num_train_samples: float
     """Rows that the whole run sees."""
+    budget: TokenBudget | None = field(default=None, repr=False, compare=False)
+    """Of `batching=token_budget`, where each batch has a number of rows of its own."""
 
     def window_size(self, update: int) -> int:
         """Micro-batches of the `update`-th update of an epoch; the last may have fewer."""
         left = self.steps_in_epoch - update * self.gradient_accumulation_steps
         return min(self.gradient_accumulation_steps, left)
 
-    def rows_in_window(self, update: int) -> int:
+    def rows_in_window(self, epoch: int, update: int) -> int:
         """Distinct rows of the `update`-th update of an epoch, over all its micro-batches and processes."""
-        first = update * self.gradient_accumulation_steps
-        return self._rows_of_steps(first + self.window_size(update)) - self._rows_of_steps(first)
+        last = update * self.gradient_accumulation_steps + self.window_size(update)
+        return self._rows_of_steps(epoch, last) - self.rows_before(epoch, update)
+
+    def rows_before(self, epoch: int, update: int) -> int:
+        """Distinct rows that an epoch has dealt before its `update`-th update."""
+        return self._rows_of_steps(epoch, update * self.gradient_accumulation_steps)
 
     def rows_after(self, global_step: int) -> int:
         """Rows that the run has seen after so many updates; those of every epoch are counted anew."""
         epoch, update = divmod(global_step, self.updates_per_epoch)
-        whole = self._rows_of_steps(self.steps_in_epoch)
-        return epoch * whole + self._rows_of_steps(update * self.gradient_accumulation_steps)
+        return epoch * self._rows_of_steps(0, self.steps_in_epoch) + self.rows_before(epoch, update)
 
-    def _rows_of_steps(self, steps: int) -> int:
-        return min(steps * self.num_processes * self.per_device_train_batch_size, self.num_examples)
+    def _rows_of_steps(self, epoch: int, steps: int) -> int:
+        if self.budget is not None and steps < self.steps_in_epoch:
+            return int(self.budget.of_epoch(epoch).starts[steps])
+        rows = steps * self.num_processes * self.per_device_train_batch_size
+        return min(rows, self.num_examples) if self.budget is None else self.num_examples
 
-    def rows_in_step(self, step: int, process_index: int) -> int:
+    def rows_in_step(self, epoch: int, step: int, process_index: int) -> int:
         """Distinct rows of a process's micro-batch; the rest of it repeats rows so that all processes have as many."""
+        if self.budget is not None:
+            return len(self.budget.of_epoch(epoch).of_process(step, process_index))
         return real_rows(self.num_examples, self.per_device_train_batch_size, self.num_processes, step, process_index)
 
 
@@ -70,7 +81,13 @@ def real_rows(num_examples: int, batch_size: int, num_processes: int, step: int,
     return max(0, min(batch_size, num_examples - first))
 
 
-def make_plan(config: TrainConfig, num_examples: int, steps_in_epoch: int, num_processes: int) -> TrainingPlan:
+def make_plan(
+    config: TrainConfig,
+    num_examples: int,
+    steps_in_epoch: int,
+    num_processes: int,
+    budget: TokenBudget | None = None,
+) -> TrainingPlan:
     """Mirrors: Trainer.set_initial_training_values, TrainingArguments.get_warmup_steps, TrainerState.compute_steps.
 
     Raises: UserError when there is nothing to train on.
@@ -87,6 +104,8 @@ def make_plan(config: TrainConfig, num_examples: int, steps_in_epoch: int, num_p
         max_steps = config.max_steps
         num_train_epochs = math.ceil(max_steps / updates_per_epoch)
         num_train_samples: float = max_steps * rows_per_update
+        if budget is not None:
+            num_train_samples = num_examples * max_steps / updates_per_epoch
     else:
         max_steps = math.ceil(config.num_train_epochs * updates_per_epoch)
         num_train_epochs = math.ceil(config.num_train_epochs)
@@ -109,6 +128,7 @@ def make_plan(config: TrainConfig, num_examples: int, steps_in_epoch: int, num_p
         eval_steps=updates(config.evaluation_interval),
         save_steps=updates(config.save_steps),
         num_train_samples=num_train_samples,
+        budget=budget,
     )
 
 

@@ -12,9 +12,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DataLoaderConfiguration,
@@ -35,7 +37,17 @@ from ftloop.data import digest_rows
 from ftloop.errors import UserError
 from ftloop.metrics import ComputeMetrics
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
+from ftloop.padding import padded_lengths, row_lengths
 from ftloop.plan import TrainingPlan, make_plan
+from ftloop.sampling import (
+    BudgetSampler,
+    OrderSampler,
+    RowOrder,
+    TokenBudget,
+    length_grouped_rows,
+    longest_first,
+    random_rows,
+)
 from ftloop.state import LossMeter, Mishaps, TrainerState, begin
 from ftloop.stopping import Stop, outlive_the_signal
 
@@ -84,6 +96,10 @@ class Run:
     train_dataset: Dataset[Any] = None  # type: ignore[assignment]
     train_loader: Any = None
     """A DataLoader as Accelerate prepares it, with `set_epoch`."""
+    row_order: RowOrder = None  # type: ignore[assignment]
+    """In which an epoch's rows are dealt."""
+    sampler: OrderSampler | BudgetSampler | None = None
+    """Which deals them, where it is one of ours and not one of Trainer's."""
     plan: TrainingPlan = None  # type: ignore[assignment]
     optimizer: AcceleratedOptimizer = None  # type: ignore[assignment]
     scheduler: LRScheduler = None  # type: ignore[assignment]
@@ -96,6 +112,8 @@ class Run:
     """This process's, since they were last added to the state."""
     eval_loaders: dict[int, tuple[Any, DataLoader[Any]]] = field(default_factory=dict)
     """By `id` of the data set, which is kept beside it so that the id stays its own. Only with persistent workers."""
+    eval_orders: dict[int, tuple[Any, np.ndarray]] = field(default_factory=dict)
+    """Kept likewise, with `sort_eval`."""
     rng_to_restore: dict[str, Any] | None = None
     """Of the checkpoint resumed from; the loop restores it at the one right moment."""
     resumed_from: Path | None = None
@@ -156,9 +174,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             use_seedable_sampler=True,
             even_batches=True,
             split_batches=False,
+            non_blocking=config.dataloader_pin_memory,  # a copy from pinned memory runs while the GPU computes
             data_seed=config.seed if config.data_seed is None else config.data_seed,
         ),
-        dynamo_plugin=TorchDynamoPlugin(backend="inductor" if config.torch_compile else None),
+        dynamo_plugin=_compiler(config),
         kwargs_handlers=handlers,
     )
     if config.auto_micro_batch and accelerator.num_processes > 1:
@@ -171,6 +190,23 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
     return accelerator
+
+
+def _compiler(config: TrainConfig) -> TorchDynamoPlugin:
+    """With `torch_compile`: where batches are padded to a few lengths, a graph for each, which later ones find ready;
+    else one for all shapes, as torch makes it at the second.
+    """
+    if not config.torch_compile:
+        return TorchDynamoPlugin(backend=None)
+    kind, _, number = config.padding.partition(":")
+    if kind not in ("buckets", "max_length"):
+        return TorchDynamoPlugin(backend="inductor")
+    import torch._dynamo
+
+    # For each length, and one above the training set's: in training and evaluation, whole batches and the last one.
+    shapes = 4 * (int(number or 1) + 1)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, shapes)
+    return TorchDynamoPlugin(backend="inductor", dynamic=False)
 
 
 def mixed_precision(config: TrainConfig) -> str:
@@ -224,13 +260,15 @@ def prepare(
     data_collator: Collator | None = None,
     compute_metrics: ComputeMetrics | None = None,
     accelerator: Accelerator | None = None,
+    padding_edges: tuple[int, ...] | None = None,
 ) -> Run:
     """Put a run together: seeded, the model on its device, the optimizer and the schedule made.
 
     Arguments are Trainer's: map-style data sets whose rows hold `input_ids` and the like and `label`, a tokenizer as
     `processing_class`, `compute_metrics` from an `EvalPrediction` to named numbers. Seed before you build the model
     (`set_seed(config.seed)`), as for Trainer: its new head is drawn then. Without a training set the run can evaluate
-    and predict.
+    and predict. `padding_edges`: the lengths to which `data_collator` pads, where that is not each batch's longest row;
+    a token budget counts them.
 
     Raises: UserError when the configuration cannot be carried out.
     Mirrors: Trainer.__init__, then Trainer._prepare_for_training.
@@ -272,8 +310,10 @@ def prepare(
     if len(train_dataset) == 0:  # type: ignore[arg-type]
         raise UserError("the training set has no rows")
     run.train_dataset = train_dataset
+    budget = _order_rows(run, padding_edges)
     run.train_loader = train_loader(run)
-    run.plan = make_plan(config, len(train_dataset), len(run.train_loader), accelerator.num_processes)  # type: ignore[arg-type]
+    num_examples = len(train_dataset)  # type: ignore[arg-type]
+    run.plan = make_plan(config, num_examples, len(run.train_loader), accelerator.num_processes, budget)
     check_schedule(config, run.plan.warmup_steps, run.plan.max_steps)
     run.model, run.optimizer = accelerator.prepare(model, create_optimizer(model, config))
     run.scheduler = create_scheduler(run.optimizer, config, run.plan.warmup_steps, run.plan.max_steps)
@@ -313,26 +353,65 @@ def _default_collator(processing_class: Any) -> Collator:
     return default_data_collator if processing_class is None else DataCollatorWithPadding(processing_class)
 
 
+def _order_rows(run: Run, padding_edges: tuple[int, ...] | None) -> TokenBudget | None:
+    """Settle in which order the run deals its rows; and for a token budget, in which batches.
+
+    Raises: UserError when the budget is less than the longest row.
+    """
+    config, accelerator = run.config, run.accelerator
+    seed = config.seed if config.data_seed is None else config.data_seed
+    count: int = len(run.train_dataset)  # type: ignore[arg-type]
+    if config.batching == "random":
+        run.row_order = partial(random_rows, count, seed)
+        return None
+    if config.batching == "sequential":
+        run.row_order = lambda epoch: np.arange(count)
+        return None
+    lengths = row_lengths(run.train_dataset, quiet=config.disable_tqdm if run.is_main else True)
+    if config.batching == "length_grouped":
+        per_update = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+        run.row_order = partial(length_grouped_rows, lengths, per_update, seed)
+        run.sampler = OrderSampler(run.row_order, count)
+        return None
+    padded = padded_lengths(lengths, padding_edges)
+    longest, mean = int(padded.max()), float(padded.mean())
+    max_tokens = config.max_tokens_per_batch or max(round(config.per_device_train_batch_size * mean), longest)
+    if max_tokens < longest:
+        raise UserError(
+            f"max_tokens_per_batch: {max_tokens} is less than the longest row, padded to {longest} tokens; raise it, "
+            "or truncate with --max_seq_length"
+        )
+    budget = TokenBudget(padded, max_tokens, accelerator.num_processes, seed)
+    run.row_order = lambda epoch: budget.of_epoch(epoch).rows
+    run.sampler = BudgetSampler(budget, accelerator.process_index)
+    return budget
+
+
 def train_loader(run: Run) -> DataLoader[Any]:
-    """Batches of this process in a new order each epoch: `torch.randperm` seeded with seed + epoch.
+    """Batches of this process, in the order of `batching`; the random one is `torch.randperm` seeded with seed + epoch.
 
     Mirrors: Trainer.get_train_dataloader.
     """
     config = run.config
+    begin_worker = partial(_begin_worker, num_workers=config.dataloader_num_workers, rank=run.accelerator.process_index)
+    if isinstance(run.sampler, BudgetSampler):
+        return _loader(run, run.train_dataset, batch_sampler=run.sampler, worker_init_fn=begin_worker)
+    sampler: Any = run.sampler
+    if sampler is None:
+        trainers = SequentialSampler if config.batching == "sequential" else RandomSampler
+        sampler = trainers(run.train_dataset)  # type: ignore[arg-type]
     return _loader(
         run,
         run.train_dataset,
         batch_size=config.per_device_train_batch_size,
-        sampler=RandomSampler(run.train_dataset),  # type: ignore[arg-type]
+        sampler=sampler,
         drop_last=config.dataloader_drop_last,
-        worker_init_fn=partial(
-            _begin_worker, num_workers=config.dataloader_num_workers, rank=run.accelerator.process_index
-        ),
+        worker_init_fn=begin_worker,
     )
 
 
 def eval_loader(run: Run, dataset: Dataset[Any]) -> DataLoader[Any]:
-    """Batches of this process in the rows' order.
+    """Batches of this process in the rows' order; with `sort_eval`, that of their lengths.
 
     Its iterator draws one random number, on which the training after it depends; but not that of a loader used before
     whose workers persist. So those loaders are kept, as Trainer keeps them.
@@ -343,17 +422,28 @@ def eval_loader(run: Run, dataset: Dataset[Any]) -> DataLoader[Any]:
     config = run.config
     if id(dataset) in run.eval_loaders:
         return run.eval_loaders[id(dataset)][1]
+    order = eval_order(run, dataset)
     loader = _loader(
         run,
         dataset,
         batch_size=config.per_device_eval_batch_size,
-        sampler=SequentialSampler(dataset),  # type: ignore[arg-type]
+        sampler=SequentialSampler(dataset) if order is None else OrderSampler(lambda _: order, len(order)),  # type: ignore[arg-type]
         drop_last=config.dataloader_drop_last and config.trainer_compat,
         worker_init_fn=outlive_the_signal,
     )
     if config.dataloader_persistent_workers:
         run.eval_loaders[id(dataset)] = dataset, loader
     return loader
+
+
+def eval_order(run: Run, dataset: Any) -> np.ndarray | None:
+    """The rows in the order in which they are evaluated; None: the data set's own."""
+    if not run.config.sort_eval:
+        return None
+    if id(dataset) not in run.eval_orders:
+        quiet = run.config.disable_tqdm if run.is_main else True
+        run.eval_orders[id(dataset)] = dataset, longest_first(row_lengths(dataset, quiet=quiet))
+    return run.eval_orders[id(dataset)][1]
 
 
 def _begin_worker(worker_id: int, num_workers: int, rank: int) -> None:
@@ -376,7 +466,12 @@ def _loader(run: Run, dataset: Any, **kind: Any) -> DataLoader[Any]:
         pin_memory=config.dataloader_pin_memory and run.accelerator.device.type == "cuda",
         **kind,
     )
-    prepared: DataLoader[Any] = run.accelerator.prepare(loader)
+    prepared: DataLoader[Any]
+    if "batch_sampler" in kind:  # which has dealt the rows to the processes already
+        device = run.accelerator.device
+        prepared = prepare_data_loader(loader, device, num_processes=1, process_index=0, put_on_device=True)
+    else:
+        prepared = run.accelerator.prepare(loader)
     return prepared
 
 

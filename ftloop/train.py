@@ -80,13 +80,14 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     """
     import numpy as np
 
-    from ftloop.announce import announce_data, announce_run, quiet_libraries, with_baseline
+    from ftloop.announce import announce_data, announce_padding, announce_run, quiet_libraries, with_baseline
     from ftloop.checkpoint import find_checkpoint
     from ftloop.data import load_text_data, tokenize
     from ftloop.durable import check_writable
     from ftloop.metrics import check_metric, metrics_for
     from ftloop.model import check_model, check_token_ids, load_model, load_tokenizer, longest_input
     from ftloop.optim import check_schedule
+    from ftloop.padding import collator, padding_edges, row_lengths
     from ftloop.predict import pair_up
     from ftloop.resume import choose_checkpoint, finished_run, load_checkpoint
     from ftloop.run import make_accelerator, prepare, seed_everything
@@ -125,6 +126,8 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     encoded = {name: rows for name, (rows, _) in tokenized.items()}
     check_token_ids(model, tokenizer, encoded)
     validation = {name: encoded[name] for name in data.validation}
+    lengths = row_lengths(encoded["train"], quiet=True)
+    edges = padding_edges(config, max_length, lengths)
 
     run = prepare(
         config,
@@ -132,15 +135,17 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         encoded["train"],
         next(iter(validation.values()), None),
         processing_class=tokenizer,
-        data_collator=_collator(tokenizer, config),
+        data_collator=collator(tokenizer, edges),
         compute_metrics=metrics_for(data.labels, data.metrics),
         accelerator=accelerator,
+        padding_edges=edges,
     )
     run.source_rows = data.train.select_columns([*data.text_columns, data.label_column])
     if stop is not None:
         stop.group, run.stop = run.stop.group, stop
     if run.is_main:
         announce_run(run, config.model_name_or_path, new_weights)
+        announce_padding(run, lengths, edges)
         announce_data(run, data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
         for name, rows in list(validation.items())[:1]:
             run.compute_metrics = with_baseline(run, data.labels, name, np.asarray(rows["label"]))
@@ -225,15 +230,6 @@ def _train(run: Run) -> TrainResult:
 
     with record(run, run.config.record, full=run.config.record_full) as recording:
         return train(run, recording.training_step)
-
-
-def _collator(tokenizer: Any, config: TrainConfig) -> Any:
-    """Pad each batch to its longest row; with pad_to_max_length, every batch to max_seq_length (global padding)."""
-    from transformers import DataCollatorWithPadding
-
-    if config.pad_to_max_length:
-        return DataCollatorWithPadding(tokenizer, padding="max_length", max_length=config.max_seq_length)
-    return DataCollatorWithPadding(tokenizer)
 
 
 def _final_evaluation(run: Run, sets: dict[str, Dataset], prefix: str) -> None:

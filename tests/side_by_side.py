@@ -92,6 +92,8 @@ def run_trainer(job: Job, output_dir: Path, resume: str | None = None, **argumen
     patience = arguments.pop("early_stopping_patience", None)
     threshold = arguments.pop("early_stopping_threshold", 0.0)
     arguments.pop("trainer_compat", None)
+    if "batching" in arguments:
+        arguments["train_sampling_strategy"] = arguments.pop("batching")
     model = job.model()
     train_rows, eval_rows = job.data()
     trainer = Trainer(

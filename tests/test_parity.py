@@ -70,6 +70,7 @@ CASES: dict[str, dict[str, Any]] = {
         "logging_first_step": True,
         "data_seed": 7,
     },
+    "rows in the file's order": {"batching": "sequential", "gradient_accumulation_steps": 2},
     "clipping always active": {"max_grad_norm": 0.01},
     "gradient checkpointing": {"gradient_checkpointing": True},
     "full determinism, another seed": {"full_determinism": True, "seed": 7},

@@ -70,9 +70,9 @@ def test_the_windows_of_an_epoch_are_those_counted_one_by_one(accumulation: int,
         assert [made.window_size(update) for update in range(len(windows))] == [len(window) for window in windows]
         total = 0
         for update, window in enumerate(windows):
-            in_steps = sum(made.rows_in_step(step, process) for step in window for process in range(processes))
-            assert made.rows_in_window(update) == in_steps
-            so_far = sum(made.rows_in_window(earlier) for earlier in range(update))
+            in_steps = sum(made.rows_in_step(0, step, process) for step in window for process in range(processes))
+            assert made.rows_in_window(0, update) == in_steps
+            so_far = sum(made.rows_in_window(0, earlier) for earlier in range(update))
             assert made.rows_after(made.updates_per_epoch + update) == made.rows_after(made.updates_per_epoch) + so_far
             total += in_steps
         assert total == len({row for share in batches for batch in share for row in batch})

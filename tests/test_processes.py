@@ -71,6 +71,22 @@ def test_by_default_the_loss_is_the_mean_over_rows_however_they_are_split(tmp_pa
                     assert ours[name] == pytest.approx(theirs[name], rel=1e-4), (processes, name)
 
 
+@pytest.mark.parametrize("processes", [2, 3])
+def test_grouped_rows_are_dealt_once_and_counted_once_in_several_processes(processes: int, tmp_path: Path) -> None:
+    """29 rows: the last round is not full, and one process may have no row in it."""
+    found = launch(processes, tmp_path, "batching")["batching"]
+    assert found.keys() == {"length_grouped", "token_budget"}
+    for kind, each in found.items():
+        rows = [row for update in each["rows"] for row in update]
+        assert sorted(rows) == sorted([*range(29)] * 2), kind
+        assert len(each["losses"]) >= 4
+        for expected, loss in each["losses"]:
+            assert loss == pytest.approx(expected, rel=1e-5), kind  # float32, in another order
+        assert len(each["resumed"]) >= 3
+        assert all(history and weights for history, weights in each["resumed"]), kind
+        assert len(each["evaluations"]) == 2
+
+
 def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one(tmp_path: Path) -> None:
     whole, resumed = launch(2, tmp_path, "resume")["resume"]
     assert len(resumed) == 4

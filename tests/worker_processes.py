@@ -22,7 +22,7 @@ from side_by_side import BASE, Job, run_ftloop, weights_digest
 from space import in_processes
 from tiny import pad, tiny_bert
 
-from ftloop import TrainConfig, UserError, evaluate, prepare, train
+from ftloop import TrainConfig, UserError, evaluate, prepare, train, updates
 from ftloop.errors import TrainingError
 
 PLAIN = Job(lambda: tiny_bert(dropout=0.0))
@@ -58,6 +58,8 @@ def main(output: str, folder: str, *cases: str) -> None:
                 for step in range(1, len(whole.checkpoints) + 1)
             }
             found[case] = [dataclasses.asdict(whole), resumed]
+        elif case == "batching":
+            found[case] = {kind: batching(root / kind, kind) for kind in ("length_grouped", "token_budget")}
         elif case == "nonfinite":
             found[case] = nonfinite(root)
         elif case == "memory":
@@ -97,6 +99,46 @@ def weights_of_all_processes(root: Path) -> list[str]:
     digests: list[str] = [""] * dist_size()
     dist.all_gather_object(digests, weights_digest(run.unwrapped_model))
     return digests
+
+
+def batching(root: Path, kind: str) -> dict[str, Any]:
+    """Every update's loss, over all processes, beside the mean of its rows' losses, each row computed alone; and a run
+    resumed after each update beside the whole one.
+    """
+    import torch
+
+    from ftloop.guard import rows_of_update
+
+    rows, eval_rows = PLAIN.data()
+    arguments: dict[str, Any] = {"batching": kind, "sort_eval": True, "use_cpu": True, "learning_rate": 1e-3}
+    arguments |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
+    config = TrainConfig(output_dir=str(root / "one"), save_strategy="no", disable_tqdm=True, **arguments)
+    run = prepare(config, tiny_bert(dropout=0.0), rows, eval_rows, data_collator=pad)
+    losses, seen = [], []
+
+    def mean_of_rows(update: int) -> float:
+        numbers = rows_of_update(run, update)
+        seen.append(numbers)
+        with torch.no_grad():
+            return sum(float(run.unwrapped_model(**pad([rows[n]])).loss) for n in numbers) / len(numbers)
+
+    expected = mean_of_rows(1)
+    for update in updates(run):
+        losses.append([expected, float(run.accelerator.gather(update.loss.reshape(1)).mean())])
+        if update.global_step < run.plan.max_steps:
+            expected = mean_of_rows(update.global_step + 1)
+    saved_often = arguments | SAVED_OFTEN | {"eval_strategy": "epoch"}
+    whole = run_ftloop(Job(), root / "whole", **saved_often)
+    resumed = [
+        run_ftloop(Job(), root / f"on-{step}", resume=str(root / f"whole/checkpoint-{step}"), **saved_often)
+        for step in range(1, len(whole.checkpoints))
+    ]
+    return {
+        "losses": losses,
+        "rows": seen,
+        "evaluations": [entry["eval_loss"] for entry in whole.history if "eval_loss" in entry],
+        "resumed": [[each.history == whole.history, each.weights == whole.weights] for each in resumed],
+    }
 
 
 def nonfinite(root: Path) -> dict[str, Any]:

@@ -1,0 +1,175 @@
+"""In which order the rows of an epoch are trained on, and which of them make a batch: a function of the rows' lengths,
+the seed and the epoch, so every process finds the same and a resumed run goes on in the middle of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+RowOrder = Callable[[int], np.ndarray]
+"""From an epoch to its rows, int64, each once, in the order in which they are dealt to the processes."""
+
+POOL = 50
+"""Updates whose rows are sorted together by `length_grouped`, as many as Trainer's group_by_length sorts: more would
+leave less padding and fewer rows for a row to meet."""
+
+
+def random_rows(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """Mirrors: SeedableRandomSampler of Accelerate, which deals them for `batching=random`."""
+    return _shuffled(num_examples, _generator(seed, epoch))
+
+
+def length_grouped_rows(lengths: np.ndarray, rows_per_update: int, seed: int, epoch: int) -> np.ndarray:
+    """Shuffled, then sorted by length within pools, then cut into updates, whose order is shuffled too: an update has
+    rows of nearly the same length, longest first, and which they are is another choice in each epoch.
+
+    The update of the longest row comes first, so that what does not fit into memory shows at once; rows that do not
+    fill an update come last. Only the rows of an update count, not how they are split over micro-batches and processes.
+    Differs: Trainer draws from each process's global generator, so that its processes train on different orders.
+    """
+    generator = _generator(seed, epoch)
+    rows = _shuffled(len(lengths), generator)
+    pool = rows_per_update * min(max(len(rows) // (4 * rows_per_update), 1), POOL)
+    rows = rows[np.lexsort((-lengths[rows], np.arange(len(rows)) // pool))]
+    full = len(rows) // rows_per_update
+    updates = rows[: full * rows_per_update].reshape(full, rows_per_update)
+    updates = updates[_shuffled(full, generator)]
+    if full:
+        longest = int(lengths[updates[:, 0]].argmax())
+        updates[[0, longest]] = updates[[longest, 0]]
+    return np.concatenate([updates.reshape(-1), rows[full * rows_per_update :]])
+
+
+@dataclass(frozen=True)
+class TokenBudget:
+    """`batching=token_budget`: each process's batch takes as many rows as fit into `max_tokens`, padding included.
+
+    Rows are sorted by length, longest first, and cut into steps of `num_processes` batches with as many rows each.
+    Where the cuts fall depends on the sorted lengths alone, so the number of steps is known before the first epoch and
+    the same in each; which rows of one length go together, and in which order the steps come, is drawn anew. The
+    longest step comes first. No row is left out or repeated; only the step of the shortest rows may have fewer.
+    """
+
+    lengths: np.ndarray = field(repr=False)
+    """Tokens of each row, as padded when it is the longest of its batch."""
+    max_tokens: int
+    num_processes: int
+    seed: int
+    _last: dict[int, DealtEpoch] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def _cuts(self) -> np.ndarray:
+        """Where the steps begin among the sorted rows, and where the last one ends."""
+        lengths = -np.sort(-self.lengths)
+        cuts = [0]
+        while cuts[-1] < len(lengths):
+            rows = max(self.max_tokens // max(int(lengths[cuts[-1]]), 1), 1) * self.num_processes
+            cuts.append(min(cuts[-1] + rows, len(lengths)))
+        return np.array(cuts)
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return len(self._cuts) - 1
+
+    def of_epoch(self, epoch: int) -> DealtEpoch:
+        """The last epoch asked for is kept."""
+        if epoch not in self._last:
+            self._last.clear()
+            self._last[epoch] = self._deal(epoch)
+        return self._last[epoch]
+
+    def _deal(self, epoch: int) -> DealtEpoch:
+        generator = _generator(self.seed, epoch)
+        rows = _shuffled(len(self.lengths), generator)
+        rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
+        order = np.concatenate([[0], 1 + _shuffled(len(self) - 1, generator)]).astype(np.int64)
+        steps = [rows[self._cuts[step] : self._cuts[step + 1]] for step in order]
+        return DealtEpoch(np.concatenate(steps), np.cumsum([0, *map(len, steps)]), self.num_processes)
+
+
+@dataclass(frozen=True)
+class DealtEpoch:
+    """The rows of an epoch, and where each step of all processes begins among them."""
+
+    rows: np.ndarray
+    starts: np.ndarray
+    """One more than steps: the last is the number of rows."""
+    num_processes: int
+
+    @property
+    def batch_starts(self) -> np.ndarray:
+        """Where each process's batch begins among the rows, step by step; the last is the number of rows."""
+        shares = -(-np.diff(self.starts) // self.num_processes)
+        of_step = self.starts[:-1, None] + shares[:, None] * np.arange(self.num_processes)
+        return np.unique(np.append(np.minimum(of_step, self.starts[1:, None]), self.starts[-1]))
+
+    def of_process(self, step: int, process: int) -> np.ndarray:
+        """The rows of one batch: an equal share of the step's; of the last ones, the first processes' may be larger,
+        and there may be none."""
+        rows = self.rows[self.starts[step] : self.starts[step + 1]]
+        share = -(-len(rows) // self.num_processes)
+        return rows[process * share : (process + 1) * share]
+
+
+@dataclass
+class OrderSampler:
+    """For a DataLoader: the rows of the epoch that is set, one by one."""
+
+    order: RowOrder
+    num_examples: int
+    epoch: int = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def __iter__(self) -> Iterator[int]:
+        return map(int, self.order(self.epoch))
+
+
+@dataclass
+class BudgetSampler:
+    """For a DataLoader: one process's batches of the epoch that is set. A process without a row of its own in the last
+    step is given one of another's, which counts nothing: it has to take part in the exchange of gradients.
+    """
+
+    budget: TokenBudget
+    process_index: int
+    epoch: int = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.budget)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        dealt = self.budget.of_epoch(self.epoch)
+        for step in range(len(self)):
+            rows = dealt.of_process(step, self.process_index)
+            yield (rows if len(rows) else dealt.of_process(step, 0)[:1]).tolist()
+
+
+def batch_starts(num_examples: int, rows: int) -> np.ndarray:
+    """The same for batches of `rows` rows each, but the last."""
+    return np.append(np.arange(0, num_examples, rows), num_examples)
+
+
+def longest_first(lengths: np.ndarray) -> np.ndarray:
+    """The rows by length, in the data set's order where lengths are equal: how `sort_eval` evaluates."""
+    return np.argsort(-lengths, kind="stable")
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed + epoch)
+
+
+def _shuffled(count: int, generator: torch.Generator) -> np.ndarray:
+    return torch.randperm(count, generator=generator).numpy()
