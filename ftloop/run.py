@@ -127,7 +127,7 @@ class Run:
     stop: Stop = field(default_factory=Stop)
     """Whether the run is to be left where it can be taken up again."""
 
-    @property
+    @cached_property
     def unwrapped_model(self) -> nn.Module:
         """The user's own model, with autocast still in its forward."""
         # Asked to keep torch.compile's wrapper, Accelerate would take DDP out of the model that trains.
@@ -316,7 +316,9 @@ def prepare(
     run.plan = make_plan(config, num_examples, len(run.train_loader), accelerator.num_processes, budget)
     check_schedule(config, run.plan.warmup_steps, run.plan.max_steps)
     run.model, run.optimizer = accelerator.prepare(model, create_optimizer(model, config))
-    run.scheduler = create_scheduler(run.optimizer, config, run.plan.warmup_steps, run.plan.max_steps)
+    # Accelerate's optimizer is there for the scaler; where there is none, torch's own is stepped (guard.py).
+    stepped = run.optimizer if accelerator.scaler is not None or config.trainer_compat else run.optimizer.optimizer
+    run.scheduler = create_scheduler(stepped, config, run.plan.warmup_steps, run.plan.max_steps)
     run.stop.group = _stop_group(config, accelerator)
     begin(run.state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
     return run
