@@ -89,7 +89,7 @@ def test_graphs_compiled_for_a_few_lengths_are_found_ready_in_the_next_epoch(tmp
     config = TrainConfig(
         output_dir=str(tmp_path),
         torch_compile=True,
-        padding="buckets:3",
+        padding="buckets:2",
         batching="length_grouped",
         per_device_train_batch_size=4,
         num_train_epochs=3,
@@ -110,10 +110,9 @@ def test_graphs_compiled_for_a_few_lengths_are_found_ready_in_the_next_epoch(tmp
 
     run = prepare(config, tiny_bert(), rows, data_collator=collate, padding_edges=edges)
     graphs = [counters["stats"]["unique_graphs"] for update in updates(run) if update.ends_epoch]
-    assert shapes == {(4, edge) for edge in edges[:3]}
-    assert graphs[0] >= len(shapes)
-    assert graphs[0] % len(shapes) == 0, "the forward pass may be more than one graph, but as many for each shape"
+    assert shapes == {(4, edge) for edge in edges[:2]}
     assert graphs == [graphs[0]] * 3
+    assert graphs[0] >= len(shapes)
 
 
 def test_tokens_are_counted_as_the_model_sees_them() -> None:
