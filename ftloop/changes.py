@@ -23,6 +23,7 @@ from ftloop.run import Run
 FREE = {  # the training is the same
     "ddp_timeout",
     "disable_tqdm",
+    "keep_freed_memory",
     "dataloader_num_workers",
     "dataloader_pin_memory",
     "dataloader_prefetch_factor",
@@ -51,6 +52,7 @@ FREE = {  # the training is the same
 }
 USES_OF_THE_MODEL = {"max_predict_samples", "sample_texts", "test_file"}  # of FREE: what comes after the training
 OTHER_BITS = {  # the same job, but no longer the bits of one run that was never interrupted
+    "attn_implementation",
     "auto_micro_batch",
     "dataloader_persistent_workers",
     "early_stopping_patience",
@@ -59,6 +61,8 @@ OTHER_BITS = {  # the same job, but no longer the bits of one run that was never
     "eval_on_start",
     "eval_steps",
     "eval_strategy",
+    "fast_dropout",
+    "first_token_only",
     "full_determinism",
     "gradient_checkpointing",
     "greater_is_better",

@@ -158,6 +158,18 @@ class TrainConfig:
     tf32: bool | None = _device(None, "Allow TF32 matrix products on Ampere and newer. None: torch's setting.")
     use_cpu: bool = _device(False, "Stay on the CPU even when an accelerator is there.")
     gradient_checkpointing: bool = _device(False, "Recompute activations in the backward pass to save memory.")
+    attn_implementation: Literal["eager", "sdpa"] | None = _device(
+        None, "How attention is computed, by transformers' name. None: the library's choice."
+    )
+    fast_dropout: bool = _device(
+        False, "On a CPU, draw dropout's masks several times faster: the same distribution, another random stream."
+    )
+    first_token_only: bool = _device(
+        False, "Compute in the last layer only the first token, where the head reads no other (BERT, RoBERTa)."
+    )
+    keep_freed_memory: bool = _device(
+        True, "On glibc, the command keeps memory that is freed for its next use: faster, the same bits."
+    )
     torch_compile: bool = _device(False, "Compile the model with torch.compile (not the same bits).")
     ddp_timeout: int = _device(1800, "Seconds until a process that waits for another gives up.")
     average_tokens_across_devices: bool = _device(
@@ -296,7 +308,7 @@ def coerce(value: Any, wanted: Any) -> Any:
 
     Raises: ValueError that says what was expected.
     """
-    if isinstance(wanted, types.UnionType):
+    if typing.get_origin(wanted) in (types.UnionType, typing.Union):  # a Literal makes the older kind
         (inner,) = [t for t in typing.get_args(wanted) if t is not type(None)]
         word = value[0] if isinstance(value, list) and len(value) == 1 else value  # `--sample_texts none`
         if word is None or (isinstance(word, str) and word.lower() in ("none", "null")):
@@ -464,6 +476,10 @@ def _combination_problems(config: TrainConfig) -> list[str]:
             "auto_micro_batch: not with trainer_compat; where the memory does not suffice, Trainer stops, or with "
             "auto_find_batch_size starts another run with smaller batches"
         )
+    if config.fast_dropout and config.attn_implementation is not None:
+        problems.append("attn_implementation: fast_dropout brings its own attention; leave one of them out")
+    if config.trainer_compat and (config.fast_dropout or config.first_token_only):
+        problems.append("fast_dropout and first_token_only: not with trainer_compat; they do not give Trainer's bits")
     if config.warmup_ratio is not None and config.warmup_steps:
         problems.append("warmup_ratio and warmup_steps: choose one")
     if config.load_best_model_at_end and config.save_strategy != "best":
@@ -634,7 +650,14 @@ def _parser() -> argparse.ArgumentParser:
             nargs = "?"
         elif typing.get_origin(typing.get_args(setting.type)[0] if typing.get_args(setting.type) else None) is list:
             nargs = "+"
-        choices = next((typing.get_args(t) for t in (setting.type,) if typing.get_origin(t) is Literal), None)
+        choices = next(
+            (
+                typing.get_args(t)
+                for t in (setting.type, *typing.get_args(setting.type))
+                if typing.get_origin(t) is Literal
+            ),
+            None,
+        )
         metavar = "{" + ",".join(choices) + "}" if choices else "VALUE"
         # Every value stays a string: `coerce` turns it into its type and reports all ill-typed ones together.
         group.add_argument(

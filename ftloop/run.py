@@ -35,6 +35,7 @@ from transformers.trainer_utils import enable_full_determinism, seed_worker, set
 from ftloop.config import TrainConfig
 from ftloop.data import digest_rows
 from ftloop.errors import UserError
+from ftloop.fast import speed_up
 from ftloop.metrics import ComputeMetrics
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
 from ftloop.padding import padded_lengths, row_lengths
@@ -281,6 +282,7 @@ def prepare(
     # Before DDP wraps the model, and whether or not an evaluation comes first: Trainer's `evaluate()` before `train()`
     # leaves the model unwrapped, and its processes then train apart.
     model.to(accelerator.device)
+    speed_up(model, config.fast_dropout and accelerator.device.type == "cpu", config.first_token_only)
     _align_config(model, processing_class)
     if config.gradient_checkpointing:
         if not hasattr(model, "gradient_checkpointing_enable"):

@@ -18,6 +18,7 @@ if __package__ in (None, ""):
     # top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from ftloop.allocator import keep_freed_memory
 from ftloop.config import TrainConfig, parse_args
 from ftloop.errors import ExitCode, tell
 from ftloop.hub import use_cache_if_hub_is_silent
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
                 show_traceback = config.traceback
                 if config.max_train_seconds is not None:
                     stop.deadline = started + config.max_train_seconds
+                if config.keep_freed_memory:
+                    keep_freed_memory()
                 use_cache_if_hub_is_silent(config)
                 with in_use(Path(config.output_dir)) if _is_main() else nullcontext():
                     fine_tune(config, stop)
@@ -118,7 +121,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     check_metric(config, data.labels, data.metrics)
     samples = pair_up(config.sample_texts or [], pairs=len(data.text_columns) == 2)
     seed_everything(config)  # the new head is drawn here
-    model, new_weights = load_model(config.model_name_or_path, data.labels)
+    model, new_weights = load_model(config.model_name_or_path, data.labels, config.attn_implementation)
     max_length = longest_input(model, tokenizer, config.max_seq_length)
     with _main_process_first(accelerator):
         sets = {"train": data.train} | data.validation | data.test
