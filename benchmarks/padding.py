@@ -46,8 +46,8 @@ HOW = {
     "before. The strategies take turns step by step in one process, after a step of each that is not counted. Median, "
     "minimum and maximum are over the sampled steps, whose batches differ in size",
     "epoch": "estimated: the steps of the epoch are sorted by their FLOPs and cut into equal parts; one step of each "
-    "part is timed and stands for the FLOPs of its part. That is done in passes, each with other steps: median, minimum and "
-    "maximum over the passes",
+    "part is timed and stands for the FLOPs of its part. That is done in passes, each with other steps: median, "
+    "minimum and maximum over the passes",
     "memory": "of a process of its own that makes two updates with the batch of the most tokens: its largest resident "
     "set, imports and model included (CUDA: largest allocation)",
     "wait": "each sampled batch once more without the exchange of gradients: from the end of a process's own forward "
@@ -249,7 +249,7 @@ def advice(config: TrainConfig, made: str | None) -> None:
         f"hidden {shape.hidden}, intermediate {shape.intermediate}; nothing is trained"
     )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    for line in advise(config, lengths, limit, shape, evaluated, processes, torch.cuda.is_available()).lines:
+    for line in advise(config, lengths, limit, shape, evaluated, processes).lines:
         print(line)
 
 
@@ -479,8 +479,9 @@ def as_markdown(result: dict[str, Any], lines: list[list[str]], stem: str, pictu
     versions = ", ".join(f"{name} {conditions[name]}" for name in ("python", "torch", "transformers", "accelerate"))
     told = [
         f"{result['data']['described']}. {conditions['model']}, {conditions['precision']}, batches of "
-        f"{conditions['rows_per_batch']} rows, {conditions['processes']} process(es) of {conditions['threads']} thread(s) "
-        f"on {conditions['device']}; {versions}. `{conditions['command']}`, {conditions['steps']} steps timed of each. "
+        f"{conditions['rows_per_batch']} rows, {conditions['processes']} process(es) of {conditions['threads']} "
+        f"thread(s) on {conditions['device']}; {versions}. `{conditions['command']}`, "
+        f"{conditions['steps']} steps timed of each. "
         f"[{stem}.json]({stem}.json)",
         "",
         "| " + " | ".join(lines[0]) + " |",

@@ -61,12 +61,11 @@ def advise(
     shape: ModelShape,
     eval_lengths: np.ndarray | None = None,
     num_processes: int = 1,
-    cuda: bool = False,
 ) -> Advice:
     """Hold the configuration as it is against the batching that suits these lengths.
 
     `lengths`, `eval_lengths`: tokens of the training and evaluation rows before truncation. `max_length`: the longest
-    input. `cuda`: whether lengths that are multiples of 8 are worth a little padding.
+    input.
     """
     now = batches_of(config, lengths, max_length, num_processes)
     cut_now = int((lengths > max_length).sum())
@@ -75,7 +74,7 @@ def advise(
 
     capped = np.minimum(lengths, max_length)
     has_tail = bool(capped.max() > LONG_TAIL * capped.mean())
-    better = _better(config, capped, max_length, has_tail, num_processes, cuda)
+    better = _better(config, capped, has_tail)
     best = batches_of(better, lengths, max_length, num_processes)
     saved = _saved(now, best, shape)
     flags: list[str] = []
@@ -100,8 +99,8 @@ def advise(
             optional.append(f"--max_seq_length {cut}")
             lines.append(
                 f"Long tail the longest row has {capped.max() / capped.mean():.1f} times the mean: "
-                f"--max_seq_length {cut} would truncate {rows_cut:.2%} of the rows and save {saved_cut:.1%} of the FLOPs "
-                f"in all, instead of {saved:.1%}"
+                f"--max_seq_length {cut} would truncate {rows_cut:.2%} of the rows and save {saved_cut:.1%} of the "
+                f"FLOPs in all, instead of {saved:.1%}"
             )
     stand_in = eval_lengths is None
     evaluated = np.minimum(lengths if eval_lengths is None else eval_lengths, max_length).astype(np.int32)
@@ -121,24 +120,14 @@ def advise(
     return Advice(tuple(lines), tuple(flags), _tokens_saved(now, best), saved, tuple(optional), rows_cut, saved_cut)
 
 
-def _better(
-    config: TrainConfig, capped: np.ndarray, max_length: int, has_tail: bool, num_processes: int, cuda: bool
-) -> TrainConfig:
+def _better(config: TrainConfig, capped: np.ndarray, has_tail: bool) -> TrainConfig:
     """As many rows per update as now; with a long tail, as many tokens per micro-batch as they have on average."""
     changes: dict[str, Any] = {"padding": "longest", "pad_to_max_length": False, "batching": "length_grouped"}
     changes["max_tokens_per_batch"] = None
     if has_tail:
         changes["batching"] = "token_budget"
         changes["max_tokens_per_batch"] = usual_budget(config.per_device_train_batch_size, capped)
-    better = replace(config, **changes)
-    if not cuda:
-        return better
-    # Up to 8 tokens more than the longest row, which has to fit into the budget.
-    eights = replace(better, padding="multiple:8")
-    if has_tail:
-        eights = replace(eights, max_tokens_per_batch=max(changes["max_tokens_per_batch"], max_length))
-    plain, rounded = (batches_of(each, capped, max_length, num_processes) for each in (better, eights))
-    return eights if rounded.computed_tokens < (1 + WORTH) * plain.computed_tokens else better
+    return replace(config, **changes)
 
 
 def _why(config: TrainConfig, better: TrainConfig, capped: np.ndarray, has_tail: bool) -> str:
@@ -146,15 +135,15 @@ def _why(config: TrainConfig, better: TrainConfig, capped: np.ndarray, has_tail:
     if has_tail:
         return (
             f"{rows} of the longest rows together would be {rows * int(capped.max())} tokens; a budget caps every "
-            f"micro-batch at {better.max_tokens_per_batch}. Gives up: updates have unequal numbers of rows, all of like "
-            "length"
+            f"micro-batch at {better.max_tokens_per_batch}. Gives up: updates have unequal numbers of rows, all of "
+            "like length"
         )
     return "Gives up: the rows of an update are of like length, no longer any rows (another choice in each epoch)"
 
 
 def _flags(config: TrainConfig, better: TrainConfig) -> list[str]:
     flags = [f"--batching {better.batching}"]
-    if (config.padding, better.padding) != ("longest", "longest"):
+    if config.padding != better.padding:
         flags.append(f"--padding {better.padding}")
     if better.max_tokens_per_batch is not None:
         return [*flags, f"--max_tokens_per_batch {better.max_tokens_per_batch}"]

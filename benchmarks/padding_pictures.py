@@ -1,4 +1,4 @@
-"""The pictures of `benchmarks/padding.py`. Colours are of Okabe and Ito's palette, which the colour-blind tell apart."""
+"""The pictures of `benchmarks/padding.py`. Colours are of Okabe and Ito's palette, for the colour-blind."""
 
 from __future__ import annotations
 
