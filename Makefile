@@ -73,6 +73,14 @@ torture: install ## kill ftloop N times (N=1000) at random, run it again, compar
 bench: install ## how long Trainer and ftloop take for the same run (QUICK=1: short)
 	$(BIN)/python benchmarks/throughput.py $(if $(QUICK),--rows 200 --repeats 2 --output runs/throughput-quick.json)
 
+.PHONY: bench-padding
+bench-padding: install ## what padding costs, for each way to pad and to batch (ARGS="--made long-tail", ...; QUICK=1: short)
+	$(BIN)/python benchmarks/padding.py $(if $(QUICK),--steps 3 --passes 1 --no_memory --output runs/padding-quick.json) $(ARGS)
+
+.PHONY: advise
+advise: install ## how to batch your rows, from their lengths alone (ARGS="--train_file mine.csv")
+	$(BIN)/python benchmarks/padding.py --advise $(ARGS)
+
 .PHONY: clean
 clean: ## remove the environment, runs and caches
 	rm -rf $(VENV) .venvs runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -389,12 +390,10 @@ def peak_bytes(run: Any) -> int:
 
 def prepared(config: TrainConfig, data: Data | None, rows: Any) -> Any:
     """An ftloop run, ready to train on these rows. Without `data`, whose tokenizer pads, they are equally long."""
-    from ftloop.announce import quiet_libraries
     from ftloop.data import Labels
     from ftloop.model import load_model
     from ftloop.run import make_accelerator, prepare, seed_everything
 
-    quiet_libraries(config)
     accelerator = make_accelerator(config)
     seed_everything(config)
     labels = data.labels if data is not None else Labels(("0", "1"), {"0": 0, "1": 1})
@@ -479,8 +478,7 @@ def as_markdown(result: dict[str, Any], lines: list[list[str]], stem: str, pictu
     versions = ", ".join(f"{name} {conditions[name]}" for name in ("python", "torch", "transformers", "accelerate"))
     told = [
         f"{result['data']['described']}. {conditions['model']}, {conditions['precision']}, batches of "
-        f"{conditions['rows_per_batch']} rows, {conditions['processes']} process(es) of {conditions['threads']} "
-        f"thread(s) on {conditions['device']}; {versions}. `{conditions['command']}`, "
+        f"{conditions['rows_per_batch']} rows, {conditions['where']}; {versions}. `{conditions['command']}`, "
         f"{conditions['steps']} steps timed of each. "
         f"[{stem}.json]({stem}.json)",
         "",
@@ -525,6 +523,7 @@ def benchmark(config: TrainConfig, given: argparse.Namespace, words: list[str]) 
         "precision": given.precision,
         "rows_per_batch": config.per_device_train_batch_size,
         "processes": processes,
+        "where": _where(run),
         "passes": passes,
         "steps": dynamic.seconds.size,
         "seed": config.seed,
@@ -543,6 +542,15 @@ def benchmark(config: TrainConfig, given: argparse.Namespace, words: list[str]) 
     for name, text in how.items():
         print(f"{name}: {text}.")
     print(f"\nWritten   {path}, {path.with_suffix('.md').name}{''.join(f', {name}' for name in pictures)}")
+
+
+def _where(run: Any) -> str:
+    processes, threads = run.accelerator.num_processes, torch.get_num_threads()
+    if run.accelerator.device.type == "cuda":
+        device = torch.cuda.get_device_name()
+    else:
+        device = f"{threads} thread{'' if threads == 1 else 's'} on {platform.machine()} CPU"
+    return device if processes == 1 else f"{processes} processes of {device}"
 
 
 def file_stem(given: argparse.Namespace, processes: int) -> str:
@@ -595,6 +603,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--steps and --passes must be at least 1")
     try:
         config = configured(given, rest)
+        from ftloop.announce import quiet_libraries
+
+        quiet_libraries(config)
         if given.peak_of:
             report_peak(config, given.peak_of)
         elif given.advise:

@@ -23,7 +23,7 @@ def draw_lengths(result: dict[str, Any], path: Path) -> None:
     each = np.repeat(lengths, rows)
     width = max(-(-int(np.ptp(lengths) + 1) // 60), 1)
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
-    axes.hist(each, bins=np.arange(lengths.min(), lengths.max() + width + 1, width), color=REAL, alpha=0.75)
+    axes.hist(each, bins=np.arange(lengths.min(), lengths.max() + width + 1, width) - 0.5, color=REAL, alpha=0.75)
     marks = {"mean": each.mean(), "95 % of the rows": np.percentile(each, 95), "longest row": each.max()}
     for (name, value), style in zip(marks.items(), ("-", "--", ":"), strict=True):
         axes.axvline(value, color=MARK, linestyle=style, linewidth=1.6, label=f"{name}: {value:.1f}".removesuffix(".0"))
@@ -41,8 +41,7 @@ def draw_strategies(result: dict[str, Any], path: Path) -> None:
     figure, panels = pyplot.subplots(1, 3, sharey=True, figsize=(14, 1.6 + 0.45 * len(names)), layout="constrained")
     figure.suptitle(
         f"{result['data']['name']}, {conditions['rows_per_batch']} rows a batch, {_model(result)}, "
-        f"{conditions['precision']}, {conditions['device']}, {conditions['processes']} process(es), "
-        f"{conditions['threads']} thread(s); {conditions['steps']} steps timed of each"
+        f"{conditions['precision']}, {conditions['where']}; {conditions['steps']} steps timed of each"
     )
     shares = [100 * row["padding_share"] for row in found.values()]
     panels[0].barh(places, shares, color=PADDING)
@@ -97,7 +96,10 @@ def draw_batches(result: dict[str, Any], strategies: list[dict[str, Any]], path:
             if number == count - 1:
                 axes.set_xlabel("tokens")
     colour_of = [Patch(color=REAL, label="a real token"), Patch(color=PADDING, label="padding, computed all the same")]
-    figure.suptitle(f"What a batch holds: {result['data']['name']}, the first batches of the epoch, {_model(result)}")
+    figure.suptitle(
+        f"What a batch holds: {result['data']['name']}, tokens of {_model(result)}; the first batches of epoch 0, "
+        f"seed {result['conditions']['seed']}"
+    )
     figure.legend(handles=colour_of, loc="outside lower center", ncols=2, frameon=False)
     figure.set_layout_engine("constrained")
     _save(figure, path)
