@@ -38,7 +38,7 @@ from ftloop.errors import UserError
 from ftloop.fast import speed_up
 from ftloop.metrics import ComputeMetrics
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
-from ftloop.padding import padded_lengths, row_lengths
+from ftloop.padding import padded_lengths, row_lengths, usual_budget
 from ftloop.plan import TrainingPlan, make_plan
 from ftloop.sampling import (
     BudgetSampler,
@@ -378,8 +378,8 @@ def _order_rows(run: Run, padding_edges: tuple[int, ...] | None) -> TokenBudget 
         run.sampler = OrderSampler(run.row_order, count)
         return None
     padded = padded_lengths(lengths, padding_edges)
-    longest, mean = int(padded.max()), float(padded.mean())
-    max_tokens = config.max_tokens_per_batch or max(round(config.per_device_train_batch_size * mean), longest)
+    longest = int(padded.max())
+    max_tokens = config.max_tokens_per_batch or usual_budget(config.per_device_train_batch_size, padded)
     if max_tokens < longest:
         raise UserError(
             f"max_tokens_per_batch: {max_tokens} is less than the longest row, padded to {longest} tokens; raise it, "
