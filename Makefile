@@ -70,8 +70,16 @@ torture: install ## kill ftloop N times (N=1000) at random, run it again, compar
 	$(BIN)/python benchmarks/torture.py --side ftloop --number $(or $(N),200) --seed $(or $(SEED),1)
 
 .PHONY: bench
-bench: install ## how long Trainer and ftloop take for the same run (QUICK=1: short)
-	$(BIN)/python benchmarks/throughput.py $(if $(QUICK),--rows 200 --repeats 2 --output runs/throughput-quick.json)
+bench: install ## Trainer and ftloop side by side: time, memory, accuracy; takes hours, can be resumed (QUICK=1: short)
+	$(BIN)/python benchmarks/throughput.py --continue $(if $(QUICK),--quick --output runs/throughput-quick.json)
+
+.PHONY: bench-padding
+bench-padding: install ## what padding costs, for each way to pad and to batch (ARGS="--made long-tail", ...; QUICK=1: short)
+	$(BIN)/python benchmarks/padding.py $(if $(QUICK),--steps 3 --passes 1 --no_memory --output runs/padding-quick.json) $(ARGS)
+
+.PHONY: advise
+advise: install ## how to batch your rows, from their lengths alone (ARGS="--train_file mine.csv")
+	$(BIN)/python benchmarks/padding.py --advise $(ARGS)
 
 .PHONY: clean
 clean: ## remove the environment, runs and caches

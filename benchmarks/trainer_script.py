@@ -1,15 +1,19 @@
-"""What a user writes with transformers.Trainer for the job that `python ftloop/train.py` does, to be killed alike.
+"""What a user writes with transformers.Trainer for the job that `python ftloop/train.py` does, to be killed and timed
+alike: python benchmarks/trainer_script.py --FLAG VALUE ...
 
 It goes on from the last checkpoint if there is one, as Trainer's documentation and the run_glue script do it.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import load_dataset
+from sklearn.metrics import accuracy_score, f1_score
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -28,8 +32,9 @@ OURS = ("model_name_or_path", "train_file", "validation_file", "test_file", "res
 def main(words: list[str]) -> int:
     """`words`: those of ftloop's command, each flag with one value."""
     flags = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
-    paths = {name: flags.pop(name) for name in OURS}
-    flags |= {"report_to": "none", "use_cpu": "true", "disable_tqdm": "true"}
+    paths = {name: flags.pop(name) for name in OURS if name in flags}
+    use_cpu = str(not torch.cuda.is_available()).lower()
+    flags = {"report_to": "none", "use_cpu": use_cpu, "disable_tqdm": "true"} | flags
     given = [word for name, value in flags.items() for word in (f"--{name}", value)]
     (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(given)
     logging.disable_progress_bar()
@@ -60,4 +65,12 @@ def main(words: list[str]) -> int:
 
 
 def compute_metrics(evaluated: Any) -> dict[str, float]:
-    return {"accuracy": float((np.argmax(evaluated.predictions, axis=-1) == evaluated.label_ids).mean())}
+    predicted = np.argmax(evaluated.predictions, axis=-1)
+    return {
+        "accuracy": accuracy_score(evaluated.label_ids, predicted),
+        "f1": f1_score(evaluated.label_ids, predicted),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -81,8 +81,12 @@ def announce_padding(run: Run, lengths: np.ndarray, edges: tuple[int, ...] | Non
     _say("Padding", told)
 
 
-def announce_baseline(labels: Labels, name: str, label_ids: np.ndarray, compute_metrics: ComputeMetrics) -> None:
-    """What a constant answer scores on the set that decides, so that the run's figures can be read against it."""
+def with_baseline(run: Run, labels: Labels, name: str, label_ids: np.ndarray) -> ComputeMetrics:
+    """The run's own metrics; before the first, what a constant answer scores on the set that decides is told, so that
+    they can be read against it. Not at the start, where scikit-learn would have to be imported for it.
+    """
+    compute_metrics = run.compute_metrics
+    assert compute_metrics is not None
     if labels.regression:
         constant = np.full((len(label_ids), 1), np.mean(label_ids))
         answer = f"{np.mean(label_ids):.3g}"
@@ -90,8 +94,16 @@ def announce_baseline(labels: Labels, name: str, label_ids: np.ndarray, compute_
         counts = np.bincount(label_ids, minlength=labels.count)
         constant = np.tile(np.eye(labels.count)[counts.argmax()], (len(label_ids), 1))
         answer = repr(labels.names[int(counts.argmax())])
-    metrics = compute_metrics(EvalPrediction(predictions=constant, label_ids=label_ids))
-    _say("Baseline", f"always {answer} on {name}: {format_scores(metrics)}")
+    told: list[str] = []
+
+    def compute_and_tell(evaluated: EvalPrediction) -> dict[str, float]:
+        if not told:
+            metrics = compute_metrics(EvalPrediction(predictions=constant, label_ids=label_ids))
+            told.append(f"Baseline  {_shown(f'always {answer} on {name}: {format_scores(metrics)}')}")
+            run.say(told[0])
+        return compute_metrics(evaluated)
+
+    return compute_and_tell
 
 
 def announce_run(run: Run, name: str, new_weights: list[str]) -> None:
@@ -130,6 +142,9 @@ def format_scores(metrics: dict[str, float], prefix: str = "eval") -> str:
 
 
 def _say(topic: str, text: str) -> None:
-    # Names come from files: one with a line end or an escape sequence in it is shown, and not obeyed.
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    print(f"{topic:<9} {shown}", flush=True)
+    print(f"{topic:<9} {_shown(text)}", flush=True)
+
+
+def _shown(text: str) -> str:
+    """Names come from files: one with a line end or an escape sequence in it is shown, and not obeyed."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -41,13 +41,13 @@ def guarded_step(run: Run, losses: Sequence[Tensor], grad_norm: Tensor | float |
     if run.accelerator.scaler is not None:
         return _scaled_step(run, losses)
     mishaps, mode, update = run.mishaps, run.config.on_nonfinite, run.state.global_step + 1
-    optimizer: Any = run.optimizer.optimizer
+    optimizer: Any = run.optimizer.optimizer  # Accelerate's looks for a package on the disk at every step
     flag = _flag(run, sum(losses[1:], start=losses[0]) + (0.0 if grad_norm is None else grad_norm))
     mishaps.nonfinite_updates += flag
     mishaps.first_nonfinite += update * flag * (mishaps.first_nonfinite == 0)
     if mode == "raise" and getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer.found_inf = (mishaps.first_nonfinite > 0).float()
-        run.optimizer.step()
+        optimizer.step()
         del optimizer.found_inf
         if update % run.plan.logging_steps == 0 or update >= run.plan.max_steps:
             stop_if_not_finite(run)  # also where the body of the `for` is the user's own
@@ -57,7 +57,7 @@ def guarded_step(run: Run, losses: Sequence[Tensor], grad_norm: Tensor | float |
             stop_if_not_finite(run)
         run.meter.left_out_at = update
         return False
-    run.optimizer.step()
+    optimizer.step()
     return True
 
 

@@ -71,7 +71,8 @@ def training_step(run: Run, inputs: Inputs, divisor: float, num_items: Tensor | 
     Returns: its share of the update's loss, a scalar on the device.
     Mirrors: Trainer.training_step.
     """
-    run.model.train()
+    if not run.unwrapped_model.training:
+        run.model.train()  # after an evaluation; every time, it would cost a tenth of a tiny model's step
     loss, _ = forward(run, run.model, inputs, num_items)
     loss = loss / divisor
     run.accelerator.backward(loss)
@@ -88,7 +89,9 @@ def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
     config, plan, state, accelerator, model = run.config, run.plan, run.state, run.accelerator, run.model
     if state.control.should_training_stop:
         return
+    model.train()
     model.zero_grad()
+    parameters = list(model.parameters())
     for epoch in range(state.global_step // plan.updates_per_epoch, plan.num_train_epochs):
         for index, batch_samples in _windows(run, epoch):
             num_items, rows = count_items(run, batch_samples), plan.rows_in_window(epoch, index)
@@ -98,12 +101,13 @@ def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
                 accelerator.sync_gradients = is_last  # lets the optimizer step and fp16 gradients be unscaled
                 with nullcontext() if is_last else accelerator.no_sync(model):
                     losses.append(step(run, inputs, divisor, num_items))
-            grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm or math.inf)
+            grad_norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
             weights_moved = _optimizer_step(run, losses, grad_norm)
             learning_rate = run.scheduler.get_last_lr()[0]
             if weights_moved:
                 run.scheduler.step()
-            model.zero_grad()
+            for parameter in parameters:
+                parameter.grad = None
             state.global_step += 1
             steps_done = index * plan.gradient_accumulation_steps + len(batch_samples)
             state.epoch = epoch + steps_done / plan.steps_in_epoch

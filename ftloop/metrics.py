@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,9 +41,6 @@ def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> Compute
 
     F1 is that of class 1 where there are two classes, the macro average beyond. `names` picks others (GLUE's own).
     """
-    # Now, not at the first evaluation: what it imports draws from Python's random generator, which a checkpoint holds.
-    import sklearn.metrics  # noqa: F401
-
     chosen = metric_names(labels, names)
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
@@ -52,15 +51,24 @@ def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> Compute
     return compute_metrics
 
 
-def _accuracy(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    from sklearn.metrics import accuracy_score
+def _imported(name: str) -> Any:
+    """A module, imported when it is first used, for that takes long. What it imports in turn draws from Python's random
+    generator, on which a training may depend: its state, and NumPy's, are as before.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        return importlib.import_module(name)
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
-    return float(accuracy_score(true, predicted))
+
+def _accuracy(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    return float(_imported("sklearn.metrics").accuracy_score(true, predicted))
 
 
 def _f1(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    from sklearn.metrics import f1_score
-
+    f1_score = _imported("sklearn.metrics").f1_score
     if num_labels == 2:
         return float(f1_score(true, predicted, average="binary", pos_label=1, zero_division=0.0))
     # All classes count, also those that this set happens not to hold.
@@ -68,9 +76,7 @@ def _f1(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
 
 
 def _matthews(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(true, predicted))
+    return float(_imported("sklearn.metrics").matthews_corrcoef(true, predicted))
 
 
 def _mse(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
@@ -78,15 +84,13 @@ def _mse(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
 
 
 def _pearson(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    from scipy.stats import pearsonr
-
-    return float(pearsonr(true, predicted).statistic) if _varies(true, predicted) else float("nan")
+    varies = _varies(true, predicted)
+    return float(_imported("scipy.stats").pearsonr(true, predicted).statistic) if varies else float("nan")
 
 
 def _spearman(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(true, predicted).statistic) if _varies(true, predicted) else float("nan")
+    varies = _varies(true, predicted)
+    return float(_imported("scipy.stats").spearmanr(true, predicted).statistic) if varies else float("nan")
 
 
 def _varies(true: np.ndarray, predicted: np.ndarray) -> bool:

@@ -174,3 +174,17 @@ def _positions(model: Any) -> int | None:
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
             return int(module.num_embeddings) - unused
     return getattr(model.config, "max_position_embeddings", None)
+
+
+def load_shape(name_or_path: str) -> PreTrainedModel:
+    """A model of that configuration without weights, on torch's meta device: it has a shape, and computes nothing.
+
+    Raises: UserError when neither the folder, the hub nor the cache has the configuration.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = _load(AutoConfig, name_or_path, "the configuration of")
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ftloop.config import TrainConfig
 from ftloop.errors import UserError
+from ftloop.sampling import TokenBudget, batch_starts, length_grouped_rows, random_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,3 +127,106 @@ def computed_tokens(
     """Tokens, padding included, of each batch: `rows` in their order, cut at `starts`, one more than batches."""
     longest = np.maximum.reduceat(lengths[rows], starts[:-1])
     return padded_lengths(longest, edges).astype(np.int64) * np.diff(starts)
+
+
+def usual_budget(rows: int, padded: np.ndarray) -> int:
+    """`max_tokens_per_batch` where none is given: as many tokens as `rows` rows have, and never less than the longest
+    row. `padded`: tokens of each row, as padded when it is the longest of its batch."""
+    return max(round(rows * float(padded.mean())), int(padded.max()))
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What decides how much a transformer encoder computes for a token. Embeddings are looked up, not multiplied."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+
+    @staticmethod
+    def of(config: Any) -> ModelShape:
+        """From a model's configuration. DistilBERT calls the last one hidden_dim."""
+        hidden = int(config.hidden_size)
+        intermediate = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * hidden
+        return ModelShape(int(config.num_hidden_layers), hidden, int(intermediate))
+
+    def training_flops(self, rows: Any, tokens: Any) -> Any:
+        """Of forward and backward of `rows` rows padded to `tokens` tokens each: numbers, or arrays of them.
+
+        A token costs the same in every matrix of weights, two operations for each of them: four of hidden x hidden
+        around the attention, two of hidden x intermediate after it. In the attention itself it is compared with every
+        other token of its row, and takes part in the sum over them: two products of tokens x tokens x hidden. The
+        backward pass is twice the forward pass. Norms, activations and softmax are left out.
+        """
+        weights = 8.0 * self.hidden**2 + 4.0 * self.hidden * self.intermediate
+        return 3.0 * self.layers * rows * (tokens * weights + 4.0 * self.hidden * np.square(tokens, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of one epoch, in the order in which they are dealt to the processes."""
+
+    rows: np.ndarray
+    starts: np.ndarray
+    """Where each batch begins among the rows; one more than batches."""
+    lengths: np.ndarray
+    """Tokens of each row of the data set, as truncated."""
+    edges: tuple[int, ...] | None
+    """As of `padding_edges`."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def rows_of(self, batch: int) -> np.ndarray:
+        return self.rows[self.starts[batch] : self.starts[batch + 1]]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Rows of each batch."""
+        return np.diff(self.starts)
+
+    @property
+    def padded_to(self) -> np.ndarray:
+        """Tokens of each row of each batch, padding included."""
+        return padded_lengths(np.maximum.reduceat(self.lengths[self.rows], self.starts[:-1]), self.edges)
+
+    @property
+    def real_tokens(self) -> int:
+        return int(self.lengths[self.rows].sum(dtype=np.int64))
+
+    @property
+    def computed_tokens(self) -> int:
+        return int(computed_tokens(self.rows, self.starts, self.lengths, self.edges).sum())
+
+    @property
+    def padding_share(self) -> float:
+        return padding_share(self.rows, self.starts, self.lengths, self.edges)
+
+    def training_flops(self, shape: ModelShape) -> np.ndarray:
+        """Of each batch."""
+        flops: np.ndarray = shape.training_flops(self.sizes, self.padded_to)
+        return flops
+
+
+def batches_of(
+    config: TrainConfig, lengths: np.ndarray, max_length: int, num_processes: int = 1, epoch: int = 0
+) -> Batches:
+    """The batches that a run with this configuration deals, from the lengths of its rows alone.
+
+    `lengths` may be longer than `max_length`, the longest input: they are cut. Of several processes each has a batch in
+    turn, without what Accelerate repeats in the last round.
+    """
+    lengths = np.minimum(lengths, max_length).astype(np.int32)
+    edges = padding_edges(config, max_length, lengths)
+    seed, size = config.seed if config.data_seed is None else config.data_seed, config.per_device_train_batch_size
+    if config.batching == "token_budget":
+        padded = padded_lengths(lengths, edges)
+        budget = TokenBudget(padded, config.max_tokens_per_batch or usual_budget(size, padded), num_processes, seed)
+        dealt = budget.of_epoch(epoch)
+        return Batches(dealt.rows, dealt.batch_starts, lengths, edges)
+    if config.batching == "length_grouped":
+        update = size * config.gradient_accumulation_steps * num_processes
+        rows = length_grouped_rows(lengths, update, seed, epoch)
+    else:
+        rows = np.arange(len(lengths)) if config.batching == "sequential" else random_rows(len(lengths), seed, epoch)
+    return Batches(rows, batch_starts(len(lengths), size), lengths, edges)

@@ -38,7 +38,7 @@ from ftloop.errors import UserError
 from ftloop.fast import speed_up
 from ftloop.metrics import ComputeMetrics
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
-from ftloop.padding import padded_lengths, row_lengths
+from ftloop.padding import padded_lengths, row_lengths, usual_budget
 from ftloop.plan import TrainingPlan, make_plan
 from ftloop.sampling import (
     BudgetSampler,
@@ -128,7 +128,7 @@ class Run:
     stop: Stop = field(default_factory=Stop)
     """Whether the run is to be left where it can be taken up again."""
 
-    @property
+    @cached_property
     def unwrapped_model(self) -> nn.Module:
         """The user's own model, with autocast still in its forward."""
         # Asked to keep torch.compile's wrapper, Accelerate would take DDP out of the model that trains.
@@ -318,7 +318,9 @@ def prepare(
     run.plan = make_plan(config, num_examples, len(run.train_loader), accelerator.num_processes, budget)
     check_schedule(config, run.plan.warmup_steps, run.plan.max_steps)
     run.model, run.optimizer = accelerator.prepare(model, create_optimizer(model, config))
-    run.scheduler = create_scheduler(run.optimizer, config, run.plan.warmup_steps, run.plan.max_steps)
+    # Accelerate's optimizer is there for the scaler; where there is none, torch's own is stepped (guard.py).
+    stepped = run.optimizer if accelerator.scaler is not None or config.trainer_compat else run.optimizer.optimizer
+    run.scheduler = create_scheduler(stepped, config, run.plan.warmup_steps, run.plan.max_steps)
     run.stop.group = _stop_group(config, accelerator)
     begin(run.state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
     return run
@@ -376,8 +378,8 @@ def _order_rows(run: Run, padding_edges: tuple[int, ...] | None) -> TokenBudget 
         run.sampler = OrderSampler(run.row_order, count)
         return None
     padded = padded_lengths(lengths, padding_edges)
-    longest, mean = int(padded.max()), float(padded.mean())
-    max_tokens = config.max_tokens_per_batch or max(round(config.per_device_train_batch_size * mean), longest)
+    longest = int(padded.max())
+    max_tokens = config.max_tokens_per_batch or usual_budget(config.per_device_train_batch_size, padded)
     if max_tokens < longest:
         raise UserError(
             f"max_tokens_per_batch: {max_tokens} is less than the longest row, padded to {longest} tokens; raise it, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import os
 import sys
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     from ftloop.durable import in_use
 
     words = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        gc.disable()  # until _collect_garbage
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a label ends no run
     stop, started = Stop(), time.monotonic()
@@ -80,7 +83,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     """
     import numpy as np
 
-    from ftloop.announce import announce_baseline, announce_data, announce_padding, announce_run, quiet_libraries
+    from ftloop.announce import announce_data, announce_padding, announce_run, quiet_libraries, with_baseline
     from ftloop.checkpoint import find_checkpoint
     from ftloop.data import load_text_data, tokenize
     from ftloop.durable import check_writable
@@ -129,7 +132,6 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     lengths = row_lengths(encoded["train"], quiet=True)
     edges = padding_edges(config, max_length, lengths)
 
-    compute_metrics = metrics_for(data.labels, data.metrics)
     run = prepare(
         config,
         model,
@@ -137,7 +139,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         next(iter(validation.values()), None),
         processing_class=tokenizer,
         data_collator=collator(tokenizer, edges),
-        compute_metrics=compute_metrics,
+        compute_metrics=metrics_for(data.labels, data.metrics),
         accelerator=accelerator,
         padding_edges=edges,
     )
@@ -149,15 +151,25 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         announce_padding(run, lengths, edges)
         announce_data(run, data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
         for name, rows in list(validation.items())[:1]:
-            announce_baseline(data.labels, name, np.asarray(rows["label"]), compute_metrics)
+            run.compute_metrics = with_baseline(run, data.labels, name, np.asarray(rows["label"]))
     if checkpoint is not None:
         load_checkpoint(run, checkpoint, is_whole=True)
     elif config.resume_from_checkpoint is not None and not is_trained:
         run.say(f"Resuming  nothing: no checkpoint in {config.output_dir} yet, starting afresh")
+    _collect_garbage()
     with signals_wait():
         _train_and_save(run, is_trained)
         _use(run, data, encoded, samples, max_length)
     return run
+
+
+def _collect_garbage() -> None:
+    """From here on, in the command's own process. What a start makes are a million objects that stay: to look through
+    them for garbage, again and again, is a sixth of its time, so that it is not done then, nor ever to these.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _train_and_save(run: Run, is_trained: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import json
 import os
@@ -22,7 +23,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 from ftloop import data as data_module
 from ftloop import hub
 from ftloop.config import TrainConfig
-from ftloop.data import TextData, load_text_data, tokenize
+from ftloop.data import Labels, TextData, load_text_data, tokenize
 from ftloop.errors import UserError
 from ftloop.glue import TASKS
 
@@ -420,9 +421,37 @@ def test_other_lengths_and_labels_are_not_served_from_the_cache(
     files: Files, word_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     rows = labelled(0, 1, text="a b c d")
-    assert [len(encode(files.load(rows), word_tokenizer, n)[0][0]["input_ids"]) for n in (16, 4)] == [6, 4]
+    loaded = files.load(rows)
+    assert [len(encode(loaded, word_tokenizer, n)[0][0]["input_ids"]) for n in (16, 4)] == [6, 4]
+    turned = dataclasses.replace(loaded, labels=Labels(("1", "0"), {"1": 0, "0": 1}))
+    assert [encode(each, word_tokenizer)[0]["label"] for each in (loaded, turned)] == [[0, 1], [1, 0]]
     assert encode(files.load(rows, task_name="mrpc"), word_tokenizer)[0]["label"] == [0, 1]
     assert encode(files.load(labelled(1, 0, text="a b c d")), word_tokenizer)[0]["label"] == [1, 0]
+
+
+@pytest.mark.parametrize("change", ["a word", "a setting", "the class"])
+def test_tokens_of_another_tokenizer_are_not_served_from_the_cache(
+    files: Files, word_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    class Another(PreTrainedTokenizerFast):
+        pass
+
+    loaded, calls = files.load(labelled(0, 1, text=f"a {change}")), []
+    real = PreTrainedTokenizerFast.__call__
+    monkeypatch.setattr(
+        PreTrainedTokenizerFast, "__call__", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs)
+    )
+    encode(loaded, word_tokenizer)
+    encode(loaded, word_tokenizer)
+    assert len(calls) == 1
+    if change == "a word":
+        word_tokenizer.add_tokens(["another"])
+    elif change == "a setting":
+        word_tokenizer.model_input_names = ["input_ids"]
+    else:
+        word_tokenizer.__class__ = Another
+    encode(loaded, word_tokenizer)
+    assert len(calls) == 2
 
 
 # By name

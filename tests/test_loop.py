@@ -451,3 +451,15 @@ def test_training_never_touches_transformers_trainer() -> None:
     assert not {
         name for name in names if name.startswith("transformers.trainer.") or name.endswith((".Trainer", "Callback"))
     }
+
+
+def test_a_model_left_evaluating_trains_on_with_dropout(tmp_path: Path) -> None:
+    plain = prepared(tmp_path / "a")
+    train(plain)
+    left, count = prepared(tmp_path / "b"), 0
+    left.unwrapped_model.bert.eval()  # in part, and before the first update
+    for _ in updates(left):
+        left.unwrapped_model.eval()
+        count += 1
+    assert count == plain.state.max_steps
+    assert weights_digest(left.unwrapped_model) == weights_digest(plain.unwrapped_model)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from transformers import EvalPrediction
 
 from ftloop.data import Labels
 from ftloop.glue import TASKS
-from ftloop.metrics import metrics_for
+from ftloop.metrics import _imported, metrics_for
 
 
 def classes(count: int) -> Labels:
@@ -89,3 +91,16 @@ def test_logits_may_come_with_further_outputs() -> None:
     logits = np.array([[0.0, 1.0], [1.0, 0.0]])
     evaluated = EvalPrediction(predictions=(logits, np.zeros((2, 3))), label_ids=np.array([1, 0]))
     assert metrics_for(classes(2))(evaluated) == {"accuracy": 1.0, "f1": 1.0}
+
+
+def test_importing_a_library_late_leaves_the_random_generators_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "draws_when_imported.py").write_text(
+        "import random, numpy\nrandom.random(), numpy.random.rand()\nafter_drawing = random.getstate()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = random.getstate(), str(np.random.get_state())
+    module = _imported("draws_when_imported")
+    assert module.after_drawing != before[0]
+    assert (random.getstate(), str(np.random.get_state())) == before

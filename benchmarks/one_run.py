@@ -1,0 +1,193 @@
+"""What throughput.py times inside a process of its own: python benchmarks/one_run.py JOB.json RESULT.json
+
+`loop`: a tiny model, whose arithmetic takes so little that what a loop adds to it shows. `matmul`: the machine's peak.
+`cuda`: bert-base with random weights on a GPU. Each is one side of one run; nothing is compared here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tiny import tiny_bert, tiny_rows, tiny_tokenizer
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    get_scheduler,
+    set_seed,
+)
+from transformers.utils import logging
+
+from ftloop import TrainConfig, prepare, train
+from ftloop.loop import training_step
+from ftloop.optim import create_optimizer
+from ftloop.record import digest_tensors
+
+QUIET: dict[str, Any] = {
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "logging_steps": 500,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+ROWS_PER_STEP = 8  # of the tiny model
+WARM_UP = 5
+
+
+def loop(side: str, steps: int) -> dict[str, Any]:
+    """Milliseconds per step of a tiny BERT, the median of three passes. `bare`: forward, backward, clip, step and
+    schedule over tensors that are there already; Trainer and ftloop also fetch and collate their rows, and log.
+    """
+    passes = [_one_pass(side, steps) for _ in range(3)]
+    weights = {digest for _, digest in passes}
+    assert len(weights) == 1, "the same pass, other weights"
+    return {"ms_per_step": statistics.median(seconds for seconds, _ in passes) / steps * 1e3, "weights": weights.pop()}
+
+
+def _one_pass(side: str, steps: int) -> tuple[float, str]:
+    rows, tokenizer, model = tiny_rows(steps * ROWS_PER_STEP), tiny_tokenizer(), tiny_bert()
+    given: dict[str, Any] = {"processing_class": tokenizer, "data_collator": DataCollatorWithPadding(tokenizer)}
+    with tempfile.TemporaryDirectory() as folder:
+        args = QUIET | {"output_dir": folder, "use_cpu": True, "per_device_train_batch_size": ROWS_PER_STEP}
+        args |= {"num_train_epochs": 1, "learning_rate": 1e-3}
+        if side == "bare":
+            return _bare_loop(model, rows, given["data_collator"], TrainConfig(**args), steps), _digest(model)
+        if side == "ftloop":
+            run = prepare(TrainConfig(**args), model, rows, **given)
+            started = time.perf_counter()
+            train(run)
+        else:
+            trainer = Trainer(model=model, args=TrainingArguments(**args), train_dataset=rows, **given)
+            started = time.perf_counter()
+            trainer.train()
+        return time.perf_counter() - started, _digest(model)
+
+
+def _digest(model: Any) -> str:
+    return digest_tensors(model.state_dict())
+
+
+def _bare_loop(model: Any, rows: Any, collate: Any, config: TrainConfig, steps: int) -> float:
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    batches = [collate([rows[i] for i in order[k : k + ROWS_PER_STEP]]) for k in range(0, len(order), ROWS_PER_STEP)]
+    optimizer = create_optimizer(model.train(), config)
+    scheduler = get_scheduler("linear", optimizer, 0, steps)
+    parameters = list(model.parameters())
+    set_seed(config.seed)
+    torch.empty((), dtype=torch.int64).random_()  # which a DataLoader's iterator draws: the same dropout, the same bits
+    started = time.perf_counter()
+    for inputs in batches:
+        loss = model(**inputs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    return time.perf_counter() - started
+
+
+def matmul(precision: str, seconds: float) -> dict[str, Any]:
+    """FLOP/s of the best of a few shapes of product, those of the model's layers and a large square one."""
+    cuda = torch.cuda.is_available()
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    shapes = [(1024, 384, 1536), (1024, 1536, 384), (2048, 2048, 2048)]
+    if cuda:
+        shapes = [(4096, 768, 3072), (8192, 8192, 8192)]
+    best: dict[str, float] = {}
+    for m, k, n in shapes:
+        a, b = (torch.randn(*shape, device="cuda" if cuda else "cpu").to(dtype) for shape in ((m, k), (k, n)))
+        fastest, end = float("inf"), time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            started = time.perf_counter()
+            for _ in range(10):
+                torch.mm(a, b)
+            if cuda:
+                torch.cuda.synchronize()
+            fastest = min(fastest, (time.perf_counter() - started) / 10)
+        best[f"{m}x{k}x{n}"] = 2 * m * k * n / fastest
+    return {"flops": max(best.values()), "by_shape": best}
+
+
+class _CountSyncs(TrainerCallback):
+    """From the first step after the warm-up on, torch warns of whatever makes the host wait for the device."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == WARM_UP:
+            torch.cuda.set_sync_debug_mode("warn")
+
+
+def cuda(side: str, precision: str, rows_per_step: int, lengths: list[int], steps: int) -> dict[str, Any]:
+    """bert-base's shape, random weights and tokens, real lengths. `ftloop-fast`: batches of equal length, padded to a
+    few lengths, compiled.
+    """
+    set_seed(42)
+    model = BertForSequenceClassification(BertConfig())
+    draw, tokenizer = np.random.default_rng(0), tiny_tokenizer()
+    chosen = draw.choice(lengths, steps * rows_per_step)
+    rows = Dataset.from_list(
+        [
+            {"input_ids": draw.integers(5, 30_000, n).tolist(), "attention_mask": [1] * int(n), "label": int(n) % 2}
+            for n in chosen
+        ]
+    )
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        args = QUIET | {"output_dir": folder, "per_device_train_batch_size": rows_per_step, precision: True}
+        args |= {"num_train_epochs": 1, "dataloader_num_workers": 2, "dataloader_prefetch_factor": 2}
+        torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        if side == "trainer":
+            trainer = Trainer(
+                model=model,
+                args=TrainingArguments(**args),
+                train_dataset=rows,
+                processing_class=tokenizer,
+                data_collator=DataCollatorWithPadding(tokenizer),
+                callbacks=[_CountSyncs()],
+            )
+            trainer.train()
+        else:
+            fast = {"batching": "length_grouped", "torch_compile": True} if side == "ftloop-fast" else {}
+            run = prepare(TrainConfig(**args, **fast), model, rows, processing_class=tokenizer)
+
+            def step(*given: Any) -> Any:
+                if run.state.global_step == WARM_UP:
+                    torch.cuda.set_sync_debug_mode("warn")
+                return training_step(*given)
+
+            train(run, step)
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        counted = sum("called a synchronizing" in str(warning.message) for warning in said)
+    return {
+        "ms_per_step": seconds / steps * 1e3,
+        "syncs_per_micro_batch": counted / (steps - WARM_UP),
+        "peak_mb": torch.cuda.max_memory_allocated() / 1e6,
+        "weights": _digest(model),
+    }
+
+
+if __name__ == "__main__":
+    logging.set_verbosity_error()
+    job = json.loads(Path(sys.argv[1]).read_text())
+    kind = {"loop": loop, "matmul": matmul, "cuda": cuda}[job.pop("kind")]
+    Path(sys.argv[2]).write_text(json.dumps(kind(**job)))
