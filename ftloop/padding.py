@@ -108,10 +108,8 @@ def _pad(
     if edges is not None:
         length = edges[bisect_left(edges, length)]
     fillers = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
-    usual = {"input_ids", "attention_mask"} <= first.keys() <= {*fillers, "label"} and isinstance(
-        first["input_ids"], list
-    )
-    if not usual or tokenizer.padding_side != "right":
+    usual = {"input_ids", "attention_mask"} <= first.keys() <= {*fillers, "label"}
+    if not (usual and isinstance(first["input_ids"], list) and tokenizer.padding_side == "right"):
         return _pad_as_transformers(examples, tokenizer, None if edges is None else length)
     # Transformers also looks at every token, whether it is a number: two thirds of its time.
     batch = {
