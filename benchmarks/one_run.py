@@ -64,18 +64,19 @@ def loop(side: str, steps: int) -> dict[str, Any]:
 
 def _one_pass(side: str, steps: int) -> tuple[float, str]:
     rows, tokenizer, model = tiny_rows(steps * ROWS_PER_STEP), tiny_tokenizer(), tiny_bert()
-    given: dict[str, Any] = {"processing_class": tokenizer, "data_collator": DataCollatorWithPadding(tokenizer)}
+    collate = DataCollatorWithPadding(tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         args = QUIET | {"output_dir": folder, "use_cpu": True, "per_device_train_batch_size": ROWS_PER_STEP}
         args |= {"num_train_epochs": 1, "learning_rate": 1e-3}
         if side == "bare":
-            return _bare_loop(model, rows, given["data_collator"], TrainConfig(**args), steps), _digest(model)
+            return _bare_loop(model, rows, collate, TrainConfig(**args), steps), _digest(model)
         if side == "ftloop":
-            run = prepare(TrainConfig(**args), model, rows, **given)
+            run = prepare(TrainConfig(**args), model, rows, processing_class=tokenizer)  # with its own collator
             started = time.perf_counter()
             train(run)
         else:
-            trainer = Trainer(model=model, args=TrainingArguments(**args), train_dataset=rows, **given)
+            given: dict[str, Any] = {"train_dataset": rows, "processing_class": tokenizer, "data_collator": collate}
+            trainer = Trainer(model=model, args=TrainingArguments(**args), **given)
             started = time.perf_counter()
             trainer.train()
         return time.perf_counter() - started, _digest(model)

@@ -38,7 +38,7 @@ from ftloop.errors import UserError
 from ftloop.fast import speed_up
 from ftloop.metrics import ComputeMetrics
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
-from ftloop.padding import padded_lengths, row_lengths, usual_budget
+from ftloop.padding import collator, padded_lengths, row_lengths, usual_budget
 from ftloop.plan import TrainingPlan, make_plan
 from ftloop.sampling import (
     BudgetSampler,
@@ -352,9 +352,9 @@ def _accepts_loss_kwargs(model: nn.Module) -> bool:
 
 
 def _default_collator(processing_class: Any) -> Collator:
-    from transformers import DataCollatorWithPadding, default_data_collator
+    from transformers import default_data_collator
 
-    return default_data_collator if processing_class is None else DataCollatorWithPadding(processing_class)
+    return default_data_collator if processing_class is None else collator(processing_class)
 
 
 def _order_rows(run: Run, padding_edges: tuple[int, ...] | None) -> TokenBudget | None:

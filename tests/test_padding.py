@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_bert, tiny_rows, tiny_tokenizer
+from transformers import DataCollatorWithPadding
 
 from ftloop import prepare, updates
 from ftloop.config import TrainConfig
@@ -120,3 +122,35 @@ def test_tokens_are_counted_as_the_model_sees_them() -> None:
     rows = np.array([2, 0, 4, 1, 3])
     assert computed_tokens(rows, np.array([0, 2, 5]), lengths).tolist() == [18, 12]
     assert computed_tokens(rows, np.array([0, 2, 5]), lengths, (8, 16)).tolist() == [32, 24]
+
+
+@pytest.mark.parametrize("edges", [None, (8, 24)])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    "columns", [("token_type_ids", "label"), (), ("score",), ("special_tokens_mask", "label"), ("no_mask", "label")]
+)
+@pytest.mark.parametrize("form", ["lists", "tensors"])
+def test_a_batch_is_what_transformers_makes_of_it(
+    columns: tuple[str, ...], side: str, edges: tuple[int, ...] | None, form: str
+) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side, tokenizer._pad_token_type_id = side, 3  # unlike any other filler
+    lengths = (5, 1, 17, 9)
+    examples: list[dict[str, Any]] = [{"input_ids": [*range(5, 5 + n)], "attention_mask": [1] * n} for n in lengths]
+    for k, example in enumerate(examples):
+        n = lengths[k]
+        values = {"token_type_ids": [1] * n, "special_tokens_mask": [0] * n, "label": k % 2}
+        example |= {name: values[name] for name in columns if name in values}
+        if "score" in columns:
+            example["label"] = k / 2
+        if "no_mask" in columns:
+            del example["attention_mask"]
+    if form == "tensors":
+        examples = [{name: torch.tensor(value) for name, value in example.items()} for example in examples]
+    found = collator(tokenizer, edges)([dict(example) for example in examples])
+    width: dict[str, Any] = {} if edges is None else {"padding": "max_length", "max_length": 24}
+    expected = DataCollatorWithPadding(tokenizer, **width)(examples)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        assert torch.equal(found[name], value), name
