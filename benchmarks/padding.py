@@ -48,7 +48,7 @@ HOW = {
     "minimum and maximum are over the sampled steps, whose batches differ in size",
     "epoch": "estimated: the steps of the epoch are sorted by their FLOPs and cut into equal parts; one step of each "
     "part is timed and stands for the FLOPs of its part. That is done in passes, each with other steps: median, "
-    "minimum and maximum over the passes",
+    "minimum and maximum over the passes. To dynamic: its ratio to dynamic padding's in the same pass",
     "memory": "of a process of its own that makes two updates with the batch of the most tokens: its largest resident "
     "set, imports and model included (CUDA: largest allocation)",
     "wait": "each sampled batch once more without the exchange of gradients: from the end of a process's own forward "
@@ -403,7 +403,7 @@ def prepared(config: TrainConfig, data: Data | None, rows: Any) -> Any:
     return prepare(config, model, rows, processing_class=tokenizer, accelerator=accelerator)
 
 
-def figures(strategy: Strategy, shape: ModelShape, dynamic_flops: float, processes: int) -> dict[str, Any]:
+def figures(strategy: Strategy, dynamic: Strategy, shape: ModelShape, processes: int) -> dict[str, Any]:
     """What is written of a strategy."""
     batches, sample = strategy.batches, strategy.sample
     epoch = sample.epoch(strategy.seconds)
@@ -416,10 +416,12 @@ def figures(strategy: Strategy, shape: ModelShape, dynamic_flops: float, process
         "rows_truncated": strategy.rows_truncated,
         "batches": len(batches),
         "largest_batch": [rows, tokens],
-        "flops_to_dynamic": float(batches.training_flops(shape).sum()) / dynamic_flops,
+        "flops_to_dynamic": float(batches.training_flops(shape).sum() / dynamic.batches.training_flops(shape).sum()),
         "steps_timed": int(strategy.seconds.size),
+        "seconds_of_each": strategy.seconds.tolist(),
         "step_seconds": spread(strategy.seconds),
         "epoch_seconds": spread(epoch),
+        "epoch_to_dynamic": spread(epoch / dynamic.sample.epoch(dynamic.seconds)),
         "real_tokens_per_second": batches.real_tokens / statistics.median(epoch),
         "peak_bytes": strategy.peak_bytes,
         "bytes_before_the_first_step": strategy.bytes_before,
@@ -436,20 +438,19 @@ def spread(values: np.ndarray) -> dict[str, float]:
 
 def table(found: dict[str, dict[str, Any]]) -> list[list[str]]:
     """The rows of the printed table, its head first. A column that is not measured is left out."""
-    dynamic = found["dynamic"]["epoch_seconds"]["median"]
     several = "wait_share" in found["dynamic"]
     head = ["strategy", "padding", "rows cut", "batches", "step, ms", "epoch, s", "to dynamic", "real tokens/s"]
     lines = [[*head, "peak, MiB", *(["wait per step, ms", "share"] if several else [])]]
     for name, row in found.items():
-        epoch, peak = row["epoch_seconds"], row["peak_bytes"]
+        peak = row["peak_bytes"]
         line = [
             name,
             f"{row['padding_share']:.1%}",
             str(row["rows_truncated"]),
             str(row["batches"]),
             _spread(row["step_seconds"], 1e3, 0),
-            _spread(epoch, 1, 1),
-            f"{epoch['median'] / dynamic:.2f}",
+            _spread(row["epoch_seconds"], 1, 1),
+            _spread(row["epoch_to_dynamic"], 1, 2),
             f"{row['real_tokens_per_second']:.0f}",
             "not measured" if peak is None else f"{peak / 2**20:.0f}",
         ]
@@ -513,8 +514,7 @@ def benchmark(config: TrainConfig, given: argparse.Namespace, words: list[str]) 
     if not run.is_main:
         return
     dynamic = next(strategy for strategy in chosen if strategy.name == "dynamic")
-    dynamic_flops = float(dynamic.batches.training_flops(shape).sum())
-    rows = {strategy.name: figures(strategy, shape, dynamic_flops, processes) for strategy in chosen}
+    rows = {strategy.name: figures(strategy, dynamic, shape, processes) for strategy in chosen}
     path = given.output or RESULTS / f"{file_stem(given, processes)}.json"
     told = conditions() | {
         "command": " ".join(["python" if processes == 1 else f"torchrun --nproc_per_node {processes}"])

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 REAL, PADDING, MARK, GREY = "#0072B2", "#E69F00", "#000000", "#999999"
 
@@ -48,7 +49,10 @@ def draw_strategies(result: dict[str, Any], path: Path) -> None:
     _label(panels[0], places, shares, [f"{share:.1f} %" for share in shares])
     panels[0].set_title("tokens that are padding, of all computed")
     panels[0].set(xlabel="%", yticks=places, yticklabels=names)
-    times = (("step_seconds", 1e3, "ms", "one step: median, min to max"), ("epoch_seconds", 1, "s", "epoch, estimated"))
+    times = (
+        ("step_seconds", 1e3, "ms", "one step: median, min to max"),
+        ("epoch_seconds", 1, "s", "epoch, estimated: median, min to max"),
+    )
     for axes, (key, unit, name, title) in zip(panels[1:], times, strict=True):
         median, least, most = (
             np.array([row[key][which] * unit for row in found.values()]) for which in ("median", "min", "max")
@@ -59,6 +63,7 @@ def draw_strategies(result: dict[str, Any], path: Path) -> None:
         _label(axes, places, most, [f"{value:.0f}" if value >= 10 else f"{value:.2g}" for value in median])
         axes.set(xlabel=name, title=title)
     for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 

@@ -366,6 +366,7 @@ def python(code: str, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this C library is not glibc")
 @pytest.mark.parametrize(("flags", "mapped"), [([], 0), (["--keep_freed_memory", "false"], 3)], ids=["kept", "not"])
 def test_the_command_keeps_freed_memory_unless_told_otherwise(flags: list[str], mapped: int, tmp_path: Path) -> None:
@@ -374,6 +375,7 @@ def test_the_command_keeps_freed_memory_unless_told_otherwise(flags: list[str], 
     assert told.split() == ["mapped", str(mapped), "given", "back", "0"]
 
 
+@pytest.mark.slow
 def test_kept_memory_changes_no_bit(tiny_folder: Path, tmp_path: Path) -> None:
     """In one process: what glibc has been told it cannot be told back."""
     files = [f"--{split}_file={tiny_folder / split}.jsonl" for split in ("train", "validation")]

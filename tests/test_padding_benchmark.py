@@ -260,8 +260,8 @@ def test_a_mistake_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None
 def results(**more: Any) -> dict[str, dict[str, Any]]:
     spread = {"median": 0.5, "min": 0.25, "max": 1.0}
     row = {"padding_share": 0.3, "rows_truncated": 0, "batches": 9, "real_tokens_per_second": 10.4, "peak_bytes": None}
-    row |= {"step_seconds": spread, "epoch_seconds": spread} | more
-    slow = {"epoch_seconds": {"median": 2.0, "min": 2.0, "max": 2.0}, "peak_bytes": 3 * 2**20}
+    row |= {"step_seconds": spread, "epoch_seconds": spread, "epoch_to_dynamic": dict.fromkeys(spread, 1.0)} | more
+    slow = {"epoch_to_dynamic": {"median": 4.0, "min": 3.5, "max": 4.25}, "peak_bytes": 3 * 2**20}
     return {"dynamic": row, "global 512": row | slow}
 
 
@@ -274,11 +274,11 @@ def test_the_table_holds_every_strategy_against_dynamic_padding() -> None:
         "batches": "9",
         "step, ms": "500 (250 to 1000)",
         "epoch, s": "0.5 (0.2 to 1.0)",
-        "to dynamic": "1.00",
+        "to dynamic": "1.00 (1.00 to 1.00)",
         "real tokens/s": "10",
         "peak, MiB": "not measured",
     }
-    assert (whole[head.index("to dynamic")], whole[head.index("peak, MiB")]) == ("4.00", "3")
+    assert (whole[head.index("to dynamic")], whole[head.index("peak, MiB")]) == ("4.00 (3.50 to 4.25)", "3")
     waiting = {"wait_share": 0.125, "wait_seconds": {"median": 0.1, "min": 0.0, "max": 0.2}}
     assert table(results(**waiting))[1][-2:] == ["100 (0 to 200)", "12%"]
 
@@ -322,11 +322,12 @@ def test_the_command_leaves_table_json_and_pictures(tiny_folder: Path, tmp_path:
         assert f"\n{name} " in printed
         assert row["real_tokens"] == found["strategies"]["dynamic"]["real_tokens"]
         assert row["padding_share"] == 1 - row["real_tokens"] / row["computed_tokens"]
-        assert row["steps_timed"] == 2
+        assert row["steps_timed"] == len(row["seconds_of_each"]) == 2
         assert 0 < row["step_seconds"]["min"] <= row["step_seconds"]["median"] <= row["step_seconds"]["max"]
         assert row["epoch_seconds"]["median"] > row["step_seconds"]["min"]
         assert row["peak_bytes"] >= row["bytes_before_the_first_step"] > 2**20
         assert "wait_share" not in row
+    assert found["strategies"]["dynamic"]["epoch_to_dynamic"] == {"median": 1.0, "min": 1.0, "max": 1.0}
     assert found["strategies"]["global 64"]["computed_tokens"] == 29 * 64
     assert found["conditions"]["command"].startswith("python benchmarks/padding.py --steps 2")
     markdown = (tmp_path / "padding.md").read_text()

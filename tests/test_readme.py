@@ -98,6 +98,7 @@ def test_every_flag_named_is_a_setting() -> None:
         "signal",
         "requeue",
         "number",
+        "advise",
     }
     flags = set(re.findall(r"--(\w+)", README + WALKTHROUGH)) - of_others
     assert {"train_file", "trainer_compat", "resume_from_checkpoint"} <= flags
