@@ -369,8 +369,11 @@ def peak_memory(strategy: Strategy, words: list[str]) -> None:
 
 
 def report_peak(config: TrainConfig, size: str) -> None:
+    from ftloop.model import load_shape
+
     rows, tokens = map(int, size.split("x"))
-    run = prepared(config, None, made_rows(np.full(rows, tokens), 1000, 0))
+    vocabulary = load_shape(config.model_name_or_path or "").config.vocab_size
+    run = prepared(config, None, made_rows(np.full(rows, tokens), vocabulary, 0))
     inputs = next(iter(run.train_loader))
     before = peak_bytes(run)
     for _ in range(2):

@@ -293,7 +293,7 @@ def test_without_matplotlib_there_is_a_message_and_no_picture(
     assert list(tmp_path.iterdir()) == []
 
 
-NAMES = ["global 64", "global 13, the longest row", "dynamic", "dynamic, multiple of 8", "dynamic, 4 buckets"]
+NAMES = ["global 64", "global 12, the longest row", "dynamic", "dynamic, multiple of 8", "dynamic, 4 buckets"]
 NAMES += ["length_grouped", "token_budget"]
 
 
