@@ -86,9 +86,9 @@ FAULTS: dict[str, Fault] = {
         (
             (
                 "run.py",
-                "create_scheduler(run.optimizer, config, run.plan.warmup_steps, run.plan.max_steps)",
+                "create_scheduler(stepped, config, run.plan.warmup_steps, run.plan.max_steps)",
                 "accelerator.prepare(\n"
-                "        create_scheduler(run.optimizer, config, run.plan.warmup_steps, run.plan.max_steps))",
+                "        create_scheduler(stepped, config, run.plan.warmup_steps, run.plan.max_steps))",
             ),
         ),
     ),
