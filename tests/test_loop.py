@@ -397,8 +397,8 @@ def test_the_loop_fits_one_screen() -> None:
 ORDER = [
     ("errors",),
     ("config", "glue", "demo_data"),
-    ("hub", "rows", "durable", "stopping", "rng", "sampling", "padding", "fast", "allocator"),
-    ("data",),
+    ("hub", "rows", "durable", "stopping", "rng", "sampling", "fast", "allocator"),
+    ("data", "padding"),
     ("model", "metrics", "optim", "plan"),
     ("state",),
     ("run",),
