@@ -6,7 +6,7 @@ import ctypes
 import platform
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def keep_freed_memory() -> bool:
@@ -20,5 +20,7 @@ def keep_freed_memory() -> bool:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    most = 2**31 - 1  # of the C int that it takes
-    return bool(mallopt(M_MMAP_THRESHOLD, most) and mallopt(M_TRIM_THRESHOLD, most))
+    # No block is mapped alone, and none given back: a larger threshold of mapping would say so too, but older versions
+    # take none above 32 MB.
+    kept = [mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)]
+    return all(kept)

@@ -69,6 +69,8 @@ OTHER_BITS = {  # the same job, but no longer the bits of one run that was never
     "load_best_model_at_end",
     "max_eval_samples",
     "metric_for_best_model",
+    "pad_to_max_length",
+    "padding",
     "per_device_eval_batch_size",
     "sort_eval",
     "tf32",
@@ -115,6 +117,8 @@ def refuse_another_run(config: TrainConfig, folder: Path, num_processes: int) ->
         return
     changed = changed_settings(manifest["config"], config)
     wrong = {name: values for name, values in changed.items() if name not in FREE | OTHER_BITS | BY_RESULT}
+    if config.batching == "token_budget" and "padding" in changed:
+        wrong["padding"] = changed["padding"]  # it decides which rows fit
     split = ("per_device_train_batch_size", "gradient_accumulation_steps")
     then = [*(manifest["config"][name] for name in split), manifest["num_processes"]]
     now = [*(getattr(config, name) for name in split), num_processes]

@@ -478,6 +478,8 @@ def _combination_problems(config: TrainConfig) -> list[str]:
         )
     if config.fast_dropout and config.attn_implementation is not None:
         problems.append("attn_implementation: fast_dropout brings its own attention; leave one of them out")
+    if config.fast_dropout and config.torch_compile:
+        problems.append("fast_dropout and torch_compile: choose one; each dropout would break the compiled graph")
     if config.trainer_compat and (config.fast_dropout or config.first_token_only):
         problems.append("fast_dropout and first_token_only: not with trainer_compat; they do not give Trainer's bits")
     if config.warmup_ratio is not None and config.warmup_steps:
@@ -525,6 +527,10 @@ def _batching_problems(config: TrainConfig) -> list[str]:
         problems.append("sort_eval: is not what Trainer does; leave trainer_compat or it out")
     if config.max_tokens_per_batch is not None and config.batching != "token_budget":
         problems.append("max_tokens_per_batch: only with --batching token_budget")
+    if config.batching == "token_budget" and config.auto_micro_batch:
+        problems.append(
+            "auto_micro_batch: not with token_budget, where a lower --max_tokens_per_batch bounds the memory"
+        )
     if config.batching == "token_budget" and config.dataloader_drop_last:
         problems.append("dataloader_drop_last: with token_budget no batch is incomplete; leave it out")
     return problems

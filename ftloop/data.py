@@ -435,7 +435,10 @@ def _fingerprint(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings:
     """
     if not tokenizer.is_fast:
         return None
+    import tokenizers
     from datasets.fingerprint import Hasher
+
+    import ftloop
 
     _forget_last_use(tokenizer)
     left_out = ("_tokenizer", "_vocab", "deprecation_warnings")
@@ -444,7 +447,8 @@ def _fingerprint(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings:
         tokenizer_json = tokenizer.backend_tokenizer.to_str()
     except Exception:  # a part of it that is Python code
         return None
-    return Hasher.hash((dataset._fingerprint, type(tokenizer), state, tokenizer_json, _tokenize_batch, settings))
+    made_by = (ftloop.__version__, tokenizers.__version__)
+    return Hasher.hash((dataset._fingerprint, type(tokenizer), state, tokenizer_json, made_by, settings))
 
 
 def check_room(tokenizer: PreTrainedTokenizerBase, max_length: int, pair: bool) -> None:

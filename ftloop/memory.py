@@ -176,7 +176,7 @@ def _told(run: Run, inputs: Inputs, kind: str, error: Exception) -> TrainingErro
         smaller = f"a --per_device_{kind}_batch_size below {getattr(config, f'per_device_{kind}_batch_size')}"
         if kind == "train" and run.plan.budget is not None:
             smaller = f"a --max_tokens_per_batch below {run.plan.budget.max_tokens}"
-        if kind == "train":
+        elif kind == "train":
             smaller += " with as many times more --gradient_accumulation_steps, which is the same update"
         lines.append(f"what to try: {smaller}; or, on one process, --auto_micro_batch, which splits what does not fit")
     precision = "" if run.accelerator.mixed_precision != "no" else ", --bf16 or --fp16"

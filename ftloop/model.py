@@ -81,9 +81,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(
-    name_or_path: str, labels: Labels, attn_implementation: str | None = None
-) -> tuple[PreTrainedModel, list[str]]:
+def load_model(name_or_path: str, labels: Labels) -> tuple[PreTrainedModel, list[str]]:
     """The model with a head for `labels`, in float32, and the names of the weights that are new.
 
     The new head is drawn from the global random generator: seed it first.
@@ -101,9 +99,7 @@ def load_model(
         problem_type=None,  # that of an earlier fine-tuning; the model finds its own from the labels
     )
     # A head for another number of labels is replaced.
-    model, new = load_weights(
-        name_or_path, config=config, ignore_mismatched_sizes=True, attn_implementation=attn_implementation
-    )
+    model, new = load_weights(name_or_path, config=config, ignore_mismatched_sizes=True)
     body = f"{model.base_model_prefix}."
     # A pooler is part of no pretraining without a next sentence.
     lost = [name for name in new if name.startswith(body) and ".pooler." not in name]

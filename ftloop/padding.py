@@ -44,7 +44,8 @@ def row_lengths(dataset: Any, desc: str = "Reading lengths", quiet: bool | None 
         for row in range(len(dataset)):
             example = dataset[row]
             if not hasattr(example, "get") or example.get("input_ids") is None:
-                raise UserError(f"row {row + 1} has no input_ids, so its length is not known: use --batching random")
+                known = "its length is not known: use --batching random, and no --sort_eval"
+                raise UserError(f"row {row + 1} has no input_ids, so {known}")
             lengths[row] = len(example["input_ids"])
             bar.update()
     return lengths
@@ -107,9 +108,10 @@ def _pad(
     first, length = examples[0], max(len(example["input_ids"]) for example in examples)
     if edges is not None:
         length = edges[bisect_left(edges, length)]
-    fillers = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
+    fillers = {"input_ids": getattr(tokenizer, "pad_token_id", None), "token_type_ids": 0, "attention_mask": 0}
     usual = {"input_ids", "attention_mask"} <= first.keys() <= {*fillers, "label"}
-    if not (usual and isinstance(first["input_ids"], list) and tokenizer.padding_side == "right"):
+    usual &= isinstance(first["input_ids"], list) and fillers["input_ids"] is not None
+    if not usual or tokenizer.padding_side != "right" or tokenizer.pad_token_type_id:
         return _pad_as_transformers(examples, tokenizer, None if edges is None else length)
     # Transformers also looks at every token, whether it is a number: two thirds of its time.
     batch = {

@@ -204,8 +204,8 @@ def _compiler(config: TrainConfig) -> TorchDynamoPlugin:
         return TorchDynamoPlugin(backend="inductor")
     import torch._dynamo
 
-    # For each length, and one above the training set's: in training and evaluation, whole batches and the last one.
-    shapes = 4 * (int(number or 1) + 1)
+    # For each length, and one above the training set's: whole batches and the last one. No evaluation is compiled.
+    shapes = 2 * (int(number or 1) + 1)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, shapes)
     return TorchDynamoPlugin(backend="inductor", dynamic=False)
 
@@ -276,12 +276,19 @@ def prepare(
     """
     if config.eval_strategy != "no" and train_dataset is not None and eval_dataset is None:
         raise UserError(f"eval_strategy is {config.eval_strategy}, but no eval_dataset was given")
+    if config.padding != "longest" and padding_edges is None:
+        raise UserError(
+            f"padding: {config.padding} is what a data_collator does: give one (ftloop.padding.collator makes it) and "
+            "the lengths it pads to as padding_edges"
+        )
     check_schedule(config)
     seed_everything(config)
     accelerator = accelerator or make_accelerator(config)
     # Before DDP wraps the model, and whether or not an evaluation comes first: Trainer's `evaluate()` before `train()`
     # leaves the model unwrapped, and its processes then train apart.
     model.to(accelerator.device)
+    if config.attn_implementation is not None:
+        model.set_attn_implementation(config.attn_implementation)
     speed_up(model, config.fast_dropout and accelerator.device.type == "cpu", config.first_token_only)
     _align_config(model, processing_class)
     if config.gradient_checkpointing:
@@ -473,7 +480,14 @@ def _loader(run: Run, dataset: Any, **kind: Any) -> DataLoader[Any]:
     prepared: DataLoader[Any]
     if "batch_sampler" in kind:  # which has dealt the rows to the processes already
         device = run.accelerator.device
-        prepared = prepare_data_loader(loader, device, num_processes=1, process_index=0, put_on_device=True)
+        prepared = prepare_data_loader(
+            loader,
+            device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            non_blocking=run.accelerator.non_blocking,
+        )
     else:
         prepared = run.accelerator.prepare(loader)
     return prepared

@@ -35,7 +35,10 @@ def length_grouped_rows(lengths: np.ndarray, rows_per_update: int, seed: int, ep
     generator = _generator(seed, epoch)
     rows = _shuffled(len(lengths), generator)
     pool = rows_per_update * min(max(len(rows) // (4 * rows_per_update), 1), POOL)
-    rows = rows[np.lexsort((-lengths[rows], np.arange(len(rows)) // pool))]
+    pools = np.arange(len(rows)) // pool
+    if 0 < len(rows) % pool < rows_per_update < len(rows):
+        pools = np.minimum(pools, pools[-1] - 1)  # or the longest row of all might be among those that fill no update
+    rows = rows[np.lexsort((-lengths[rows], pools))]
     full = len(rows) // rows_per_update
     updates = rows[: full * rows_per_update].reshape(full, rows_per_update)
     updates = updates[_shuffled(full, generator)]
@@ -51,8 +54,9 @@ class TokenBudget:
 
     Rows are sorted by length, longest first, and cut into steps of `num_processes` batches with as many rows each.
     Where the cuts fall depends on the sorted lengths alone, so the number of steps is known before the first epoch and
-    the same in each; which rows of one length go together, and in which order the steps come, is drawn anew. The
-    longest step comes first. No row is left out or repeated; only the step of the shortest rows may have fewer.
+    the same in each; which rows of one length go together, and in which order the steps come, is drawn anew. The step
+    of the longest rows comes first, that of the shortest last. No row is left out or repeated; only the last step may
+    have fewer rows.
     """
 
     lengths: np.ndarray = field(repr=False)
@@ -87,7 +91,9 @@ class TokenBudget:
         generator = _generator(self.seed, epoch)
         rows = _shuffled(len(self.lengths), generator)
         rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
-        order = np.concatenate([[0], 1 + _shuffled(len(self) - 1, generator)]).astype(np.int64)
+        # The longest first, and that of the shortest last, which may have no row for some process.
+        between = 1 + _shuffled(max(len(self) - 2, 0), generator)
+        order = np.concatenate([[0], between, range(1, len(self))[-1:]]).astype(np.int64)
         steps = [rows[self._cuts[step] : self._cuts[step + 1]] for step in order]
         return DealtEpoch(np.concatenate(steps), np.cumsum([0, *map(len, steps)]), self.num_processes)
 
@@ -158,7 +164,7 @@ class BudgetSampler:
 
 
 def batch_starts(num_examples: int, rows: int) -> np.ndarray:
-    """The same for batches of `rows` rows each, but the last."""
+    """Where batches of `rows` rows each begin, the last perhaps with fewer; and the number of rows."""
     return np.append(np.arange(0, num_examples, rows), num_examples)
 
 

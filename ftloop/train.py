@@ -121,7 +121,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     check_metric(config, data.labels, data.metrics)
     samples = pair_up(config.sample_texts or [], pairs=len(data.text_columns) == 2)
     seed_everything(config)  # the new head is drawn here
-    model, new_weights = load_model(config.model_name_or_path, data.labels, config.attn_implementation)
+    model, new_weights = load_model(config.model_name_or_path, data.labels)
     max_length = longest_input(model, tokenizer, config.max_seq_length)
     with _main_process_first(accelerator):
         sets = {"train": data.train} | data.validation | data.test
@@ -156,7 +156,8 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         load_checkpoint(run, checkpoint, is_whole=True)
     elif config.resume_from_checkpoint is not None and not is_trained:
         run.say(f"Resuming  nothing: no checkpoint in {config.output_dir} yet, starting afresh")
-    _collect_garbage()
+    if stop is not None:
+        _collect_garbage()
     with signals_wait():
         _train_and_save(run, is_trained)
         _use(run, data, encoded, samples, max_length)

@@ -28,9 +28,7 @@ from transformers import (
 
 from ftloop import TrainConfig, UserError, predict, prepare
 from ftloop.config import parse_args
-from ftloop.data import Labels
 from ftloop.fast import ATTENTION, FastDropout, drop, speed_up
-from ftloop.model import load_model
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -270,10 +268,13 @@ def test_a_fast_run_is_resumed_to_the_bits_of_the_one_that_was_not_interrupted(
 
 
 def test_checkpointed_gradients_see_the_same_masks() -> None:
-    gradients = []
+    gradients, passes = [], []
     for checkpointing in (False, True):
         model = tiny_bert(dropout=0.3).train()
         speed_up(model, **FAST)
+        model.bert.encoder.layer[-1].intermediate.register_forward_hook(
+            lambda *_, made=checkpointing: passes.append(made)
+        )
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         torch.manual_seed(1)
@@ -281,6 +282,7 @@ def test_checkpointed_gradients_see_the_same_masks() -> None:
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     assert len(gradients[0]) > 30
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    assert passes == [False, True, True], "the last layer is computed once more, too"
 
 
 def test_a_fast_model_is_saved_as_any_other(tmp_path: Path) -> None:
@@ -305,10 +307,10 @@ def test_predictions_are_the_same_to_rounding(tmp_path: Path) -> None:
     assert logits[0].shape == (13, 2)
 
 
-def test_the_attention_asked_for_is_the_one_loaded(tmp_path: Path) -> None:
-    tiny_bert().save_pretrained(tmp_path)
+def test_the_attention_asked_for_is_the_one_used(tmp_path: Path) -> None:
     for asked in ("eager", "sdpa"):
-        model, _ = load_model(str(tmp_path), Labels(("a", "b"), {"a": 0, "b": 1}), asked)
+        model = tiny_bert()
+        prepare(TrainConfig(output_dir=str(tmp_path), use_cpu=True, attn_implementation=asked), model)
         assert model.config._attn_implementation == asked
 
 

@@ -37,7 +37,7 @@ def test_grouped_by_length_every_row_is_there_once_and_the_longest_update_comes_
     assert sorted(rows) == list(range(len(lengths)))
     full = len(rows) // rows_per_update * rows_per_update
     if full:
-        assert lengths[rows[:rows_per_update]].max() == lengths[rows[:full]].max()
+        assert lengths[rows[:rows_per_update]].max() == lengths.max()
     for start in range(0, full, rows_per_update):
         assert (np.diff(lengths[rows[start : start + rows_per_update]]) <= 0).all(), "longest first within an update"
 
@@ -246,6 +246,7 @@ def test_rows_without_tokens_cannot_be_grouped(tmp_path: Path) -> None:
         ({"sort_eval": True, "trainer_compat": True}, "sort_eval: is not what Trainer does"),
         ({"max_tokens_per_batch": 100}, "max_tokens_per_batch: only with --batching token_budget"),
         ({"batching": "token_budget", "dataloader_drop_last": True}, "dataloader_drop_last: with token_budget"),
+        ({"batching": "token_budget", "auto_micro_batch": True}, "auto_micro_batch: not with token_budget"),
         ({"padding": "multiple:0"}, "padding: 'multiple:0' is not one of longest, max_length, multiple:N, buckets:N"),
         ({"padding": "multiple:8", "pad_to_max_length": True, "max_seq_length": 9}, "pad_to_max_length and padding"),
     ],
@@ -253,6 +254,12 @@ def test_rows_without_tokens_cannot_be_grouped(tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_said(settings_given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         TrainConfig(**settings_given)
+
+
+def test_from_python_padding_is_not_silently_left_to_a_collator_that_does_none(tmp_path: Path) -> None:
+    config = TrainConfig(output_dir=str(tmp_path), use_cpu=True, padding="buckets:2")
+    with pytest.raises(UserError, match="padding: buckets:2 is what a data_collator does"):
+        prepare(config, tiny_bert(), tiny_rows(9), data_collator=pad)
 
 
 def evaluated(tmp_path: Path, sort_eval: bool, seen: list[int] | None = None) -> tuple[Any, dict[str, float]]:
