@@ -71,7 +71,7 @@ torture: install ## kill ftloop N times (N=1000) at random, run it again, compar
 
 .PHONY: bench
 bench: install ## Trainer and ftloop side by side: time, memory, accuracy; takes hours, can be resumed (QUICK=1: short)
-	$(BIN)/python benchmarks/throughput.py --continue $(if $(QUICK),--quick --output runs/throughput-quick.json)
+	$(BIN)/python benchmarks/throughput.py $(if $(QUICK),--quick --output runs/throughput-quick.json)
 
 .PHONY: bench-padding
 bench-padding: install ## what padding costs, for each way to pad and to batch (ARGS="--made long-tail", ...; QUICK=1: short)

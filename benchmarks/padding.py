@@ -373,6 +373,7 @@ def report_peak(config: TrainConfig, size: str) -> None:
 
     rows, tokens = map(int, size.split("x"))
     vocabulary = load_shape(config.model_name_or_path or "").config.vocab_size
+    config = replace(config, per_device_train_batch_size=rows)
     run = prepared(config, None, made_rows(np.full(rows, tokens), vocabulary, 0))
     inputs = next(iter(run.train_loader))
     before = peak_bytes(run)
@@ -402,7 +403,8 @@ def prepared(config: TrainConfig, data: Data | None, rows: Any) -> Any:
     labels = data.labels if data is not None else Labels(("0", "1"), {"0": 0, "1": 1})
     model, _ = load_model(config.model_name_or_path or "", labels)
     tokenizer = data.tokenizer if data is not None else None
-    config = replace(config, batching="random", max_tokens_per_batch=None)
+    # Which rows meet and what they are padded to has been settled before: batches are made by hand here.
+    config = replace(config, batching="random", max_tokens_per_batch=None, padding="longest", pad_to_max_length=False)
     return prepare(config, model, rows, processing_class=tokenizer, accelerator=accelerator)
 
 

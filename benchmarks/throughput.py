@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from ftloop.config import TrainConfig
 from ftloop.demo_data import demo_rows
 from ftloop.hub import PACKAGED_MODEL, local_model_folder
 
@@ -62,7 +61,7 @@ GUIDE: dict[str, Any] = {
     "disable_tqdm": "true",
 }
 # What ftloop tunes by itself without changing a bit, and Trainer does not; off where all else is to be equal.
-PLAIN = {"keep_freed_memory": "false"} if "keep_freed_memory" in {each.name for each in fields(TrainConfig)} else {}
+PLAIN = {"keep_freed_memory": "false"}
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ class Sizes:
     cuda_steps: int
 
 
-FULL = Sizes(600, 200, 1, None, 3, 1000, 3.0, 100)
-QUICK = Sizes(48, 32, 1, 48, 1, 30, 0.2, 20)
+FULL = Sizes(600, 200, 1, None, 3, 1000, 3.0, 130)
+QUICK = Sizes(48, 32, 1, 48, 1, 30, 0.2, 60)
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,6 @@ class Bench:
         self.sizes, self.folder, self.kept = sizes, folder, kept
         self.mrpc = os.environ.get("FTLOOP_MRPC_DIR")
         self.model = str(local_model_folder(PACKAGED_MODEL))
-        self.commands: dict[str, str] = {}
         self.cached: set[tuple[bool, bool]] = set()
         """Sides, and whether of all rows, whose tokens are cached."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,6 +155,16 @@ class Bench:
             kept.write_text("")
         lines = kept.read_text().splitlines() if kept.is_file() else []
         self.done: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        self.key = {
+            "data": "MRPC" if self.mrpc else "built-in pairs",
+            "sizes": vars(sizes),
+            "code": _digest_of_code(),
+            **versions(),
+        }
+        others = [run for run in self.done if run["key"] != self.key]
+        if others:
+            raise SystemExit(f"{kept}: {len(others)} runs of other data, code or versions; leave --continue out")
+        self.commands = {run["variant"]: run["command"] for run in self.done}
         self.short = self._data("short", sizes.train_rows)
         self.whole = self._data("whole", sizes.whole_train_rows)
 
@@ -188,7 +196,8 @@ class Bench:
         before = os.getloadavg()
         print(f"{time.strftime('%H:%M:%S')} {variant}, {number} (load {before[0]:.1f})", flush=True)
         found = _one_run(self, variant) if _is_one_run(variant) else _command(self, variant, number)
-        self.done.append({"variant": variant, "number": number, "load_before": before[0]} | found)
+        told = {"variant": variant, "number": number, "load_before": before[0], "command": self.commands[variant]}
+        self.done.append(told | {"key": self.key} | found)
         with self.kept.open("a") as file:
             file.write(json.dumps(self.done[-1]) + "\n")
 
@@ -427,14 +436,23 @@ def _has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
+def _digest_of_code() -> str:
+    files = [path for kind in ("ftloop/*.py", "ftloop/recipes/*.yaml", "benchmarks/*.py") for path in ROOT.glob(kind)]
+    files.sort()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    packages = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
 def conditions(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    packages = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
     model = [line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
     return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **versions(),
         "device": torch.cuda.get_device_name() if _has_gpu() else f"{platform.machine()} CPU",
         "cpu": model[0].partition(":")[2].strip() if model else platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
