@@ -9,8 +9,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ftloop.config import TrainConfig
-from ftloop.padding import Batches, ModelShape, batches_of, usual_budget
-from ftloop.sampling import batch_starts, longest_first
+from ftloop.padding import Batches, ModelShape, batches_of
+from ftloop.sampling import batch_starts, longest_first, usual_budget
 
 WORTH = 0.05
 """Share of the FLOPs that a change has to save to be recommended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,8 @@ from ftloop.config import TrainConfig
 from ftloop.data import Labels, TextData
 from ftloop.logs import format_numbers, scores
 from ftloop.metrics import ComputeMetrics
-from ftloop.padding import padding_share
+from ftloop.padding import batches_of
 from ftloop.run import Run
-from ftloop.sampling import batch_starts, length_grouped_rows
 
 SHOWN_CLASSES = 20
 
@@ -65,19 +65,18 @@ def _left_out(run: Run, data: TextData, name: str, used: int) -> str:
     return ", ".join(told)
 
 
-def announce_padding(run: Run, lengths: np.ndarray, edges: tuple[int, ...] | None) -> None:
+def announce_padding(run: Run, lengths: np.ndarray, max_length: int) -> None:
     """How much of the first epoch is padding, and how little of it there could be."""
-    config, plan = run.config, run.plan
-    rows, size = run.row_order(0), plan.per_device_train_batch_size
-    starts = batch_starts(len(lengths), size) if plan.budget is None else plan.budget.of_epoch(0).batch_starts
-    share = padding_share(rows, starts, lengths, edges)
+    config, processes = run.config, run.accelerator.num_processes
+    batches = batches_of(config, lengths, max_length, processes)
+    share, edges = batches.padding_share, batches.edges
     to = "its longest row" if edges is None else f"{edges[0]} tokens" if len(edges) == 1 else config.padding
     told = f"{config.batching} batches, each padded to {to}: {share:.1%} of the tokens are padding"
     if config.batching in ("random", "sequential") and not config.trainer_compat:
-        update = size * plan.gradient_accumulation_steps * plan.num_processes
-        grouped = length_grouped_rows(lengths, update, config.seed, 0)
-        less = padding_share(grouped, batch_starts(len(lengths), size), lengths)
-        told += f"; --batching length_grouped leaves {less:.1%}" if less < share - 0.01 else ""
+        better = replace(config, batching="length_grouped", padding="longest", pad_to_max_length=False)
+        less = batches_of(better, lengths, max_length, processes).padding_share
+        flags = f"--batching length_grouped{'' if edges is None else ' --padding longest'}"
+        told += f"; {flags} leaves {less:.1%}" if less < share - 0.01 else ""
     _say("Padding", told)
 
 

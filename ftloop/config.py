@@ -238,6 +238,11 @@ class TrainConfig:
         return self.load_best_model_at_end or self.save_strategy == "best" or self.early_stopping_patience is not None
 
     @property
+    def order_seed(self) -> int:
+        """What the order of rows is drawn from."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
     def tensorboard(self) -> bool:
         return self.report_to == "tensorboard" or self.logging_dir is not None
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ftloop.config import TrainConfig
 from ftloop.errors import UserError
-from ftloop.sampling import TokenBudget, batch_starts, length_grouped_rows, random_rows
+from ftloop.sampling import batch_starts, order_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -147,12 +147,6 @@ def computed_tokens(
     return padded_lengths(longest, edges).astype(np.int64) * np.diff(starts)
 
 
-def usual_budget(rows: int, padded: np.ndarray) -> int:
-    """`max_tokens_per_batch` where none is given: as many tokens as `rows` rows have, and never less than the longest
-    row. `padded`: tokens of each row, as padded when it is the longest of its batch."""
-    return max(round(rows * float(padded.mean())), int(padded.max()))
-
-
 @dataclass(frozen=True)
 class ModelShape:
     """What decides how much a transformer encoder computes for a token. Embeddings are looked up, not multiplied."""
@@ -236,15 +230,9 @@ def batches_of(
     """
     lengths = np.minimum(lengths, max_length).astype(np.int32)
     edges = padding_edges(config, max_length, lengths)
-    seed, size = config.seed if config.data_seed is None else config.data_seed, config.per_device_train_batch_size
-    if config.batching == "token_budget":
-        padded = padded_lengths(lengths, edges)
-        budget = TokenBudget(padded, config.max_tokens_per_batch or usual_budget(size, padded), num_processes, seed)
+    order, budget = order_rows(config, len(lengths), num_processes, lengths, padded_lengths(lengths, edges))
+    if budget is not None:
         dealt = budget.of_epoch(epoch)
         return Batches(dealt.rows, dealt.batch_starts, lengths, edges)
-    if config.batching == "length_grouped":
-        update = size * config.gradient_accumulation_steps * num_processes
-        rows = length_grouped_rows(lengths, update, seed, epoch)
-    else:
-        rows = np.arange(len(lengths)) if config.batching == "sequential" else random_rows(len(lengths), seed, epoch)
-    return Batches(rows, batch_starts(len(lengths), size), lengths, edges)
+    starts = batch_starts(len(lengths), config.per_device_train_batch_size)
+    return Batches(order(epoch), starts, lengths, edges)

@@ -38,17 +38,9 @@ from ftloop.errors import UserError
 from ftloop.fast import speed_up
 from ftloop.metrics import ComputeMetrics
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
-from ftloop.padding import collator, padded_lengths, row_lengths, usual_budget
+from ftloop.padding import collator, padded_lengths, row_lengths
 from ftloop.plan import TrainingPlan, make_plan
-from ftloop.sampling import (
-    BudgetSampler,
-    OrderSampler,
-    RowOrder,
-    TokenBudget,
-    length_grouped_rows,
-    longest_first,
-    random_rows,
-)
+from ftloop.sampling import BudgetSampler, OrderSampler, RowOrder, TokenBudget, longest_first, order_rows
 from ftloop.state import LossMeter, Mishaps, TrainerState, begin
 from ftloop.stopping import Stop, outlive_the_signal
 
@@ -176,7 +168,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             even_batches=True,
             split_batches=False,
             non_blocking=config.dataloader_pin_memory,  # a copy from pinned memory runs while the GPU computes
-            data_seed=config.seed if config.data_seed is None else config.data_seed,
+            data_seed=config.order_seed,
         ),
         dynamo_plugin=_compiler(config),
         kwargs_handlers=handlers,
@@ -365,36 +357,18 @@ def _default_collator(processing_class: Any) -> Collator:
 
 
 def _order_rows(run: Run, padding_edges: tuple[int, ...] | None) -> TokenBudget | None:
-    """Settle in which order the run deals its rows; and for a token budget, in which batches.
-
-    Raises: UserError when the budget is less than the longest row.
-    """
-    config, accelerator = run.config, run.accelerator
-    seed = config.seed if config.data_seed is None else config.data_seed
+    """Settle in which order the run deals its rows; and for a token budget, in which batches."""
     count: int = len(run.train_dataset)  # type: ignore[arg-type]
-    if config.batching == "random":
-        run.row_order = partial(random_rows, count, seed)
-        return None
-    if config.batching == "sequential":
-        run.row_order = lambda epoch: np.arange(count)
-        return None
-    lengths = row_lengths(run.train_dataset, quiet=config.disable_tqdm if run.is_main else True)
-    if config.batching == "length_grouped":
-        per_update = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-        run.row_order = partial(length_grouped_rows, lengths, per_update, seed)
+    is_ours = run.config.batching not in ("random", "sequential")
+    lengths = padded = None
+    if is_ours:
+        lengths = row_lengths(run.train_dataset, quiet=run.config.disable_tqdm if run.is_main else True)
+        padded = padded_lengths(lengths, padding_edges)
+    run.row_order, budget = order_rows(run.config, count, run.accelerator.num_processes, lengths, padded)
+    if budget is not None:
+        run.sampler = BudgetSampler(budget, run.accelerator.process_index)
+    elif is_ours:
         run.sampler = OrderSampler(run.row_order, count)
-        return None
-    padded = padded_lengths(lengths, padding_edges)
-    longest = int(padded.max())
-    max_tokens = config.max_tokens_per_batch or usual_budget(config.per_device_train_batch_size, padded)
-    if max_tokens < longest:
-        raise UserError(
-            f"max_tokens_per_batch: {max_tokens} is less than the longest row, padded to {longest} tokens; raise it, "
-            "or truncate with --max_seq_length"
-        )
-    budget = TokenBudget(padded, max_tokens, accelerator.num_processes, seed)
-    run.row_order = lambda epoch: budget.of_epoch(epoch).rows
-    run.sampler = BudgetSampler(budget, accelerator.process_index)
     return budget
 
 

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
+
+from ftloop.config import TrainConfig
+from ftloop.errors import UserError
 
 RowOrder = Callable[[int], np.ndarray]
 """From an epoch to its rows, int64, each once, in the order in which they are dealt to the processes."""
@@ -17,6 +20,46 @@ RowOrder = Callable[[int], np.ndarray]
 POOL = 50
 """Updates whose rows are sorted together by `length_grouped`, as many as Trainer's group_by_length sorts: more would
 leave less padding and fewer rows for a row to meet."""
+
+
+def order_rows(
+    config: TrainConfig,
+    num_examples: int,
+    num_processes: int,
+    lengths: np.ndarray | None = None,
+    padded: np.ndarray | None = None,
+) -> tuple[RowOrder, TokenBudget | None]:
+    """The order that `batching` asks for; and for a token budget, the batches.
+
+    `lengths`: tokens of each row, for `length_grouped`; `padded`: as padded when it is the longest of its batch, for
+    `token_budget`.
+    Raises: UserError when the budget is less than the longest row.
+    """
+    seed = config.order_seed
+    if config.batching == "random":
+        return partial(random_rows, num_examples, seed), None
+    if config.batching == "sequential":
+        return lambda epoch: np.arange(num_examples), None
+    if config.batching == "length_grouped":
+        assert lengths is not None
+        per_update = config.per_device_train_batch_size * config.gradient_accumulation_steps * num_processes
+        return partial(length_grouped_rows, lengths, per_update, seed), None
+    assert padded is not None
+    longest = int(padded.max())
+    max_tokens = config.max_tokens_per_batch or usual_budget(config.per_device_train_batch_size, padded)
+    if max_tokens < longest:
+        raise UserError(
+            f"max_tokens_per_batch: {max_tokens} is less than the longest row, padded to {longest} tokens; raise it, "
+            "or truncate with --max_seq_length"
+        )
+    budget = TokenBudget(padded, max_tokens, num_processes, seed)
+    return lambda epoch: budget.of_epoch(epoch).rows, budget
+
+
+def usual_budget(rows: int, padded: np.ndarray) -> int:
+    """`max_tokens_per_batch` where none is given: as many tokens as `rows` rows have, and never less than the longest
+    row. `padded`: tokens of each row, as padded when it is the longest of its batch."""
+    return max(round(rows * float(padded.mean())), int(padded.max()))
 
 
 def random_rows(num_examples: int, seed: int, epoch: int) -> np.ndarray:

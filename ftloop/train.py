@@ -148,7 +148,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         stop.group, run.stop = run.stop.group, stop
     if run.is_main:
         announce_run(run, config.model_name_or_path, new_weights)
-        announce_padding(run, lengths, edges)
+        announce_padding(run, lengths, max_length)
         announce_data(run, data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
         for name, rows in list(validation.items())[:1]:
             run.compute_metrics = with_baseline(run, data.labels, name, np.asarray(rows["label"]))
