@@ -192,7 +192,14 @@ def of_family(family: str) -> Any:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "fast_dropout"])
 @pytest.mark.parametrize(
-    ("family", "layers"), [("bert", 2), ("roberta", 2), ("roberta", 1), ("xlm-roberta", 2), ("camembert", 2)]
+    ("family", "layers"),
+    [
+        ("bert", 2),
+        ("roberta", 2),
+        ("roberta", 1),
+        pytest.param("xlm-roberta", 2, marks=pytest.mark.slow),
+        pytest.param("camembert", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_without_dropout_loss_and_gradients_are_the_same_to_rounding(family: str, layers: int, attention: str) -> None:
     """Products of other shapes add up in another order; our attention has its softmax in float32."""

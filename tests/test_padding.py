@@ -34,7 +34,7 @@ def test_lengths_are_those_of_the_rows_however_the_data_set_holds_them() -> None
     drawn=st.lists(st.integers(1, 12), min_size=1, max_size=30).map(lambda drawn: np.array(drawn, np.int32)),
     buckets=st.integers(1, 5),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_buckets_are_the_ones_with_the_least_padding(drawn: np.ndarray, buckets: int) -> None:
     values = sorted(set(drawn.tolist()))
 

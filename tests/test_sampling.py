@@ -29,7 +29,7 @@ def made_lengths(count: int = 1000) -> np.ndarray:
 
 
 @given(lengths=lengths_of, rows_per_update=st.integers(1, 20), epoch=st.integers(0, 3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_grouped_by_length_every_row_is_there_once_and_the_longest_update_comes_first(
     lengths: np.ndarray, rows_per_update: int, epoch: int
 ) -> None:
@@ -43,7 +43,7 @@ def test_grouped_by_length_every_row_is_there_once_and_the_longest_update_comes_
 
 
 @given(lengths=lengths_of, budget=st.integers(60, 400), processes=st.integers(1, 4), epoch=st.integers(0, 3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_token_budget_is_kept_by_every_batch_and_every_row_is_there_once(
     lengths: np.ndarray, budget: int, processes: int, epoch: int
 ) -> None:
