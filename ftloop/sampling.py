@@ -173,9 +173,6 @@ class OrderSampler:
     num_examples: int
     epoch: int = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
     def __len__(self) -> int:
         return self.num_examples
 
@@ -192,9 +189,6 @@ class BudgetSampler:
     budget: TokenBudget
     process_index: int
     epoch: int = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.budget)

@@ -78,7 +78,7 @@ def test_the_processes_of_a_token_budget_make_the_same_number_of_steps_in_every_
     samplers = [BudgetSampler(plan, process) for process in range(processes)]
     for epoch in range(3):
         for sampler in samplers:
-            sampler.set_epoch(epoch)
+            sampler.epoch = epoch
         dealt = [list(sampler) for sampler in samplers]
         assert {len(batches) for batches in dealt} == {len(plan)} == {len(sampler) for sampler in samplers}
         assert all(batch for batches in dealt for batch in batches), "a process without a row is given another's"
