@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, partial
@@ -38,7 +38,7 @@ from ftloop.errors import UserError
 from ftloop.fast import speed_up
 from ftloop.metrics import ComputeMetrics
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
-from ftloop.padding import collator, padded_lengths, row_lengths
+from ftloop.padding import Collator, collator, padded_lengths, row_lengths
 from ftloop.plan import TrainingPlan, make_plan
 from ftloop.sampling import BudgetSampler, OrderSampler, RowOrder, TokenBudget, longest_first, order_rows
 from ftloop.state import LossMeter, Mishaps, TrainerState, begin
@@ -58,7 +58,6 @@ REFUSED = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
 }
-Collator = Callable[[list[Any]], Inputs]
 
 
 @dataclass
