@@ -173,12 +173,14 @@ def _told(run: Run, inputs: Inputs, kind: str, error: Exception) -> TrainingErro
     where = f"update {run.state.global_step + 1}: a micro-batch of" if kind == "train" else "evaluation: a batch of"
     lines = [f"{where} {shape} did not fit into memory ({first_line(error)[:200]})"]
     if rows > 1:
+        budget = getattr(run.plan, "budget", None)  # no plan where there is no training
         smaller = f"a --per_device_{kind}_batch_size below {getattr(config, f'per_device_{kind}_batch_size')}"
-        if kind == "train" and run.plan.budget is not None:
-            smaller = f"a --max_tokens_per_batch below {run.plan.budget.max_tokens}"
+        if kind == "train" and budget is not None:
+            smaller = f"a --max_tokens_per_batch below {budget.max_tokens}"
         elif kind == "train":
             smaller += " with as many times more --gradient_accumulation_steps, which is the same update"
-        lines.append(f"what to try: {smaller}; or, on one process, --auto_micro_batch, which splits what does not fit")
+        split = "" if budget is not None else "; or, on one process, --auto_micro_batch, which splits what does not fit"
+        lines.append(f"what to try: {smaller}{split}")
     precision = "" if run.accelerator.mixed_precision != "no" else ", --bf16 or --fp16"
     checkpointing = "" if config.gradient_checkpointing or kind == "eval" else ", --gradient_checkpointing"
     lines.append(f"and what makes every row smaller: --max_seq_length{precision}{checkpointing}")

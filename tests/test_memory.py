@@ -223,6 +223,15 @@ def test_without_the_flag_the_error_names_it_the_batch_and_the_remedies(where: s
     assert caught.value.exit_code == 3
 
 
+def test_of_a_token_budget_the_error_names_the_budget_and_no_remedy_that_is_refused(tmp_path: Path) -> None:
+    run = prepared(tmp_path, SmallMemory(tokens=10), auto_micro_batch=False, batching="token_budget")
+    with pytest.raises(TrainingError) as caught:
+        train(run)
+    assert run.plan.budget is not None
+    assert f"what to try: a --max_tokens_per_batch below {run.plan.budget.max_tokens}\n" in str(caught.value)
+    assert "--auto_micro_batch" not in str(caught.value)
+
+
 def test_another_runtime_error_is_left_alone(tmp_path: Path) -> None:
     def broken(*_: Any) -> Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
