@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from test_resume import ARGUMENTS
 from tiny import pad
 
 from ftloop import Stopped, TrainConfig, UserError, prepare, train
-from ftloop.changes import BY_RESULT, FREE, OTHER_BITS
+from ftloop.changes import BY_RESULT, FREE, OTHER_BITS, refuse_another_run
 from ftloop.config import SETTINGS
 from ftloop.loop import training_step
 from ftloop.resume import what_is_wrong
@@ -252,3 +253,21 @@ def test_a_loop_body_or_a_training_step_can_ask_to_stop(step: int, tmp_path: Pat
     )
     assert resumed.weights == whole.weights
     assert resumed.history == whole.history
+
+
+@pytest.mark.parametrize("batching", ["length_grouped", "token_budget"])
+def test_other_padding_is_other_bits_but_for_a_token_budget_whose_batches_it_decides(
+    batching: str, tmp_path: Path
+) -> None:
+    run_ftloop(Job(), tmp_path, **ARGUMENTS | {"batching": batching})
+    config = TrainConfig(output_dir=str(tmp_path), use_cpu=True, **ARGUMENTS | {"batching": batching})
+    padded = dataclasses.replace(config, padding="multiple:8")
+    folder = sorted(tmp_path.glob("checkpoint-*"))[0]
+    refuse_another_run(config, folder, 1)
+    if batching == "length_grouped":
+        refuse_another_run(padded, folder, 1)
+        return
+    with pytest.raises(UserError, match=r"padding \(longest then, multiple:8 now\)"):
+        refuse_another_run(padded, folder, 1)
+    with pytest.raises(UserError, match=r"num_processes \(1 then, 2 now\)"):
+        refuse_another_run(dataclasses.replace(config, per_device_train_batch_size=2), folder, 2)
