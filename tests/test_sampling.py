@@ -42,6 +42,13 @@ def test_grouped_by_length_every_row_is_there_once_and_the_longest_update_comes_
         assert (np.diff(lengths[rows[start : start + rows_per_update]]) <= 0).all(), "longest first within an update"
 
 
+def test_the_longest_row_is_never_among_those_that_fill_no_update() -> None:
+    """270 rows in updates of 16: pools of 64, and 14 rows that would be a pool of their own."""
+    lengths = np.arange(270, dtype=np.int32)
+    for seed in range(100):
+        assert length_grouped_rows(lengths, 16, seed, 0)[0] == 269
+
+
 @given(lengths=lengths_of, budget=st.integers(60, 400), processes=st.integers(1, 4), epoch=st.integers(0, 3))
 @settings(max_examples=100, deadline=None)
 def test_a_token_budget_is_kept_by_every_batch_and_every_row_is_there_once(
