@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftloop import rows
-from ftloop.config import TrainConfig, shown
+from ftloop.config import TrainConfig, shown, user_path
 from ftloop.errors import UserError, first_line
+from ftloop.facts import file_of, known, rows_of
 from ftloop.glue import TASKS
 from ftloop.hub import unavailable
 
@@ -112,7 +113,7 @@ def load_text_data(config: TrainConfig) -> TextData:
         )
     paths = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
     read = {
-        name: SetRead(len(dataset), rows.blank_lines(paths[name] or "") if config.train_file else 0)
+        name: SetRead(len(dataset), _blank_lines(paths[name]) if config.train_file else 0)
         for name, dataset in ({"train": train} | validation | test).items()
     }
     train = _first(train, config.max_train_samples)
@@ -134,6 +135,15 @@ def load_text_data(config: TrainConfig) -> TextData:
     return TextData(train, validation, test, columns, label_column, labels, metrics, read)
 
 
+def _blank_lines(path: str | None) -> int:
+    assert path is not None
+    return known(file_of(user_path(path, "file")), "blank lines", lambda: rows.blank_lines(path))
+
+
+def _column_names(path: str) -> list[str]:
+    return known(file_of(user_path(path, "file")), "columns", lambda: rows.column_names(path))
+
+
 # Training, validation and test sets, text columns, label column, and the classes where the data set lists them.
 Loaded = tuple["Dataset", dict[str, "Dataset"], dict[str, "Dataset"], tuple[str, ...], str, tuple[str, ...] | None]
 
@@ -147,10 +157,10 @@ def _load_from_files(config: TrainConfig) -> Loaded:
         files["test"] = config.test_file
     for split, path in files.items():
         rows.check_file(path, f"{split}_file")
-    columns, label_column = find_columns(config, rows.column_names(config.train_file), config.train_file)
+    columns, label_column = find_columns(config, _column_names(config.train_file), config.train_file)
     tables = {}
     for split, path in files.items():
-        there = rows.column_names(path)
+        there = _column_names(path)
         missing = [name for name in columns if name not in there]
         label_is_there = label_column in there
         if missing or not (label_is_there or split == "test"):
@@ -275,19 +285,30 @@ def _first(dataset: Dataset, count: int | None) -> Dataset:
 def _without_secret_labels(dataset: Dataset, label_column: str, labels: Labels) -> Dataset:
     """A set whose labels are all missing, or all GLUE's -1, is a set without labels; unless -1 is a class."""
     secret = {None, "", NO_LABEL, "-1.0"} - labels.ids.keys()
-    if label_column in dataset.column_names and set(dataset.unique(label_column)) <= secret:
+    if label_column in dataset.column_names and set(_distinct(dataset, label_column)) <= secret:
         return dataset.remove_columns(label_column)
     return dataset
 
 
 def _check_complete(dataset: Dataset, columns: Sequence[str], what: str) -> None:
+    for name in columns:
+        count, first = known(rows_of(dataset), f"missing: {name}", partial(_missing, dataset, name))
+        if count:
+            where = ", ".join(str(row + 1) for row in first) + (" ..." if count > len(first) else "")
+            raise UserError(f"{what}: column {name!r} is missing in {count} rows (row {where}, from 1)")
+
+
+def _missing(dataset: Dataset, column: str) -> tuple[int, list[int]]:
+    """How many rows have no value there, and the first of them."""
     import pyarrow.compute as pc
 
-    for name in columns:
-        missing = pc.indices_nonzero(dataset.with_format("arrow")[:][name].is_null()).to_pylist()
-        if missing:
-            where = ", ".join(str(row + 1) for row in missing[:SHOWN]) + (" ..." if len(missing) > SHOWN else "")
-            raise UserError(f"{what}: column {name!r} is missing in {len(missing)} rows (row {where}, from 1)")
+    rows = pc.indices_nonzero(dataset.with_format("arrow")[:][column].is_null())
+    return len(rows), rows[:SHOWN].to_pylist()
+
+
+def _distinct(dataset: Dataset, column: str) -> list[str]:
+    """The different values of a column, in the order of their first rows."""
+    return known(rows_of(dataset), f"distinct: {column}", lambda: dataset.unique(column))
 
 
 def _find_labels(train: Dataset, column: str, task_names: tuple[str, ...] | None) -> Labels:
@@ -297,7 +318,7 @@ def _find_labels(train: Dataset, column: str, task_names: tuple[str, ...] | None
     that the task or the data set has for its classes are used, in its order, where the labels are those names or their
     numbers.
     """
-    raw = train.unique(column)
+    raw = _distinct(train, column)
     if "" in raw:
         raise UserError(f"the training set: column {column!r} is empty in {_rows_with(train, column, '')}")
     odd = {label for label in raw if _is_not_finite(label)}
@@ -346,7 +367,7 @@ def _rows_with(dataset: Dataset, column: str, value: str) -> str:
 
 def _check_known(dataset: Dataset, column: str, labels: Labels, what: str) -> None:
     known: Callable[[str], bool] = _is_number if labels.regression else labels.ids.__contains__
-    for label in dataset.unique(column):
+    for label in _distinct(dataset, column):
         if not known(label):
             training = "numbers" if labels.regression else ", ".join(map(shown, labels.names[: 2 * SHOWN]))
             raise UserError(
@@ -361,6 +382,10 @@ def digest_rows(dataset: Any) -> dict[str, Any]:
     """
     if not hasattr(dataset, "with_format"):
         return {"rows": len(dataset), "digest": None}
+    return {"rows": len(dataset), "digest": known(rows_of(dataset), "digest", lambda: _digest(dataset))}
+
+
+def _digest(dataset: Any) -> str:
     import xxhash
 
     digest = xxhash.xxh3_128()
@@ -369,7 +394,7 @@ def digest_rows(dataset: Any) -> dict[str, Any]:
             digest.update(name.encode())
             for values in table[name].chunks:
                 _add_values(digest, values)
-    return {"rows": len(dataset), "digest": digest.hexdigest()}
+    return str(digest.hexdigest())
 
 
 def _add_values(digest: Any, values: Any) -> None:
@@ -398,8 +423,6 @@ def tokenize(
 
     Returns: a Dataset of `input_ids`, `attention_mask`, what else the tokenizer gives, and `label` where there is one.
     """
-    import pyarrow.compute as pc
-
     check_room(tokenizer, max_length, pair=len(data.text_columns) == 2)
     settings: dict[str, Any] = {
         "columns": data.text_columns,
@@ -417,8 +440,14 @@ def tokenize(
         desc=f"Tokenizing {name}",
     )
     _forget_last_use(tokenizer)
-    truncated = pc.sum(encoded.with_format("arrow")[:]["truncated"]).as_py() or 0
-    return encoded.remove_columns("truncated"), int(truncated)
+    truncated = known(rows_of(encoded), "truncated", lambda: _count_true(encoded, "truncated"))
+    return encoded.remove_columns("truncated"), truncated
+
+
+def _count_true(dataset: Dataset, column: str) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.sum(dataset.with_format("arrow")[:][column]).as_py() or 0)
 
 
 def _forget_last_use(tokenizer: PreTrainedTokenizerBase) -> None:

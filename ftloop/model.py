@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftloop.data import Labels
 from ftloop.errors import UserError, first_line
+from ftloop.facts import known, rows_of
 from ftloop.hub import local_model_folder, unavailable
 
 if TYPE_CHECKING:
@@ -133,17 +135,20 @@ def load_weights(name_or_path: str, **settings: Any) -> tuple[PreTrainedModel, l
 def check_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase, encoded: Mapping[str, Dataset]) -> None:
     """Raises: UserError when a row holds a token that the model does not know: an index error in mid-training, and on a
     GPU one that does not say so."""
-    import pyarrow.compute as pc
-
-    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
     for name, rows in encoded.items():
-        ids = pc.list_flatten(rows.with_format("arrow")[:]["input_ids"])
-        largest = max(pc.max(ids).as_py() or 0, tokenizer.pad_token_id)
-        if known is not None and largest >= known:
+        largest = max(known(rows_of(rows), "largest token", partial(_largest_token, rows)), tokenizer.pad_token_id)
+        if vocabulary is not None and largest >= vocabulary:
             raise UserError(
                 f"model_name_or_path: the tokenizer gives the {name} set token {largest}, and the model knows only "
-                f"{known}; they do not belong together"
+                f"{vocabulary}; they do not belong together"
             )
+
+
+def _largest_token(rows: Dataset) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.max(pc.list_flatten(rows.with_format("arrow")[:]["input_ids"])).as_py() or 0)
 
 
 def longest_input(model: Any, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:

@@ -1,0 +1,56 @@
+"""What has been found out about all rows of a data set, or about a file, kept in the cache of `datasets`: a start on
+cached data then need not look at every row again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+LARGEST = 2**20  # bytes of a fact; to read more than that is no faster than to find it again
+About = tuple[Any, ...]
+
+
+def rows_of(dataset: Any) -> About | None:
+    """The rows of a `datasets.Dataset` in files; None for any other, about which nothing is kept.
+
+    Its fingerprint tells which rows they are, the files' sizes and times that nobody has made them anew.
+    """
+    files = [Path(file["filename"]) for file in getattr(dataset, "cache_files", ())]
+    if not files:
+        return None
+    return (dataset._fingerprint, *map(file_of, files))
+
+
+def file_of(path: str | Path) -> About:
+    """A file as it is now; `datasets.Dataset.from_generator` knows it by the same marks."""
+    stat = os.stat(path)
+    return (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+
+
+def known(about: About | None, what: str, find: Callable[[], T]) -> T:
+    """`find()`, or what it gave at an earlier start; a number, a text, or lists and dictionaries of them."""
+    if about is None:
+        return find()
+    import datasets
+
+    key = hashlib.sha256(json.dumps([what, about]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    path = Path(datasets.config.HF_DATASETS_CACHE) / "ftloop" / f"{key}.json"
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        kept: T = json.loads(path.read_text("utf-8"))["found"]
+        return kept
+    found = find()
+    text = json.dumps({"what": what, "found": found})
+    if len(text) <= LARGEST:
+        partial = path.with_name(f"{key}.{os.getpid()}.partial")
+        with suppress(OSError):  # a full disk, a cache that others own: then it is found anew each time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(text, "utf-8")
+            os.replace(partial, path)
+    return found

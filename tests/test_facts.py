@@ -1,0 +1,114 @@
+"""What is found out about all rows of a data set is found out once, and again when they are others."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from ftloop import TrainConfig, data, facts, model, rows
+from ftloop.facts import file_of, known, rows_of
+
+LINES = ['{"sentence1": "a b", "sentence2": "c", "label": 1}', "", '{"sentence1": "d", "sentence2": "e f", "label": 0}']
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def counted(found: Any) -> tuple[list[int], Any]:
+    calls: list[int] = []
+
+    def find() -> Any:
+        calls.append(1)
+        return found
+
+    return calls, find
+
+
+def test_a_fact_about_a_file_is_found_once_until_the_file_is_another(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a")
+    calls, find = counted([3, ["x", None]])
+    assert [known(file_of(path), "count", find) for _ in range(3)] == [[3, ["x", None]]] * 3
+    assert len(calls) == 1
+    assert known(file_of(path), "another", find) == [3, ["x", None]]
+    assert len(calls) == 2, "each fact for itself"
+    path.write_text("b")
+    os.utime(path, ns=(1, 1))
+    known(file_of(path), "count", find)
+    assert len(calls) == 3, "as long, of another time"
+
+
+def test_rows_in_memory_and_facts_too_large_are_found_each_time(tmp_path: Path, cache: Path) -> None:
+    assert rows_of(datasets.Dataset.from_dict({"label": [1, 2]})) is None
+    assert rows_of([1, 2]) is None
+    calls, find = counted("x" * facts.LARGEST)
+    for about in (None, ("rows",)):
+        known(about, "fact", find)
+        known(about, "fact", find)
+    assert len(calls) == 4
+
+
+def test_a_cache_that_is_broken_or_cannot_be_written_costs_only_time(tmp_path: Path, cache: Path) -> None:
+    calls, find = counted(7)
+    known(("rows",), "fact", find)
+    (kept,) = (cache / "ftloop").iterdir()
+    for broken in ("", "{", '{"what": "fact"}'[:-1], "[]"):
+        kept.write_text(broken)
+        assert known(("rows",), "fact", find) == 7
+        assert json.loads(kept.read_text()) == {"what": "fact", "found": 7}, "and is mended"
+    assert len(calls) == 5
+    kept.unlink()
+    (cache / "ftloop").rmdir()
+    (cache / "ftloop").write_text("a file where the folder should be")
+    assert known(("rows",), "fact", find) == known(("rows",), "fact", find) == 7
+    assert len(calls) == 7
+
+
+def test_a_second_start_looks_at_no_row_and_finds_the_same(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, word_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(LINES * 3))
+    config = TrainConfig(train_file=str(path), validation_file=str(path), max_train_samples=5, eval_strategy="no")
+
+    def start() -> dict[str, Any]:
+        found = data.load_text_data(config)
+        encoded, truncated = data.tokenize(found, found.train, word_tokenizer, 5, config, "train")
+        return {
+            "labels": found.labels,
+            "read": found.read,
+            "truncated": truncated,
+            "largest": facts.known(rows_of(encoded), "largest token", lambda: model._largest_token(encoded)),
+            "digest": data.digest_rows(encoded),
+        }
+
+    first = start()
+    assert first["truncated"] == 5
+    assert first["read"]["train"].blank_lines == 3
+
+    def looked(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a row was looked at")
+
+    for module, name in (
+        *((rows, name) for name in ("column_names", "blank_lines", "_records")),
+        *((data, name) for name in ("_missing", "_count_true", "_digest", "_tokenize_batch")),
+        (model, "_largest_token"),
+        (datasets.Dataset, "unique"),
+    ):
+        monkeypatch.setattr(module, name, looked)
+    assert start() == first
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    path.write_text("\n".join(LINES * 4))
+    again = start()
+    assert again["read"]["train"].rows == 8
+    assert again["digest"] == first["digest"], "the first five rows are the same"
