@@ -122,8 +122,10 @@ def refuse_another_run(config: TrainConfig, folder: Path, num_processes: int) ->
     split = ("per_device_train_batch_size", "gradient_accumulation_steps")
     then = [*(manifest["config"][name] for name in split), manifest["num_processes"]]
     now = [*(getattr(config, name) for name in split), num_processes]
-    one_split = config.trainer_compat or config.batching == "token_budget"
-    if then != now and (np.prod(then) != np.prod(now) or one_split):
+    same_updates = np.prod(then) == np.prod(now) and not config.trainer_compat
+    if config.batching == "token_budget":  # an update is made of batches, whatever number of rows each has
+        same_updates &= then[0] == now[0]
+    if then != now and not same_updates:
         for name, before, value in zip((*split, "num_processes"), then, now, strict=True):
             if before != value:
                 wrong[name] = (before, value)
@@ -171,7 +173,8 @@ def _was_of_this_length(run: Run, manifest: dict[str, Any]) -> bool:
     then = {name: value for name, value in manifest["config"].items() if name in SETTINGS}
     saved_config = TrainConfig(**then)
     plan = run.plan
-    saved_plan = make_plan(saved_config, plan.num_examples, plan.steps_in_epoch, plan.num_processes)
+    steps_in_epoch = plan.updates_per_epoch * saved_config.gradient_accumulation_steps  # however they are split now
+    saved_plan = make_plan(saved_config, plan.num_examples, steps_in_epoch, plan.num_processes)
     steps = run.state.global_step
     by_steps = run.config.eval_strategy == "steps"
     interval = plan.eval_steps if by_steps else plan.updates_per_epoch

@@ -15,7 +15,7 @@ from ftloop.config import TrainConfig
 from ftloop.errors import UserError
 
 RowOrder = Callable[[int], np.ndarray]
-"""From an epoch to its rows, int64, each once, in the order in which they are dealt to the processes."""
+"""From an epoch to its rows, each once, in the order in which they are dealt to the processes."""
 
 POOL = 50
 """Updates whose rows are sorted together by `length_grouped`, as many as Trainer's group_by_length sorts: more would
@@ -52,7 +52,7 @@ def order_rows(
             f"max_tokens_per_batch: {max_tokens} is less than the longest row, padded to {longest} tokens; raise it, "
             "or truncate with --max_seq_length"
         )
-    budget = TokenBudget(padded, max_tokens, num_processes, seed)
+    budget = TokenBudget(padded, max_tokens, num_processes, seed, config.gradient_accumulation_steps)
     return lambda epoch: budget.of_epoch(epoch).rows, budget
 
 
@@ -78,7 +78,7 @@ def length_grouped_rows(lengths: np.ndarray, rows_per_update: int, seed: int, ep
     generator = _generator(seed, epoch)
     rows = _shuffled(len(lengths), generator)
     pool = rows_per_update * min(max(len(rows) // (4 * rows_per_update), 1), POOL)
-    pools = np.arange(len(rows)) // pool
+    pools = np.arange(len(rows), dtype=rows.dtype) // pool
     if 0 < len(rows) % pool < rows_per_update < len(rows):
         pools = np.minimum(pools, pools[-1] - 1)  # or the longest row of all might be among those that fill no update
     rows = rows[np.lexsort((-lengths[rows], pools))]
@@ -95,11 +95,12 @@ def length_grouped_rows(lengths: np.ndarray, rows_per_update: int, seed: int, ep
 class TokenBudget:
     """`batching=token_budget`: each process's batch takes as many rows as fit into `max_tokens`, padding included.
 
-    Rows are sorted by length, longest first, and cut into steps of `num_processes` batches with as many rows each.
-    Where the cuts fall depends on the sorted lengths alone, so the number of steps is known before the first epoch and
-    the same in each; which rows of one length go together, and in which order the steps come, is drawn anew. The step
-    of the longest rows comes first, that of the shortest last. No row is left out or repeated; only the last step may
-    have fewer rows.
+    Rows are sorted by length, longest first, and cut into updates, these into steps of `num_processes` batches with as
+    many rows each: as many as fit of the update's longest row. So which rows an update has depends on the batches it is
+    made of, and not on how these are split over steps and processes. Where the cuts fall depends on the sorted lengths
+    alone, so the number of steps is known before the first epoch and the same in each; which rows of one length go
+    together, and in which order the updates come, is drawn anew. The update of the longest rows comes first, that of
+    the shortest last. No row is left out or repeated; only the last update may have fewer rows, and fewer steps.
     """
 
     lengths: np.ndarray = field(repr=False)
@@ -107,21 +108,23 @@ class TokenBudget:
     max_tokens: int
     num_processes: int
     seed: int
+    steps_per_update: int = 1
     _last: dict[int, DealtEpoch] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
-    def _cuts(self) -> np.ndarray:
-        """Where the steps begin among the sorted rows, and where the last one ends."""
-        lengths = -np.sort(-self.lengths)
-        cuts = [0]
-        while cuts[-1] < len(lengths):
-            rows = max(self.max_tokens // max(int(lengths[cuts[-1]]), 1), 1) * self.num_processes
-            cuts.append(min(cuts[-1] + rows, len(lengths)))
-        return np.array(cuts)
+    def _cuts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where updates begin among the sorted rows, and where the last one ends; and the rows of a step of each."""
+        lengths = np.sort(self.lengths)[::-1]
+        starts, rows = [0], []
+        while starts[-1] < len(lengths):
+            rows.append(max(self.max_tokens // max(int(lengths[starts[-1]]), 1), 1) * self.num_processes)
+            starts.append(min(starts[-1] + rows[-1] * self.steps_per_update, len(lengths)))
+        return np.array(starts), np.array(rows)
 
     def __len__(self) -> int:
         """Steps of an epoch."""
-        return len(self._cuts) - 1
+        starts, rows = self._cuts
+        return int((-(-np.diff(starts) // rows)).sum())
 
     def of_epoch(self, epoch: int) -> DealtEpoch:
         """The last epoch asked for is kept."""
@@ -134,11 +137,17 @@ class TokenBudget:
         generator = _generator(self.seed, epoch)
         rows = _shuffled(len(self.lengths), generator)
         rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
+        starts, rows_of_step = self._cuts
+        updates = len(rows_of_step)
         # The longest first, and that of the shortest last, which may have no row for some process.
-        between = 1 + _shuffled(max(len(self) - 2, 0), generator)
-        order = np.concatenate([[0], between, range(1, len(self))[-1:]]).astype(np.int64)
-        steps = [rows[self._cuts[step] : self._cuts[step + 1]] for step in order]
-        return DealtEpoch(np.concatenate(steps), np.cumsum([0, *map(len, steps)]), self.num_processes)
+        between = 1 + _shuffled(max(updates - 2, 0), generator)
+        order = np.concatenate([[0], between, range(1, updates)[-1:]]).astype(np.int64)
+        sizes, rows_of_step = np.diff(starts)[order], rows_of_step[order]
+        begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        moved = np.arange(len(rows)) + np.repeat(starts[order] - begins, sizes)
+        steps = np.repeat(rows_of_step, -(-sizes // rows_of_step))
+        ends = np.minimum(np.cumsum(steps), len(rows))  # only the last may have fewer
+        return DealtEpoch(rows[moved], np.concatenate([[0], ends]), self.num_processes)
 
 
 @dataclass(frozen=True)
@@ -215,4 +224,6 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
 
 
 def _shuffled(count: int, generator: torch.Generator) -> np.ndarray:
-    return torch.randperm(count, generator=generator).numpy()
+    """As torch.randperm draws them, whatever the type: in half the memory, which counts where rows are millions."""
+    small = count < 2**31
+    return torch.randperm(count, generator=generator, dtype=torch.int32 if small else torch.int64).numpy()

@@ -20,11 +20,14 @@ pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("worker_processes.py")
 
 
-def launch(processes: int, tmp_path: Path, *cases: str) -> dict[str, Any]:
+def launch(
+    processes: int, tmp_path: Path, *cases: str, worker: Path = WORKER, folder: Path | None = None
+) -> dict[str, Any]:
+    """What a worker's process 0 found; in a folder of its own, unless one is given."""
     output = tmp_path / f"found-{processes}.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     done = subprocess.run(
-        [*command, str(WORKER), str(output), str(tmp_path / str(processes)), *cases],
+        [*command, str(worker), str(output), str(folder or tmp_path / str(processes)), *cases],
         capture_output=True,
         text=True,
         timeout=600,
