@@ -36,7 +36,7 @@ FAULTS: dict[str, Fault] = {
     "plain-sampler": Fault(
         3,
         "shuffles by the global generator",
-        (("run.py", "use_seedable_sampler=True", "use_seedable_sampler=False"),),
+        (("run.py", "sampler=run.sampler", "sampler=torch.utils.data.RandomSampler(run.train_dataset)"),),
     ),
     "no-second-seed": Fault(
         4,
@@ -45,8 +45,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "no-set-epoch": Fault(
         5,
-        "trusts Accelerate's own count of epochs",
-        (("loop.py", "loader.set_epoch(epoch)", "pass"),),
+        "deals every epoch in the first one's order",
+        (("loop.py", "run.sampler.epoch = epoch", "pass"),),
     ),
     "evaluation-draws-twice": Fault(
         6,

@@ -87,11 +87,11 @@ def with_baseline(run: Run, labels: Labels, name: str, label_ids: np.ndarray) ->
     compute_metrics = run.compute_metrics
     assert compute_metrics is not None
     if labels.regression:
-        constant = np.full((len(label_ids), 1), np.mean(label_ids))
+        constant = np.full(len(label_ids), np.mean(label_ids))
         answer = f"{np.mean(label_ids):.3g}"
     else:
         counts = np.bincount(label_ids, minlength=labels.count)
-        constant = np.tile(np.eye(labels.count)[counts.argmax()], (len(label_ids), 1))
+        constant = np.full(len(label_ids), counts.argmax())
         answer = repr(labels.names[int(counts.argmax())])
     told: list[str] = []
 

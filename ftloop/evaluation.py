@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 
+BATCHES_APART = 1000
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Mirrors: PredictionOutput."""
@@ -38,6 +41,7 @@ class Predictions:
 def evaluate(run: Run, eval_dataset: Dataset[Any] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
     """Metrics over a data set (the run's own by default), each name with the prefix: `eval_loss`, `eval_accuracy`, ...
 
+    Of each batch only what `preprocess_logits_for_metrics` leaves is kept, where the run has one; else its logits.
     `eval_loss` is the mean over rows. Every process gets the same numbers. `train()` puts them into the log; called by
     hand, that is the caller's (Trainer logs them always).
     Differs: with trainer_compat and several processes, `eval_loss` is multiplied by their number, as Trainer's is.
@@ -46,36 +50,42 @@ def evaluate(run: Run, eval_dataset: Dataset[Any] | None = None, metric_key_pref
     dataset = run.eval_dataset if eval_dataset is None else eval_dataset
     if dataset is None:
         raise UserError("evaluate: the run has no eval_dataset, and none was given")
-    return _evaluation_loop(run, dataset, metric_key_prefix).metrics
+    return _evaluation_loop(run, dataset, metric_key_prefix, keep_logits=False).metrics
 
 
 def predict(run: Run, test_dataset: Dataset[Any], metric_key_prefix: str = "test") -> Predictions:
-    """Logits for every row and, where there are labels, the metrics. Mirrors: Trainer.predict."""
-    return _evaluation_loop(run, test_dataset, metric_key_prefix)
+    """Logits for every row and, where there are labels, the metrics.
+
+    Differs: Trainer gives, instead of the logits, what `preprocess_logits_for_metrics` has made of them.
+    Mirrors: Trainer.predict.
+    """
+    return _evaluation_loop(run, test_dataset, metric_key_prefix, keep_logits=True)
 
 
-def _evaluation_loop(run: Run, dataset: Any, prefix: str) -> Predictions:
+def _evaluation_loop(run: Run, dataset: Any, prefix: str, keep_logits: bool) -> Predictions:
     """Left because the run is to stop, it leaves the random state as it found it, and is made again after a resume.
 
     Mirrors: Trainer.evaluation_loop.
     """
     before, loaders = rng_state(run.accelerator.use_distributed), dict(run.eval_loaders)
     try:
-        return _evaluate_batches(run, dataset, prefix)
+        return _evaluate_batches(run, dataset, prefix, keep_logits)
     except Stopped:
         restore_rng_state(before, run.accelerator.use_distributed)
         run.eval_loaders = loaders
         raise
 
 
-def _evaluate_batches(run: Run, dataset: Any, prefix: str) -> Predictions:
+def _evaluate_batches(run: Run, dataset: Any, prefix: str, keep_logits: bool) -> Predictions:
     started = time.time()
     batch_size = run.config.per_device_eval_batch_size
     loader = eval_loader(run, dataset)
     gather = run.accelerator.gather_for_metrics
     model = run.unwrapped_model.eval()
+    preprocess = run.preprocess_logits_for_metrics
     losses: list[Tensor] = []
     logits: list[Tensor] = []
+    preprocessed: list[Tensor] = []
     labels: list[Tensor] = []
     bar = tqdm(
         loader,
@@ -90,16 +100,20 @@ def _evaluate_batches(run: Run, dataset: Any, prefix: str) -> Predictions:
         loss, batch_logits = _prediction_step(run, model, inputs, _rows_here(run, len(dataset), inputs, step))
         # Gathering cuts off the rows that are in the last round only to make it even.
         if loss is not None:
-            losses.append(gather(loss.repeat(batch_size)))
-        logits.append(gather(batch_logits))
+            _keep(losses, gather(loss.repeat(batch_size)))
+        if keep_logits or preprocess is None:
+            _keep(logits, gather(batch_logits))
         if batch_labels is not None:
-            labels.append(gather(batch_labels))
+            _keep(labels, gather(batch_labels))
+            if preprocess is not None:
+                _keep(preprocessed, gather(preprocess(batch_logits, batch_labels)))
 
     order = eval_order(run, dataset)
     predictions, label_ids = _in_order(_concatenated(logits), order), _in_order(_concatenated(labels), order)
     metrics: dict[str, Any] = {}
     if run.compute_metrics is not None and label_ids is not None:
-        metrics = run.compute_metrics(EvalPrediction(predictions=predictions, label_ids=label_ids))
+        decisive = predictions if preprocess is None else _in_order(_concatenated(preprocessed), order)
+        metrics = run.compute_metrics(EvalPrediction(predictions=decisive, label_ids=label_ids))
     if losses:
         metrics["loss"] = _mean_loss(run, losses)
     metrics = denumpify_detensorize(metrics)
@@ -141,6 +155,13 @@ def _logits(outputs: Any, after_loss: bool) -> Tensor:
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[int(after_loss)]
     assert isinstance(logits, Tensor)
     return logits
+
+
+def _keep(batches: list[Tensor], batch: Tensor) -> None:
+    """A tensor takes some 500 bytes beside its numbers: after a million rows, more than these."""
+    batches.append(batch)
+    if len(batches) == BATCHES_APART:
+        batches[:] = [torch.cat(batches)]
 
 
 def _concatenated(batches: Sequence[Tensor]) -> Any:

@@ -127,8 +127,7 @@ def _windows(run: Run, epoch: int) -> Iterator[tuple[int, list[Inputs]]]:
     elif not skip and (epoch == 0 or not _keeps_workers(run)):
         _restore_rng(run)
     loader.set_epoch(epoch)  # Accelerate's own counter only moves when a loader is read to its very end
-    if run.sampler is not None:
-        run.sampler.epoch = epoch  # Accelerate's call does not reach one below what it wraps around it
+    run.sampler.epoch = epoch  # Accelerate's call does not reach one below what it wraps around it
     batches = iter(loader)
     for _ in range(skip):
         next(batches)

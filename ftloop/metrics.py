@@ -14,9 +14,11 @@ from ftloop.data import Labels
 from ftloop.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import EvalPrediction
 
 ComputeMetrics = Callable[["EvalPrediction"], dict[str, float]]
+PreprocessLogits = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 def metric_names(labels: Labels, names: tuple[str, ...] | None = None) -> tuple[str, ...]:
@@ -40,15 +42,24 @@ def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> Compute
     """The `compute_metrics` of a task: accuracy and F1 for classes, MSE and correlations for numbers.
 
     F1 is that of class 1 where there are two classes, the macro average beyond. `names` picks others (GLUE's own).
+    Predictions are logits, or what `answers` has made of them.
     """
     chosen = metric_names(labels, names)
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
         logits = evaluated.predictions[0] if isinstance(evaluated.predictions, tuple) else evaluated.predictions
-        predicted = np.reshape(logits, -1) if labels.regression else np.argmax(logits, axis=-1)
+        decided = labels.regression or np.ndim(logits) == 1
+        predicted = np.reshape(logits, -1) if decided else np.argmax(logits, axis=-1)
         return {name: _SCORES[name](evaluated.label_ids, predicted, labels.count) for name in chosen}
 
     return compute_metrics
+
+
+def answers(logits: Tensor, label_ids: Tensor) -> Tensor:
+    """What the scores here need of a batch's logits, for `preprocess_logits_for_metrics`: one number a row, the class
+    or, of a regression, the number itself."""
+    del label_ids
+    return logits.reshape(-1) if logits.shape[-1] == 1 else logits.argmax(dim=-1)
 
 
 def _imported(name: str) -> Any:

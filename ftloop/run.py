@@ -28,7 +28,7 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 from tqdm.auto import tqdm
 from transformers.trainer_utils import enable_full_determinism, seed_worker, set_seed
 
@@ -36,7 +36,7 @@ from ftloop.config import TrainConfig
 from ftloop.data import digest_rows
 from ftloop.errors import UserError
 from ftloop.fast import speed_up
-from ftloop.metrics import ComputeMetrics
+from ftloop.metrics import ComputeMetrics, PreprocessLogits
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
 from ftloop.padding import Collator, collator, padded_lengths, row_lengths
 from ftloop.plan import TrainingPlan, make_plan
@@ -75,6 +75,7 @@ class Run:
     processing_class: PreTrainedTokenizerBase | None
     data_collator: Collator
     compute_metrics: ComputeMetrics | None
+    preprocess_logits_for_metrics: PreprocessLogits | None
     state: TrainerState
     meter: LossMeter
     mishaps: Mishaps
@@ -90,8 +91,8 @@ class Run:
     """A DataLoader as Accelerate prepares it, with `set_epoch`."""
     row_order: RowOrder = None  # type: ignore[assignment]
     """In which an epoch's rows are dealt."""
-    sampler: OrderSampler | BudgetSampler | None = None
-    """Which deals them, where it is one of ours and not one of Trainer's."""
+    sampler: OrderSampler | BudgetSampler = None  # type: ignore[assignment]
+    """Which deals them."""
     plan: TrainingPlan = None  # type: ignore[assignment]
     optimizer: AcceleratedOptimizer = None  # type: ignore[assignment]
     scheduler: LRScheduler = None  # type: ignore[assignment]
@@ -163,11 +164,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         # The loop accumulates by itself, and Accelerate must not divide the loss a second time.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dataloader_config=DataLoaderConfiguration(
-            use_seedable_sampler=True,
             even_batches=True,
             split_batches=False,
             non_blocking=config.dataloader_pin_memory,  # a copy from pinned memory runs while the GPU computes
-            data_seed=config.order_seed,
         ),
         dynamo_plugin=_compiler(config),
         kwargs_handlers=handlers,
@@ -253,11 +252,13 @@ def prepare(
     compute_metrics: ComputeMetrics | None = None,
     accelerator: Accelerator | None = None,
     padding_edges: tuple[int, ...] | None = None,
+    preprocess_logits_for_metrics: PreprocessLogits | None = None,
 ) -> Run:
     """Put a run together: seeded, the model on its device, the optimizer and the schedule made.
 
     Arguments are Trainer's: map-style data sets whose rows hold `input_ids` and the like and `label`, a tokenizer as
-    `processing_class`, `compute_metrics` from an `EvalPrediction` to named numbers. Seed before you build the model
+    `processing_class`, `compute_metrics` from an `EvalPrediction` to named numbers, `preprocess_logits_for_metrics`
+    from a batch's logits and labels to what `compute_metrics` needs of them. Seed before you build the model
     (`set_seed(config.seed)`), as for Trainer: its new head is drawn then. Without a training set the run can evaluate
     and predict. `padding_edges`: the lengths to which `data_collator` pads, where that is not each batch's longest row;
     a token budget counts them.
@@ -297,6 +298,7 @@ def prepare(
         processing_class=processing_class,
         data_collator=data_collator or _default_collator(processing_class),
         compute_metrics=compute_metrics,
+        preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         state=TrainerState(),
         meter=LossMeter.zero(accelerator.device, skip_non_finite=config.trainer_compat),
         mishaps=Mishaps.none(accelerator.device),
@@ -358,21 +360,21 @@ def _default_collator(processing_class: Any) -> Collator:
 def _order_rows(run: Run, padding_edges: tuple[int, ...] | None) -> TokenBudget | None:
     """Settle in which order the run deals its rows; and for a token budget, in which batches."""
     count: int = len(run.train_dataset)  # type: ignore[arg-type]
-    is_ours = run.config.batching not in ("random", "sequential")
     lengths = padded = None
-    if is_ours:
+    if run.config.batching in ("length_grouped", "token_budget"):
         lengths = row_lengths(run.train_dataset, quiet=run.config.disable_tqdm if run.is_main else True)
         padded = padded_lengths(lengths, padding_edges)
     run.row_order, budget = order_rows(run.config, count, run.accelerator.num_processes, lengths, padded)
-    if budget is not None:
-        run.sampler = BudgetSampler(budget, run.accelerator.process_index)
-    elif is_ours:
+    if budget is None:
         run.sampler = OrderSampler(run.row_order, count)
+    else:
+        run.sampler = BudgetSampler(budget, run.accelerator.process_index)
     return budget
 
 
 def train_loader(run: Run) -> DataLoader[Any]:
-    """Batches of this process, in the order of `batching`; the random one is `torch.randperm` seeded with seed + epoch.
+    """Batches of this process, in the order of `batching`; the random one is `torch.randperm` seeded with seed + epoch,
+    as Accelerate's own sampler draws it, which holds 36 bytes a row.
 
     Mirrors: Trainer.get_train_dataloader.
     """
@@ -380,15 +382,11 @@ def train_loader(run: Run) -> DataLoader[Any]:
     begin_worker = partial(_begin_worker, num_workers=config.dataloader_num_workers, rank=run.accelerator.process_index)
     if isinstance(run.sampler, BudgetSampler):
         return _loader(run, run.train_dataset, batch_sampler=run.sampler, worker_init_fn=begin_worker)
-    sampler: Any = run.sampler
-    if sampler is None:
-        trainers = SequentialSampler if config.batching == "sequential" else RandomSampler
-        sampler = trainers(run.train_dataset)  # type: ignore[arg-type]
     return _loader(
         run,
         run.train_dataset,
         batch_size=config.per_device_train_batch_size,
-        sampler=sampler,
+        sampler=run.sampler,
         drop_last=config.dataloader_drop_last,
         worker_init_fn=begin_worker,
     )

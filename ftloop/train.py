@@ -81,13 +81,11 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
 
     Returns: the run; None when output_dir holds it already, complete.
     """
-    import numpy as np
-
     from ftloop.announce import announce_data, announce_padding, announce_run, quiet_libraries, with_baseline
     from ftloop.checkpoint import find_checkpoint
     from ftloop.data import load_text_data, tokenize
     from ftloop.durable import check_writable
-    from ftloop.metrics import check_metric, metrics_for
+    from ftloop.metrics import answers, check_metric, metrics_for
     from ftloop.model import check_model, check_token_ids, load_model, load_tokenizer, longest_input
     from ftloop.optim import check_schedule
     from ftloop.padding import collator, padding_edges, row_lengths
@@ -142,6 +140,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         compute_metrics=metrics_for(data.labels, data.metrics),
         accelerator=accelerator,
         padding_edges=edges,
+        preprocess_logits_for_metrics=answers,
     )
     run.source_rows = data.train.select_columns([*data.text_columns, data.label_column])
     if stop is not None:
@@ -151,7 +150,8 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         announce_padding(run, lengths, max_length)
         announce_data(run, data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
         for name, rows in list(validation.items())[:1]:
-            run.compute_metrics = with_baseline(run, data.labels, name, np.asarray(rows["label"]))
+            labels = rows.with_format("arrow")[:]["label"].to_numpy()
+            run.compute_metrics = with_baseline(run, data.labels, name, labels)
     if checkpoint is not None:
         load_checkpoint(run, checkpoint, is_whole=True)
     elif config.resume_from_checkpoint is not None and not is_trained:

@@ -10,9 +10,12 @@ import pytest
 import torch
 from side_by_side import Job
 from tiny import pad, tiny_bert, tiny_rows
+from transformers import EvalPrediction
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ftloop import Run, TrainConfig, evaluate, predict, prepare
+from ftloop.data import Labels
+from ftloop.metrics import answers, metrics_for
 
 
 def prepared(tmp_path: Path, model: Any = None, **arguments: Any) -> Run:
@@ -104,3 +107,36 @@ def test_a_nan_loss_is_said_and_trainer_compat_drops_it_as_trainer_does(tmp_path
 def test_a_model_that_returns_more_than_logits_is_evaluated_by_its_logits(tmp_path: Path) -> None:
     model = tiny_bert(output_hidden_states=True)
     assert predict(prepared(tmp_path, model), tiny_rows(5)).predictions.shape == (5, 2)
+
+
+@pytest.mark.parametrize("num_labels", [1, 2, 5])
+@pytest.mark.parametrize("sort_eval", [False, True])
+def test_an_evaluation_keeps_what_its_metrics_need_and_scores_the_same(
+    num_labels: int, sort_eval: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftloop.evaluation.BATCHES_APART", 3)
+    names = tuple(f"class {id}" for id in range(num_labels)) if num_labels > 1 else ()
+    score = metrics_for(Labels(names, {name: id for id, name in enumerate(names)}))
+    rows = tiny_rows(45, max(num_labels, 2), seed=5, regression=num_labels == 1)
+    seen: list[np.ndarray] = []
+
+    def scored(evaluated: EvalPrediction) -> dict[str, float]:
+        seen.append(evaluated.predictions)
+        return score(evaluated)
+
+    def metrics(preprocess: Any) -> tuple[dict[str, float], np.ndarray]:
+        run = prepared(tmp_path, tiny_bert(num_labels), sort_eval=sort_eval)
+        run.compute_metrics, run.preprocess_logits_for_metrics = scored, preprocess
+        found, predicted = evaluate(run, rows), predict(run, rows, metric_key_prefix="eval")
+        for name, value in found.items():
+            if not name.endswith(("runtime", "per_second")):
+                assert predicted.metrics[name] == value
+        return {name: found[f"eval_{name}"] for name in (*score_names, "loss")}, predicted.predictions
+
+    score_names = ("mse", "pearson", "spearmanr") if num_labels == 1 else ("accuracy", "f1")
+    from_logits, logits = metrics(None)
+    from_answers, same_logits = metrics(answers)
+    assert from_answers == from_logits
+    assert logits.shape == (45, num_labels)
+    assert (same_logits == logits).all(), "whoever asks for predictions gets logits"
+    assert [kept.shape for kept in seen] == [(45, num_labels)] * 2 + [(45,)] * 2

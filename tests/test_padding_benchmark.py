@@ -70,8 +70,7 @@ def test_the_batches_told_from_the_lengths_are_those_that_a_run_deals(settings: 
     for epoch in (0, 1):
         told = batches_of(config, lengths, limit, epoch=epoch)
         run.train_loader.set_epoch(epoch)
-        if run.sampler is not None:
-            run.sampler.epoch = epoch
+        run.sampler.epoch = epoch
         dealt = list(run.train_loader)
         assert [num_rows(inputs) for inputs in dealt] == told.sizes.tolist()
         assert [inputs["input_ids"].shape[1] for inputs in dealt] == told.padded_to.tolist()
