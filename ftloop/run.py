@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 Inputs = dict[str, Any]
 
+MANY_ROWS = 1_000_000
+
 # What a launcher may ask for in the environment, and what nothing here would do.
 REFUSED = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -364,6 +366,8 @@ def _order_rows(run: Run, padding_edges: tuple[int, ...] | None) -> TokenBudget 
     if run.config.batching in ("length_grouped", "token_budget"):
         lengths = row_lengths(run.train_dataset, quiet=run.config.disable_tqdm if run.is_main else True)
         padded = padded_lengths(lengths, padding_edges)
+        if count >= MANY_ROWS:
+            run.say(f"Planning  the order of {count} rows, anew in each epoch: seconds")
     run.row_order, budget = order_rows(run.config, count, run.accelerator.num_processes, lengths, padded)
     if budget is None:
         run.sampler = OrderSampler(run.row_order, count)
