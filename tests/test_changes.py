@@ -271,3 +271,9 @@ def test_other_padding_is_other_bits_but_for_a_token_budget_whose_batches_it_dec
         refuse_another_run(padded, folder, 1)
     with pytest.raises(UserError, match=r"num_processes \(1 then, 2 now\)"):
         refuse_another_run(dataclasses.replace(config, per_device_train_batch_size=2), folder, 2)
+    # An update is made of as many batches of the same budget: saved by one process, it goes on in three.
+    assert config.gradient_accumulation_steps == 3
+    split = dataclasses.replace(config, gradient_accumulation_steps=1)
+    refuse_another_run(split, folder, 3)
+    with pytest.raises(UserError, match=r"gradient_accumulation_steps \(3 then, 1 now\)"):
+        refuse_another_run(split, folder, 1)

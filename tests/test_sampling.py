@@ -70,6 +70,22 @@ def test_a_token_budget_is_kept_by_every_batch_and_every_row_is_there_once(
         assert counts == {budget // longest} or lengths[np.concatenate(step)].min() == lengths.min()
 
 
+@given(drawn=st.lists(st.sampled_from((4, 8, 16)), min_size=1, max_size=150), epoch=st.integers(0, 3))
+@settings(max_examples=50, deadline=None)
+def test_updates_of_a_token_budget_are_the_same_however_they_are_split(drawn: list[int], epoch: int) -> None:
+    """64 tokens over two processes, two steps, or both; lengths of which each share of it holds its share."""
+    lengths = np.array(drawn, np.int32)
+
+    def rows_of_updates(max_tokens: int, processes: int, steps: int) -> list[list[int]]:
+        dealt = TokenBudget(lengths, max_tokens, processes, 7, steps).of_epoch(epoch)
+        ends = [*dealt.starts[:-1:steps], dealt.starts[-1]]
+        return [dealt.rows[start:end].tolist() for start, end in itertools.pairwise(ends)]
+
+    whole = rows_of_updates(64, 1, 1)
+    for split in ((32, 2, 1), (32, 1, 2), (16, 4, 1), (16, 2, 2), (16, 1, 4)):
+        assert rows_of_updates(*split) == whole
+
+
 def test_batches_of_a_token_budget_are_as_full_as_they_can_be() -> None:
     lengths = made_lengths()
     plan = TokenBudget(lengths, 400, 1, seed=7)
