@@ -16,7 +16,7 @@ from ftloop.data import Labels, TextData
 from ftloop.logs import format_numbers, scores
 from ftloop.metrics import ComputeMetrics
 from ftloop.padding import batches_of
-from ftloop.run import Run
+from ftloop.run import MANY_ROWS, Run
 
 SHOWN_CLASSES = 20
 
@@ -66,12 +66,14 @@ def _left_out(run: Run, data: TextData, name: str, used: int) -> str:
 
 
 def announce_padding(run: Run, lengths: np.ndarray, max_length: int) -> None:
-    """How much of the first epoch is padding, and how little of it there could be."""
+    """How much of the first epoch is padding, and how little of it there could be; of millions of rows, about."""
     config, processes = run.config, run.accelerator.num_processes
+    every = -(-len(lengths) // MANY_ROWS)
+    lengths, about = lengths[::every], "about " if every > 1 else ""
     batches = batches_of(config, lengths, max_length, processes)
     share, edges = batches.padding_share, batches.edges
     to = "its longest row" if edges is None else f"{edges[0]} tokens" if len(edges) == 1 else config.padding
-    told = f"{config.batching} batches, each padded to {to}: {share:.1%} of the tokens are padding"
+    told = f"{config.batching} batches, each padded to {to}: {about}{share:.1%} of the tokens are padding"
     if config.batching in ("random", "sequential") and not config.trainer_compat:
         better = replace(config, batching="length_grouped", padding="longest", pad_to_max_length=False)
         less = batches_of(better, lengths, max_length, processes).padding_share

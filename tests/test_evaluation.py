@@ -112,9 +112,8 @@ def test_a_model_that_returns_more_than_logits_is_evaluated_by_its_logits(tmp_pa
 @pytest.mark.parametrize("num_labels", [1, 2, 5])
 @pytest.mark.parametrize("sort_eval", [False, True])
 def test_an_evaluation_keeps_what_its_metrics_need_and_scores_the_same(
-    num_labels: int, sort_eval: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    num_labels: int, sort_eval: bool, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("ftloop.evaluation.BATCHES_APART", 3)
     names = tuple(f"class {id}" for id in range(num_labels)) if num_labels > 1 else ()
     score = metrics_for(Labels(names, {name: id for id, name in enumerate(names)}))
     rows = tiny_rows(45, max(num_labels, 2), seed=5, regression=num_labels == 1)
