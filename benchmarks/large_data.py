@@ -196,6 +196,7 @@ def start(bench: Bench, rows: int, batching: str, is_first: bool) -> dict[str, A
         "anonymous_bytes_in_steps": {
             name: max(done.peak(s["began"], s["ended"]) for s in steps if s["name"] == name) for name in names
         },
+        "anonymous_bytes_after_steps": {step["name"]: step["anonymous_after"] for step in steps},
         "cache_bytes": bytes_of(cache),
         "checkpoint_bytes": bytes_of(output_dir / f"checkpoint-{sizes.updates}"),
     }

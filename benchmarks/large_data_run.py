@@ -136,7 +136,8 @@ class Clocks:
                 ended = time.monotonic()
                 alone = ended - began - self.within.pop()
                 self.within[-1] += ended - began
-                self.steps.append({"name": name, "began": began, "ended": ended, "alone": alone})
+                told = {"name": name, "began": began, "ended": ended, "alone": alone}
+                self.steps.append(told | {"anonymous_after": anonymous()})
 
         return timed
 
@@ -163,7 +164,7 @@ def train(words: list[str]) -> dict[str, Any]:
                 updates_at.append(time.monotonic())
                 if len(updates_at) == 1:
                     told = {"name": "first update", "began": began, "ended": updates_at[0]}
-                    clocks.steps.append(told | {"alone": updates_at[0] - began})
+                    clocks.steps.append(told | {"alone": updates_at[0] - began, "anonymous_after": anonymous()})
                 yield update
 
         loop.updates = noted
