@@ -173,6 +173,7 @@ def start(bench: Bench, rows: int, batching: str, is_first: bool) -> dict[str, A
         "disable_tqdm": "true",
     }
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    before = time.time()
     done = bench.run("train", {"HF_DATASETS_CACHE": str(cache)}, words=words)
     steps, (first, *_, last) = done.result["steps"], done.result["updates_at"]
     names = list(dict.fromkeys(step["name"] for step in steps))
@@ -198,6 +199,7 @@ def start(bench: Bench, rows: int, batching: str, is_first: bool) -> dict[str, A
         },
         "anonymous_bytes_after_steps": {step["name"]: step["anonymous_after"] for step in steps},
         "cache_bytes": bytes_of(cache),
+        "cache_bytes_written": bytes_of(cache, since=before),
         "checkpoint_bytes": bytes_of(output_dir / f"checkpoint-{sizes.updates}"),
     }
     shutil.rmtree(output_dir)
@@ -208,8 +210,9 @@ def _grouped() -> set[str]:
     return {step for group in GROUPS.values() for step in group}
 
 
-def bytes_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def bytes_of(folder: Path, since: float = 0.0) -> int:
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return sum(file.st_size for file in files if file.st_mtime >= since)
 
 
 def plan(bench: Bench, rows: int) -> list[dict[str, Any]]:
