@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
 .PHONY: install
 install: $(VENV)/installed ## make the environment in .venv: ftloop, its tools and the demo's model
@@ -76,6 +76,10 @@ bench: install ## Trainer and ftloop side by side: time, memory, accuracy; takes
 .PHONY: bench-padding
 bench-padding: install ## what padding costs, for each way to pad and to batch (ARGS="--made long-tail", ...; QUICK=1: short)
 	$(BIN)/python benchmarks/padding.py $(if $(QUICK),--steps 3 --passes 1 --no_memory --output runs/padding-quick.json) $(ARGS)
+
+.PHONY: bench-large-data
+bench-large-data: install ## what many rows cost: starts, planning, evaluation; an hour (ARGS="--sizes 50000", ...; QUICK=1: short)
+	$(BIN)/python benchmarks/large_data.py $(if $(QUICK),--quick --output runs/large-data-quick.json) $(ARGS)
 
 .PHONY: advise
 advise: install ## how to batch your rows, from their lengths alone (ARGS="--train_file mine.csv")

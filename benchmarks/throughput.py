@@ -27,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -229,7 +230,7 @@ def _one_run(bench: Bench, variant: str) -> dict[str, Any]:
     command = [sys.executable, "benchmarks/one_run.py", str(given), str(result)]
     job.pop("lengths", None)
     bench.commands[variant] = f"{shlex.join(command[1:2])} with {json.dumps(job)}"
-    _finish(command, os.environ | threads)
+    finish(command, os.environ | threads)
     found: dict[str, Any] = json.loads(result.read_text())
     return found
 
@@ -248,7 +249,7 @@ def _command(bench: Bench, variant: str, number: int) -> dict[str, Any]:
         shutil.rmtree(output_dir, ignore_errors=True)
     if variant.startswith("start"):
         return {"first_update_seconds": _first_update(words)}
-    seconds, peak_mb, cpu_seconds = _finish(words, dict(os.environ))
+    seconds, peak_mb, cpu_seconds = finish(words, dict(os.environ))
     results = {name: json.loads((output_dir / f"{name}_results.json").read_text()) for name in ("train", "test")}
     weights = hashlib.sha256((output_dir / "model.safetensors").read_bytes()).hexdigest()
     shutil.rmtree(output_dir)
@@ -288,14 +289,24 @@ def _words(bench: Bench, variant: str, number: int) -> list[str]:
     return words + [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
-def _finish(words: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
-    """Seconds, peak resident megabytes and seconds of CPU of a process that must end well."""
+def finish(
+    words: list[str], environment: dict[str, str], watch: Callable[[int], None] | None = None
+) -> tuple[float, float, float]:
+    """Seconds, peak resident megabytes and seconds of CPU of a process that must end well.
+
+    `watch`: given its id, in a thread; to return when the process has ended.
+    """
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        watching = threading.Thread(target=watch, args=(process.pid,)) if watch else None
+        if watching:
+            watching.start()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - started
+        if watching:
+            watching.join()
         if process.returncode:
             said.seek(0)
             raise SystemExit(f"{shlex.join(words)}\nfailed:\n{said.read()[-3000:]}")
@@ -452,15 +463,22 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
+def machine() -> dict[str, Any]:
+    """Without torch, which a process that only starts others does not want in its memory."""
+    model = [line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
+    return {
+        "cpu": model[0].partition(":")[2].strip() if model else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
 def conditions(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    model = [line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
     return {
         **versions(),
         "device": torch.cuda.get_device_name() if _has_gpu() else f"{platform.machine()} CPU",
-        "cpu": model[0].partition(":")[2].strip() if model else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        **machine(),
         "threads": torch.get_num_threads(),
         "data": "MRPC" if bench.mrpc else "built-in pairs",
         "sizes": vars(bench.sizes),

@@ -13,11 +13,15 @@ import pytest
 
 pytestmark = pytest.mark.slow
 CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.append(str(CHECKOUT / "benchmarks"))
+
+import large_data  # noqa: E402
+import large_data_run  # noqa: E402
 
 
-def throughput(output: Path, *words: str) -> dict[str, Any]:
+def benchmark(script: str, output: Path, *words: str) -> tuple[dict[str, Any], str]:
     done = subprocess.run(
-        [sys.executable, "benchmarks/throughput.py", "--quick", "--output", str(output), *words],
+        [sys.executable, f"benchmarks/{script}.py", "--quick", "--output", str(output), *words],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
@@ -26,8 +30,13 @@ def throughput(output: Path, *words: str) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     told: dict[str, Any] = json.loads(output.read_text())
+    return told, done.stdout
+
+
+def throughput(output: Path, *words: str) -> dict[str, Any]:
+    told, printed = benchmark("throughput", output, *words)
     for name in told["rows"]:
-        assert name in done.stdout
+        assert name in printed
     return told
 
 
@@ -56,3 +65,98 @@ def test_throughput_compares_both_sides_and_goes_on_where_it_was_left(tmp_path: 
     assert runs.read_text().splitlines()[: len(lines) - 1] == lines[1:]
     assert len(runs.read_text().splitlines()) == len(lines)
     assert told["rows"]["identical-fp32"]["ratio"] > 0
+
+
+def test_large_data_tells_what_a_start_takes_and_where_and_that_the_second_caches_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "large_data.json"
+    words = ["--folder", str(tmp_path / "made"), "--sizes", "1000", "--eval_rows", "300"]
+    told, printed = benchmark("large_data", output, *words, "--batching", "random", "token_budget")
+    starts = told["start"]
+    assert [(row["start"], row["batching"]) for row in starts] == [
+        *(("first", "random"), ("cached", "random"), ("cached", "token_budget"))
+    ]
+    for row in starts:
+        assert row["seconds"].keys() == {*large_data.GROUPS, "rest"}
+        assert all(seconds > 0 for seconds in row["seconds"].values())
+        assert row["seconds_of_steps"].keys() == {*large_data_run.STEPS, "first update"}
+        assert (
+            row["whole_seconds"] > row["first_update_seconds"] + row["seconds_of_checkpoint"] > row["seconds"]["rest"]
+        )
+        assert row["seconds_of_checkpoint"] > row["seconds_of_digest"] > 0
+        assert row["peak_resident_bytes"] > row["peak_anonymous_bytes"] > 50e6
+        assert max(row["anonymous_bytes_in_steps"].values()) <= row["peak_anonymous_bytes"]
+        assert row["checkpoint_bytes"] > 100e3
+        assert row["cache_bytes"] == starts[0]["cache_bytes"] > 100e3
+        assert row["cache_bytes_written"] == (row["cache_bytes"] if row["start"] == "first" else 0)
+
+    found = {row["function"]: row for row in told["plan"]}
+    assert all(row["rows"] == 1000 and row["seconds"] > 0 for row in found.values())
+    assert found["row_lengths"]["result"] == found["length_grouped_rows"]["result"] == 1000
+    assert 1000 / 16 <= found["TokenBudget, first epoch"]["result"] < 1000 / 8
+    assert 0.1 < found["padding share"]["result"] < 0.9
+
+    two, hundred = told["evaluate"]
+    assert (two["rows"], two["classes"], hundred["rows"], hundred["classes"]) == (300, 2, 300, 100)
+    assert two["metrics"]["eval_loss"] < 1 < 4 < hundred["metrics"]["eval_loss"]  # log 2 and log 100, untrained
+    for part in large_data.PARTS:
+        assert f"\n{part}\n" in printed
+
+    kept = output.read_text()
+    assert str(tmp_path) not in kept
+    assert str(CHECKOUT) not in kept
+    told, _ = benchmark("large_data", output, *words, "--cached", "--parts", "start", "--batching", "length_grouped")
+    assert told.keys() == {"conditions", "start"}
+    assert [(row["start"], row["batching"]) for row in told["start"]] == [("cached", "length_grouped")]
+    assert told["start"][0]["cache_bytes_written"] == 0
+
+
+@pytest.mark.parametrize("write", [large_data_run.write_texts, large_data_run.write_tokens])
+def test_the_rows_made_are_those_of_their_seed_and_the_first_are_the_same_however_many_follow(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(large_data_run, "PIECE", 100)
+
+    def made(rows: int, seed: int) -> list[dict[str, Any]]:
+        write(tmp_path / "rows", rows, seed)
+        if write is large_data_run.write_texts:
+            return pq.read_table(tmp_path / "rows").to_pylist()
+        return pa.ipc.open_stream(tmp_path / "rows").read_all().to_pylist()
+
+    rows = made(250, 1)
+    assert len(rows) == 250
+    assert made(130, 1) == rows[:130]
+    assert made(250, 2) != rows
+    assert rows[:100] != rows[100:200]
+    text = "input_ids" if "input_ids" in rows[0] else "sentence1"
+    assert len({len(row[text]) for row in rows}) > 10
+
+
+def test_time_in_a_step_within_a_step_counts_once() -> None:
+    clocks = large_data_run.Clocks()
+    inner = clocks.around("inner", lambda: sum(range(10_000)))
+    outer = clocks.around("outer", lambda: [inner(), inner()])
+    outer()
+    outer()
+    assert [step["name"] for step in clocks.steps] == ["inner", "inner", "outer"] * 2
+    whole = sum(step["ended"] - step["began"] for step in clocks.steps if step["name"] == "outer")
+    # Another order of the same sum.
+    assert sum(step["alone"] for step in clocks.steps) == pytest.approx(whole, rel=1e-9)
+    assert all(step["alone"] > 0 for step in clocks.steps)
+
+
+def test_a_fork_tells_by_how_much_a_function_makes_memory_grow() -> None:
+    def takes_and_keeps(size: int) -> int:
+        kept.append(b"1" * size)
+        for_a_moment = b"2" * (2 * size)
+        return len(for_a_moment)
+
+    kept: list[bytes] = []
+    told = large_data_run._forked(lambda: 50_000_000, takes_and_keeps)
+    assert kept == []
+    assert told["result"] == 100_000_000
+    # Some kilobytes of other things; and the kernel counts pages in groups.
+    assert told["grew"] == pytest.approx(50e6, rel=0.05)
+    assert told["grew_at_most"] == pytest.approx(150e6, rel=0.05)
