@@ -260,13 +260,13 @@ def _forked(begin: Callable[[], Any], do: Callable[[Any], Any]) -> dict[str, Any
 
 
 def evaluate(tokens: str, classes: int, batch: int) -> dict[str, Any]:
-    """By the API, as a user's own script does it."""
+    """By the API, with the metrics that the command uses."""
     from datasets import Dataset
     from tiny import tiny_bert, tiny_tokenizer
 
     import ftloop
     from ftloop.data import Labels
-    from ftloop.metrics import metrics_for
+    from ftloop.metrics import answers, metrics_for
 
     rows = Dataset.from_file(tokens).select_columns(["input_ids", "attention_mask", f"label_of_{classes}"])
     rows = rows.rename_column(f"label_of_{classes}", "label")
@@ -277,6 +277,7 @@ def evaluate(tokens: str, classes: int, batch: int) -> dict[str, Any]:
         eval_dataset=rows,
         processing_class=tiny_tokenizer(),
         compute_metrics=metrics_for(Labels(names, {name: id for id, name in enumerate(names)})),
+        preprocess_logits_for_metrics=answers,
     )
     # What the first evaluation imports is not the rows'.
     ftloop.evaluate(run, rows.select(range(batch)))
