@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
+from contextlib import suppress
 from enum import IntEnum
 
 
@@ -70,6 +73,20 @@ class SaveError(FtloopError, RuntimeError):
     exit_code = ExitCode.UNSAVED
 
 
+class LostContact(FtloopError):
+    """Another process has failed, or does not answer. Why, that one knows, if anybody does."""
+
+    exit_code = ExitCode.FAILED
+
+
+def is_lost_contact(error: BaseException) -> bool:
+    """Whether an exchange between processes failed because of the other side: torch's and gloo's errors too."""
+    distributed = sys.modules.get("torch.distributed")  # not imported: then there was no exchange
+    if isinstance(error, LostContact) or (distributed is not None and isinstance(error, distributed.DistError)):
+        return True
+    return isinstance(error, RuntimeError) and "gloo/" in str(error)  # the place in its source comes first
+
+
 # What a system has against a file that a user named, or against the disk it is on.
 _OF_FILES = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
@@ -78,19 +95,23 @@ _OF_FILES = {
 }
 
 
-# For a process that is not the first: by then the launcher has ended it, if the first has failed too.
+# By then the launcher has ended this process, if another one has failed that tells why.
 _SECONDS_TO_LISTEN = 5.0
 
 
-def tell(error: Exception, show_traceback: bool) -> ExitCode:
+def tell(error: Exception, show_traceback: bool, ddp_timeout: int | None = None) -> ExitCode:
     """The end of a command that failed: what it says on stderr, and its exit code.
 
     A fault has a traceback, another error only where that is asked for. Of several processes the first tells what all
-    have found; another speaks only where the first has found nothing.
+    have found; another speaks only where the first has found nothing. That contact was lost is told last of all.
     """
     rank = os.environ.get("RANK", "0")
     who = "error" if rank == "0" else f"error in process {rank}"
-    if isinstance(error, FtloopError):
+    is_consequence = is_lost_contact(error)
+    problems: tuple[str, ...]
+    if is_consequence:
+        problems, code = (_lost_contact(error, ddp_timeout),), ExitCode.FAILED
+    elif isinstance(error, FtloopError):
         problems, code = error.problems, error.exit_code
     elif isinstance(error, OSError) and error.errno in _OF_FILES:
         files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
@@ -99,10 +120,43 @@ def tell(error: Exception, show_traceback: bool) -> ExitCode:
         problems = (f"a fault in ftloop or in a library below it: {type(error).__name__}",)
         code = ExitCode.FAULT
     alone = code == ExitCode.FAULT or (isinstance(error, FtloopError) and error.is_of_one_process)
-    if rank != "0" and not alone:
+    if is_consequence:
+        _listen()
+    elif rank != "0" and not alone:
         time.sleep(_SECONDS_TO_LISTEN)
     if code == ExitCode.FAULT or show_traceback:
         traceback.print_exception(error)
     for problem in problems:
         print(f"{who}: {problem}", file=sys.stderr)
+    _tell_torchrun(problems, error if code == ExitCode.FAULT else None)
     return code
+
+
+def _listen() -> None:
+    """Give the launcher time to end this process, because another one of this machine has told why. With several
+    machines a launcher also ends its processes when it has lost the launcher of another: then one of them tells."""
+    ended = threading.Event()
+    several = os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE")
+    if several and os.environ.get("LOCAL_RANK", "0") == "0":
+        signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    ended.wait(_SECONDS_TO_LISTEN)
+
+
+def _lost_contact(error: BaseException, ddp_timeout: int | None) -> str:
+    patience = "" if ddp_timeout is None else f" (the limit is --ddp_timeout {ddp_timeout}, in seconds)"
+    return (
+        "contact with another process was lost: it may have failed or been killed, or its machine is gone, or it did "
+        f"not answer in time{patience}. The same command with --resume_from_checkpoint last goes on from the newest "
+        f"checkpoint. What was seen here: {first_line(error)}"
+    )
+
+
+def _tell_torchrun(problems: tuple[str, ...], fault: Exception | None) -> None:
+    """Into the file that torchrun reads when a process has failed: its summary then says why, below our own lines."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return
+    text = "\n".join(problems) + (f": {first_line(fault)}" if fault is not None else "")
+    extra = {"py_callstack": text, "timestamp": str(int(time.time()))}
+    with suppress(OSError), open(path, "w", encoding="utf-8") as file:
+        json.dump({"message": {"message": text, "extraInfo": extra}}, file)

@@ -117,7 +117,7 @@ def finished_run(config: TrainConfig) -> bool | None:
             )
         return None
     results = faults(root, manifest.get("results", {}))
-    if results:
+    if results and os.environ.get("RANK", "0") == "0":
         print(f"Broken    the results in {root}: {'; '.join(results)}; they are made again", flush=True)
     return bool(manifest["complete"]) and not results and not changed.keys() & USES_OF_THE_MODEL
 
