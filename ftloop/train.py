@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if argv is None:
         gc.disable()  # until _collect_garbage
+        if not _is_main():  # torch's own warnings, which are the same in all processes
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a label ends no run
     stop, started = Stop(), time.monotonic()
