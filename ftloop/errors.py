@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
     MISTAKE = 2
     """Something the user can mend: a flag, a file, a row."""
     FAILED = 3
-    """Training cannot go on: numbers that are not finite, or not enough memory."""
+    """Training cannot go on: numbers that are not finite, not enough memory, or contact with another process lost."""
     UNSAVED = 4
     """A file could not be written, twice. The last good checkpoint is untouched."""
     STOPPED = 75

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
 Inputs = dict[str, Any]
 
-# What Accelerate may be asked for by its config file, a flag of `accelerate launch` or a plugin, all of which end in the
-# environment, and what nothing here would do. On the CPU it would train by plain DDP, and not say so.
+# What Accelerate may be asked for by its config file, a flag of `accelerate launch` or a plugin, all of which end in
+# the environment, and what nothing here would do. On the CPU it would train by plain DDP, and not say so.
 REFUSED = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -234,7 +234,7 @@ def mixed_precision(config: TrainConfig) -> str:
 
 
 def _refused(accelerator: Accelerator | None = None) -> list[str]:
-    """What ftloop does not do and is asked for; by a user's own accelerator too, which may have come to it otherwise."""
+    """What is asked for and not done here, by the environment or by an accelerator of the user's own."""
     asked = {variable for variable in REFUSED if parse_flag_from_env(variable)}
     if accelerator is not None:
         asked |= {f"ACCELERATE_USE_{accelerator.distributed_type.value}"} & REFUSED.keys()
