@@ -128,7 +128,8 @@ def tell(error: Exception, show_traceback: bool, ddp_timeout: int | None = None)
         traceback.print_exception(error)
     for problem in problems:
         print(f"{who}: {problem}", file=sys.stderr)
-    _tell_torchrun(problems, error if code == ExitCode.FAULT else None)
+    text = "\n".join(problems) + (f": {first_line(error)}" if code == ExitCode.FAULT else "")
+    _tell_torchrun(text, is_consequence)
     return code
 
 
@@ -151,12 +152,13 @@ def _lost_contact(error: BaseException, ddp_timeout: int | None) -> str:
     )
 
 
-def _tell_torchrun(problems: tuple[str, ...], fault: Exception | None) -> None:
+def _tell_torchrun(text: str, is_consequence: bool) -> None:
     """Into the file that torchrun reads when a process has failed: its summary then says why, below our own lines."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not path:
         return
-    text = "\n".join(problems) + (f": {first_line(fault)}" if fault is not None else "")
-    extra = {"py_callstack": text, "timestamp": str(int(time.time()))}
+    # The earliest is its root cause, in whole seconds, in which it may have ended the others already.
+    failed_at = int(time.time()) - (0 if is_consequence else 1)
+    told = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(failed_at)}}
     with suppress(OSError), open(path, "w", encoding="utf-8") as file:
-        json.dump({"message": {"message": text, "extraInfo": extra}}, file)
+        json.dump({"message": told}, file)

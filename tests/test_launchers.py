@@ -30,7 +30,7 @@ use_cpu: {use_cpu}
 def job(tiny_folder: Path, output_dir: Path) -> list[str]:
     files = [f"--{split}_file={tiny_folder / f'{split}.jsonl'}" for split in ("train", "validation")]
     words = ["--model_name_or_path", str(tiny_folder / "model"), *files, "--output_dir", str(output_dir)]
-    return [*words, "--max_steps", "5", "--per_device_train_batch_size", "4", "--save_steps", "3", "--eval_steps", "2"]
+    return [*words, "--max_steps", "12", "--per_device_train_batch_size", "4", "--save_steps", "6", "--eval_steps", "4"]
 
 
 # --- launched --------------------------------------------------------------------------------------------------------

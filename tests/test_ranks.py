@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
     "one is killed": ({}, [one("killed_in_training")]),
     "one is killed and nobody ends the other": ({}, [one("killed_in_training", launcher=False), one()]),
     "tokenized slowly": (
-        {"ddp_timeout": "6", "max_steps": "1"},
+        {"ddp_timeout": "6", "max_steps": "1", "disable_tqdm": "false"},
         [one("said_early", "tokenized_slowly", machines=TWO_MACHINES, own_caches=True)],
     ),
     "killed while tokenizing": ({"overwrite_cache": "true"}, [one("killed_while_tokenizing", launcher=False)]),
@@ -142,6 +143,8 @@ def test_a_fault_in_one_process_ends_all_within_seconds_with_its_message_first(
     told = said[said.index("Traceback") :]
     assert told.index("KeyError: 'planted'") < told.index(f"{who}: a fault")
     assert "error" not in said[: said.index("Traceback")]
+    errors = [line for line in said.splitlines() if line.startswith("error")]
+    assert not [line for line in errors[1:] if "contact with another process" not in line], said
 
 
 def test_a_process_that_is_killed_ends_the_other_through_the_launcher_without_a_word_of_its_own(
@@ -174,13 +177,14 @@ def test_one_process_of_each_machine_tokenizes_and_the_others_wait_with_a_word_l
 ) -> None:
     statuses, _, said = only_run(found, "tokenized slowly")
     assert statuses == [0, 0, 0], said
-    who = [line for line in said.splitlines() if line.endswith(" tokenizes")]
+    who = re.findall(r"process \d tokenizes", said)
     assert who == ["process 0 tokenizes", "process 1 tokenizes"]
+    assert "Tokenizing train" in said[: said.index(who[1])], "the main process draws its bar"
+    assert "Tokenizing" not in said[said.index(who[1]) :], "and nobody else"
     first, second = "the main process: tokenizing the data", "the first process of each other machine: tokenizing"
     for rank, awaited in ((1, first), (2, first), (0, second), (2, second)):
         assert said.count(f"Waiting   process {rank} waits for {awaited}") == 1, said
-    waiting = [line for line in said.splitlines() if line.startswith("Waiting")]
-    assert len(waiting) == 4, said
+    assert said.count("Waiting ") == 4, said
 
 
 def test_a_short_wait_is_quiet(found: dict[str, Any]) -> None:
