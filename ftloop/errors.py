@@ -84,7 +84,8 @@ def is_lost_contact(error: BaseException) -> bool:
     distributed = sys.modules.get("torch.distributed")  # not imported: then there was no exchange
     if isinstance(error, LostContact) or (distributed is not None and isinstance(error, distributed.DistError)):
         return True
-    return isinstance(error, RuntimeError) and "gloo/" in str(error)  # the place in its source comes first
+    # Its errors begin with the place in its source; ours may name a folder.
+    return isinstance(error, RuntimeError) and not isinstance(error, FtloopError) and "gloo/" in str(error)
 
 
 # What a system has against a file that a user named, or against the disk it is on.
