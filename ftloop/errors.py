@@ -100,7 +100,7 @@ _OF_FILES = {
 _SECONDS_TO_LISTEN = 5.0
 
 
-def tell(error: Exception, show_traceback: bool, ddp_timeout: int | None = None) -> ExitCode:
+def tell(error: Exception, show_traceback: bool, ddp_timeout: int | None = None, told_to_end: bool = False) -> ExitCode:
     """The end of a command that failed: what it says on stderr, and its exit code.
 
     A fault has a traceback, another error only where that is asked for. Of several processes the first tells what all
@@ -122,7 +122,8 @@ def tell(error: Exception, show_traceback: bool, ddp_timeout: int | None = None)
         code = ExitCode.FAULT
     alone = code == ExitCode.FAULT or (isinstance(error, FtloopError) and error.is_of_one_process)
     if is_consequence:
-        _listen()
+        if _launcher_speaks(told_to_end):
+            return code
     elif rank != "0" and not alone:
         time.sleep(_SECONDS_TO_LISTEN)
     if code == ExitCode.FAULT or show_traceback:
@@ -134,14 +135,21 @@ def tell(error: Exception, show_traceback: bool, ddp_timeout: int | None = None)
     return code
 
 
-def _listen() -> None:
-    """Give the launcher time to end this process, because another one of this machine has told why. With several
-    machines a launcher also ends its processes when it has lost the launcher of another: then one of them tells."""
-    ended = threading.Event()
+def _launcher_speaks(told_to_end: bool) -> bool:
+    """Give the launcher time to end this process, because another one of this machine has told why. Returns: whether it
+    has, already before (`told_to_end`).
+
+    With several machines a launcher also ends its processes when it has lost the one it met the others at: then one of
+    them tells, since nobody else has.
+    """
     several = os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE")
-    if several and os.environ.get("LOCAL_RANK", "0") == "0":
-        signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    ended.wait(_SECONDS_TO_LISTEN)
+    tells = several and os.environ.get("LOCAL_RANK", "0") == "0"
+    if not told_to_end:
+        ended = threading.Event()
+        if tells:
+            signal.signal(signal.SIGTERM, lambda *_: ended.set())
+        ended.wait(_SECONDS_TO_LISTEN)
+    return told_to_end and not tells
 
 
 def _lost_contact(error: BaseException, ddp_timeout: int | None) -> str:

@@ -52,9 +52,11 @@ def in_turns(accelerator: Accelerator, group: Any, what: str) -> Iterator[None]:
                 yield
             except Exception as failure:
                 error = failure
-        has_failed = _agree(accelerator, group, f"{who[turn]}: {what}", error is not None)
-        if error is not None:
-            raise error
+        try:
+            has_failed = _agree(accelerator, group, f"{who[turn]}: {what}", error is not None)
+        finally:
+            if error is not None:
+                raise error  # also where the others are gone
         if has_failed:
             raise LostContact(f"{who[turn]} failed ({what})")
 

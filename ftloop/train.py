@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
                 with signals_wait():
                     return _stopped(stop, stopped)
     except Exception as error:
-        return tell(error, show_traceback, ddp_timeout)
+        return tell(error, show_traceback, ddp_timeout, stop.reason == "SIGTERM")
     return ExitCode.DONE
 
 

@@ -259,7 +259,7 @@ def killed_while_tokenizing(rank: int) -> None:
 
 
 def failing_to_tokenize(rank: int) -> None:
-    tokenizing(fail)
+    tokenizing(lambda: (print(f"process {rank} tokenizes", flush=True), fail()))  # type: ignore[arg-type, return-value]
 
 
 PLANS = {
