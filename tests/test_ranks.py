@@ -64,6 +64,11 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
         [one("said_early", "tokenized_slowly", machines=TWO_MACHINES, own_caches=True)],
     ),
     "killed while tokenizing": ({"overwrite_cache": "true"}, [one("killed_while_tokenizing", launcher=False)]),
+    "no shared folder": ({}, [one("elsewhere")]),
+    "no shared folder, and nothing to save": (
+        {"save_strategy": "no", "load_best_model_at_end": "false", "early_stopping_patience": "", "max_steps": "1"},
+        [one("elsewhere")],
+    ),
     "failing to tokenize": (
         {"overwrite_cache": "true"},
         [one("failing_to_tokenize", machines=TWO_MACHINES, launcher=False)],
@@ -78,7 +83,7 @@ def found(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     cases = {}
     for name, (different, runs) in CASES.items():
         settings = {"model_name_or_path": str(tiny_folder / "model"), **files, **ARGUMENTS, **different}
-        words = [word for flag, value in settings.items() for word in (f"--{flag}", value)]
+        words = [word for flag, value in settings.items() if value for word in (f"--{flag}", value)]
         cases[name] = [{"words": words} | run for run in runs]
     (folder / "cases.json").write_text(json.dumps(cases))
     done = subprocess.run(
@@ -207,3 +212,15 @@ def test_where_the_main_process_fails_the_others_do_not_begin(found: dict[str, A
     assert statuses == [ExitCode.FAULT, ExitCode.FAILED, ExitCode.FAILED], said
     assert max(seconds) - min(seconds) < 20
     assert re.findall(r"process \d tokenizes", said) == ["process 0 tokenizes"]
+
+
+def test_an_output_dir_that_is_another_folder_for_one_process_is_told_before_anything_is_done(
+    found: dict[str, Any],
+) -> None:
+    statuses, _, said = only_run(found, "no shared folder")
+    assert statuses[0] == ExitCode.MISTAKE, said
+    assert 0 not in statuses
+    (line,) = said.splitlines()
+    assert "out is not the same folder everywhere: process 1 on " in line
+    statuses, _, said = only_run(found, "no shared folder, and nothing to save")
+    assert statuses == [0, 0], said

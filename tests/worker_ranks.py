@@ -258,6 +258,14 @@ def killed_while_tokenizing(rank: int) -> None:
         tokenizing(lambda: (time.sleep(2), die()))  # type: ignore[arg-type, return-value]
 
 
+def elsewhere(rank: int) -> None:
+    """What process 1 calls `out` is another folder."""
+    ftloop.resume.SECONDS_TO_BE_SEEN = 1.0
+    if rank == 1:
+        os.mkdir("other")
+        os.chdir("other")
+
+
 def failing_to_tokenize(rank: int) -> None:
     tokenizing(lambda: (print(f"process {rank} tokenizes", flush=True), fail()))  # type: ignore[arg-type, return-value]
 
@@ -267,7 +275,7 @@ PLANS = {
     for plan in (
         *(sleeps, stopped_on_one, late_on_one, metrics_that_differ, in_collator_of_one, in_collator_of_the_first),
         *(in_evaluation_of_one, in_saving_of_one, killed_in_training, said_early, tokenized_slowly),
-        *(killed_while_tokenizing, failing_to_tokenize),
+        *(killed_while_tokenizing, failing_to_tokenize, elsewhere),
     )
 }
 
