@@ -142,7 +142,8 @@ def _launcher_speaks(told_to_end: bool) -> bool:
     With several machines a launcher also ends its processes when it has lost the one it met the others at: then one of
     them tells, since nobody else has.
     """
-    several = os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE")
+    processes = os.environ.get("WORLD_SIZE", "1")
+    several = os.environ.get("LOCAL_WORLD_SIZE", processes) != processes
     tells = several and os.environ.get("LOCAL_RANK", "0") == "0"
     if not told_to_end:
         ended = threading.Event()

@@ -193,6 +193,7 @@ def test_one_process_of_each_machine_tokenizes_and_the_others_wait_with_a_word_l
     for rank, awaited in ((1, first), (2, first), (0, second), (2, second)):
         assert said.count(f"Waiting   process {rank} waits for {awaited}") == 1, said
     assert said.count("Waiting ") == 4, said
+    assert "Processes" not in said, "as many as were asked for"
 
 
 def test_a_short_wait_is_quiet(found: dict[str, Any]) -> None:
