@@ -29,7 +29,7 @@ def quiet_libraries(config: TrainConfig) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     bars = sys.stderr.isatty() if config.disable_tqdm is None else not config.disable_tqdm
-    if not bars or os.environ.get("LOCAL_RANK", "0") != "0":
+    if not bars or os.environ.get("RANK", "0") != "0":
         datasets.disable_progress_bars()
 
 

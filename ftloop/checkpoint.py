@@ -37,6 +37,7 @@ from ftloop.durable import (
     write_text,
 )
 from ftloop.errors import UserError, first_line
+from ftloop.ranks import from_main
 from ftloop.rng import rng_files, rng_state
 from ftloop.run import Run
 from ftloop.state import TRAINER_STATE
@@ -64,7 +65,7 @@ def save_checkpoint(run: Run, phase: str = "update", on_request: bool = False) -
     if not on_request:  # several processes round their sum to float32: an addition more would show
         store_flos(run)
     own_state = _own_state(run, phase) | {"on_request": on_request}
-    best = _best_checkpoint(run, final, on_request)
+    best = from_main(run.accelerator, _best_checkpoint(run, final, on_request))
     if best is not None:
         run.state.best_model_checkpoint = str(best)
     with_optimizer = on_request or not run.config.save_only_model

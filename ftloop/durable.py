@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ftloop.errors import FtloopError, SaveError, UserError, first_line
+from ftloop.errors import FtloopError, SaveError, UserError, first_line, is_lost_contact
 
 if sys.platform != "win32":
     import fcntl
@@ -48,6 +48,8 @@ def retried(what: str, work: Callable[[], T], say: Callable[[str], None]) -> T:
         except (FtloopError, *FAULTS):
             raise
         except Exception as error:
+            if is_lost_contact(error):
+                raise
             if is_last:
                 raise SaveError(f"{what} could not be saved, twice: {first_line(error)}") from error
             say(f"Saving    {what} failed ({first_line(error)}); trying once more")

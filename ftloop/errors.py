@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
+from contextlib import suppress
 from enum import IntEnum
 
 
@@ -20,7 +23,7 @@ class ExitCode(IntEnum):
     MISTAKE = 2
     """Something the user can mend: a flag, a file, a row."""
     FAILED = 3
-    """Training cannot go on: numbers that are not finite, or not enough memory."""
+    """Training cannot go on: numbers that are not finite, not enough memory, or contact with another process lost."""
     UNSAVED = 4
     """A file could not be written, twice. The last good checkpoint is untouched."""
     STOPPED = 75
@@ -70,6 +73,21 @@ class SaveError(FtloopError, RuntimeError):
     exit_code = ExitCode.UNSAVED
 
 
+class LostContact(FtloopError):
+    """Another process has failed, or does not answer. Why, that one knows, if anybody does."""
+
+    exit_code = ExitCode.FAILED
+
+
+def is_lost_contact(error: BaseException) -> bool:
+    """Whether an exchange between processes failed because of the other side: torch's and gloo's errors too."""
+    distributed = sys.modules.get("torch.distributed")  # not imported: then there was no exchange
+    if isinstance(error, LostContact) or (distributed is not None and isinstance(error, distributed.DistError)):
+        return True
+    # Its errors begin with the place in its source; ours may name a folder.
+    return isinstance(error, RuntimeError) and not isinstance(error, FtloopError) and "gloo/" in str(error)
+
+
 # What a system has against a file that a user named, or against the disk it is on.
 _OF_FILES = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
@@ -78,19 +96,23 @@ _OF_FILES = {
 }
 
 
-# For a process that is not the first: by then the launcher has ended it, if the first has failed too.
+# By then the launcher has ended this process, if another one has failed that tells why.
 _SECONDS_TO_LISTEN = 5.0
 
 
-def tell(error: Exception, show_traceback: bool) -> ExitCode:
+def tell(error: Exception, show_traceback: bool, ddp_timeout: int | None = None, told_to_end: bool = False) -> ExitCode:
     """The end of a command that failed: what it says on stderr, and its exit code.
 
     A fault has a traceback, another error only where that is asked for. Of several processes the first tells what all
-    have found; another speaks only where the first has found nothing.
+    have found; another speaks only where the first has found nothing. That contact was lost is told last of all.
     """
     rank = os.environ.get("RANK", "0")
     who = "error" if rank == "0" else f"error in process {rank}"
-    if isinstance(error, FtloopError):
+    is_consequence = is_lost_contact(error)
+    problems: tuple[str, ...]
+    if is_consequence:
+        problems, code = (_lost_contact(error, ddp_timeout),), ExitCode.FAILED
+    elif isinstance(error, FtloopError):
         problems, code = error.problems, error.exit_code
     elif isinstance(error, OSError) and error.errno in _OF_FILES:
         files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
@@ -99,10 +121,54 @@ def tell(error: Exception, show_traceback: bool) -> ExitCode:
         problems = (f"a fault in ftloop or in a library below it: {type(error).__name__}",)
         code = ExitCode.FAULT
     alone = code == ExitCode.FAULT or (isinstance(error, FtloopError) and error.is_of_one_process)
-    if rank != "0" and not alone:
+    if is_consequence:
+        if _launcher_speaks(told_to_end):
+            return code
+    elif rank != "0" and not alone:
         time.sleep(_SECONDS_TO_LISTEN)
     if code == ExitCode.FAULT or show_traceback:
         traceback.print_exception(error)
     for problem in problems:
         print(f"{who}: {problem}", file=sys.stderr)
+    text = "\n".join(problems) + (f": {first_line(error)}" if code == ExitCode.FAULT else "")
+    _tell_torchrun(text, is_consequence)
     return code
+
+
+def _launcher_speaks(told_to_end: bool) -> bool:
+    """Give the launcher time to end this process, because another one of this machine has told why. Returns: whether it
+    has, already before (`told_to_end`).
+
+    With several machines a launcher also ends its processes when it has lost the one it met the others at: then one of
+    them tells, since nobody else has.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    several = os.environ.get("LOCAL_WORLD_SIZE", processes) != processes
+    tells = several and os.environ.get("LOCAL_RANK", "0") == "0"
+    if not told_to_end:
+        ended = threading.Event()
+        if tells:
+            signal.signal(signal.SIGTERM, lambda *_: ended.set())
+        ended.wait(_SECONDS_TO_LISTEN)
+    return told_to_end and not tells
+
+
+def _lost_contact(error: BaseException, ddp_timeout: int | None) -> str:
+    patience = "" if ddp_timeout is None else f" (the limit is --ddp_timeout {ddp_timeout}, in seconds)"
+    return (
+        "contact with another process was lost: it may have failed or been killed, or its machine is gone, or it did "
+        f"not answer in time{patience}. The same command with --resume_from_checkpoint last goes on from the newest "
+        f"checkpoint. What was seen here: {first_line(error)}"
+    )
+
+
+def _tell_torchrun(text: str, is_consequence: bool) -> None:
+    """Into the file that torchrun reads when a process has failed: its summary then says why, below our own lines."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return
+    # The earliest is its root cause, in whole seconds, in which it may have ended the others already.
+    failed_at = int(time.time()) - (0 if is_consequence else 1)
+    told = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(failed_at)}}
+    with suppress(OSError), open(path, "w", encoding="utf-8") as file:
+        json.dump({"message": told}, file)

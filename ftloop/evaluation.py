@@ -16,6 +16,7 @@ from ftloop.errors import UserError
 from ftloop.loss import count_items, forward
 from ftloop.memory import evaluated_within_memory
 from ftloop.plan import real_rows
+from ftloop.ranks import from_main
 from ftloop.rng import restore_rng_state, rng_state
 from ftloop.run import Inputs, Run, eval_loader, eval_order, first_rows, num_rows
 from ftloop.stopping import EVERY_BATCHES, Stopped
@@ -84,7 +85,7 @@ def _evaluate_batches(run: Run, dataset: Any, prefix: str, keep_logits: bool) ->
         loader,
         desc="Evaluating" if prefix == "eval" else f"Evaluating {prefix}",
         leave=False,
-        disable=True if not run.accelerator.is_local_main_process else run.config.disable_tqdm,
+        disable=True if not run.is_main else run.config.disable_tqdm,
     )
     for step, inputs in enumerate(bar):
         if step % (1 if run.accelerator.num_processes == 1 else EVERY_BATCHES) == 0:
@@ -113,7 +114,7 @@ def _evaluate_batches(run: Run, dataset: Any, prefix: str, keep_logits: bool) ->
     metrics = {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": v for name, v in metrics.items()}
     num_steps = -(-len(dataset) // (batch_size * run.accelerator.num_processes))
     metrics |= speed_metrics(prefix, started, num_samples=len(dataset), num_steps=num_steps)
-    return Predictions(predictions, label_ids, metrics)
+    return Predictions(predictions, label_ids, from_main(run.accelerator, metrics))  # they hold timings too
 
 
 @evaluated_within_memory

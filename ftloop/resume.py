@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -25,18 +27,23 @@ from ftloop.checkpoint import (
     list_checkpoints,
 )
 from ftloop.config import TrainConfig
-from ftloop.durable import MANIFEST, faults, read_json, read_manifest, set_aside
+from ftloop.durable import LOCK, MANIFEST, faults, read_json, read_manifest, set_aside
 from ftloop.errors import FtloopError, UserError, first_line
+from ftloop.ranks import from_main
 from ftloop.rng import rng_files
 from ftloop.run import Run, eval_loader
 from ftloop.state import TRAINER_STATE, TrainerState, begin, has_run_out_of_patience
+
+SECONDS_TO_BE_SEEN = 70.0
+"""A network file system may remember for a minute that a folder was not there."""
 
 
 def choose_checkpoint(config: TrainConfig, accelerator: Accelerator) -> Path | None:
     """The checkpoint to resume from, None to start afresh; every process calls it and gets the same.
 
     With `last`, the newest that is whole. A broken one is named with what is wrong, and set aside.
-    Raises: UserError when the named one is not there or is broken, or it is that of another run.
+    Raises: UserError when the named one is not there or is broken, or it is that of another run; or when output_dir is
+    not one folder for all.
     """
     answer: list[Any] = [None, ()]
     if accelerator.is_main_process:
@@ -47,9 +54,29 @@ def choose_checkpoint(config: TrainConfig, accelerator: Accelerator) -> Path | N
     checkpoint, problems = broadcast_object_list(answer)
     if problems:
         raise UserError(*problems)
+    if config.save_strategy != "no":
+        _check_shared(config, accelerator)
     if checkpoint is not None:
         refuse_another_run(config, checkpoint, accelerator.num_processes)
     return checkpoint  # type: ignore[no-any-return]
+
+
+def _check_shared(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Raises: UserError in every process when one does not see the output_dir that the main process holds: it could not
+    save there, which would come out an epoch later.
+    """
+    lock = Path(config.output_dir) / LOCK
+    is_held = from_main(accelerator, lock.exists())
+    deadline = time.monotonic() + SECONDS_TO_BE_SEEN
+    while is_held and not lock.exists() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    where = f"process {accelerator.process_index} on {socket.gethostname()}"
+    blind = [each for each in gather_object([None if lock.exists() or not is_held else where]) if each]
+    if blind:
+        raise UserError(
+            f"output_dir: {config.output_dir} is not the same folder everywhere: {', '.join(blind)} cannot see what "
+            "the main process has in it; several machines need one that they share"
+        )
 
 
 def _choose(config: TrainConfig) -> Path | None:
@@ -117,7 +144,7 @@ def finished_run(config: TrainConfig) -> bool | None:
             )
         return None
     results = faults(root, manifest.get("results", {}))
-    if results:
+    if results and os.environ.get("RANK", "0") == "0":
         print(f"Broken    the results in {root}: {'; '.join(results)}; they are made again", flush=True)
     return bool(manifest["complete"]) and not results and not changed.keys() & USES_OF_THE_MODEL
 

@@ -53,7 +53,8 @@ Inputs = dict[str, Any]
 
 MANY_ROWS = 1_000_000
 
-# What a launcher may ask for in the environment, and what nothing here would do.
+# What Accelerate may be asked for by its config file, a flag of `accelerate launch` or a plugin, all of which end in
+# the environment, and what nothing here would do. On the CPU it would train by plain DDP, and not say so.
 REFUSED = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -207,10 +208,7 @@ def mixed_precision(config: TrainConfig) -> str:
 
     Raises: UserError on a conflict, and for what the device cannot do.
     """
-    problems = []
-    for variable, feature in REFUSED.items():
-        if parse_flag_from_env(variable):
-            problems.append(f"the launcher asks for {feature}, which ftloop does not do; launch without it")
+    problems = _refused()
     accumulation = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
     if accumulation not in (1, config.gradient_accumulation_steps):
         problems.append(
@@ -234,6 +232,21 @@ def mixed_precision(config: TrainConfig) -> str:
     if problems:
         raise UserError(*problems)
     return precision
+
+
+def _refused(accelerator: Accelerator | None = None) -> list[str]:
+    """What is asked for and not done here, by the environment or by an accelerator of the user's own."""
+    asked = {variable for variable in REFUSED if parse_flag_from_env(variable)}
+    if accelerator is not None:
+        asked |= {f"ACCELERATE_USE_{accelerator.distributed_type.value}"} & REFUSED.keys()
+        if accelerator.parallelism_config is not None:
+            asked.add("ACCELERATE_USE_PARALLELISM_CONFIG")
+    return [
+        f"Accelerate is asked for {feature} (by its config file, a flag of accelerate launch, {variable} or a plugin), "
+        "which ftloop does not do: it trains by DDP, with the whole model on each device; leave it out"
+        for variable, feature in REFUSED.items()
+        if variable in asked
+    ]
 
 
 def seed_everything(config: TrainConfig) -> None:
@@ -276,6 +289,8 @@ def prepare(
             "the lengths it pads to as padding_edges"
         )
     check_schedule(config)
+    if accelerator is not None and (problems := _refused(accelerator)):
+        raise UserError(*problems)
     seed_everything(config)
     accelerator = accelerator or make_accelerator(config)
     # Before DDP wraps the model, and whether or not an evaluation comes first: Trainer's `evaluate()` before `train()`

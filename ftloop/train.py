@@ -8,8 +8,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +38,17 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if argv is None:
         gc.disable()  # until _collect_garbage
+        if not _is_main():  # torch's own warnings, which are the same in all processes
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a label ends no run
     stop, started = Stop(), time.monotonic()
-    show_traceback = "--traceback" in words
+    show_traceback, ddp_timeout = "--traceback" in words, None
     try:
         with listening(stop):
             try:
                 config = parse_args(words)
-                show_traceback = config.traceback
+                show_traceback, ddp_timeout = config.traceback, config.ddp_timeout
                 if config.max_train_seconds is not None:
                     stop.deadline = started + config.max_train_seconds
                 if config.keep_freed_memory:
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
                 with signals_wait():
                     return _stopped(stop, stopped)
     except Exception as error:
-        return tell(error, show_traceback)
+        return tell(error, show_traceback, ddp_timeout, stop.reason == "SIGTERM")
     return ExitCode.DONE
 
 
@@ -90,6 +91,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     from ftloop.optim import check_schedule
     from ftloop.padding import collator, padding_edges, row_lengths
     from ftloop.predict import pair_up
+    from ftloop.ranks import in_turns, too_few, waiting_group
     from ftloop.resume import choose_checkpoint, finished_run, load_checkpoint
     from ftloop.run import make_accelerator, prepare, seed_everything
 
@@ -109,11 +111,15 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
 
         check_recording(Path(config.record))
     accelerator = make_accelerator(config)
+    group = waiting_group(accelerator)
+    missing = too_few(accelerator)
+    if missing is not None and _is_main():
+        print(f"Processes {missing}", flush=True)
     is_trained = is_complete is not None
     checkpoint = None if is_trained else choose_checkpoint(config, accelerator)
     assert config.model_name_or_path is not None
 
-    with _main_process_first(accelerator):  # the others read what the first has cached
+    with in_turns(accelerator, group, "reading the data"):
         data = load_text_data(config)
         tokenizer = load_tokenizer(config.model_name_or_path)
     check_metric(config, data.labels, data.metrics)
@@ -121,7 +127,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     seed_everything(config)  # the new head is drawn here
     model, new_weights = load_model(config.model_name_or_path, data.labels)
     max_length = longest_input(model, tokenizer, config.max_seq_length)
-    with _main_process_first(accelerator):
+    with in_turns(accelerator, group, "tokenizing the data"):
         sets = {"train": data.train} | data.validation | data.test
         tokenized = {name: tokenize(data, rows, tokenizer, max_length, config, name) for name, rows in sets.items()}
     encoded = {name: rows for name, (rows, _) in tokenized.items()}
@@ -207,21 +213,6 @@ def _use(run: Run, data: TextData, encoded: dict[str, Dataset], samples: list[An
     _predict_samples(run, samples, max_length)
     record_complete(run)
     run.say(f"Results   {run.config.output_dir}: the model, all_results.json, trainer_state.json")
-
-
-@contextmanager
-def _main_process_first(accelerator: Any) -> Iterator[None]:
-    """As Accelerate's; but where the first fails, the others are let go, to find the same, instead of left waiting."""
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-    try:
-        yield
-    except Exception:
-        if accelerator.is_main_process:
-            accelerator.wait_for_everyone()
-        raise
-    if accelerator.is_main_process:
-        accelerator.wait_for_everyone()
 
 
 def _train(run: Run) -> TrainResult:

@@ -397,7 +397,7 @@ def test_the_loop_fits_one_screen() -> None:
 ORDER = [
     ("errors",),
     ("config", "glue", "demo_data"),
-    ("hub", "rows", "durable", "stopping", "rng", "sampling", "fast", "allocator", "facts"),
+    ("hub", "rows", "durable", "stopping", "rng", "sampling", "fast", "allocator", "facts", "ranks"),
     ("data", "padding"),
     ("model", "metrics", "optim", "plan"),
     ("state",),

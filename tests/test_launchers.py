@@ -1,0 +1,239 @@
+"""Every way to start several processes on one machine: the same run, or one line that says what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_command import BIN, TRAIN_PY, run, weights
+
+from ftloop.errors import ExitCode, UserError
+
+WORKER = str(Path(__file__).with_name("worker_ranks.py"))
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+ACCELERATE = (str(BIN / "accelerate"), "launch")
+CONFIG = """
+compute_environment: LOCAL_MACHINE
+distributed_type: {kind}
+machine_rank: 0
+main_process_port: 0
+mixed_precision: 'no'
+num_machines: 1
+num_processes: {processes}
+use_cpu: {use_cpu}
+"""
+
+
+def job(tiny_folder: Path, output_dir: Path) -> list[str]:
+    files = [f"--{split}_file={tiny_folder / f'{split}.jsonl'}" for split in ("train", "validation")]
+    words = ["--model_name_or_path", str(tiny_folder / "model"), *files, "--output_dir", str(output_dir)]
+    return [*words, "--max_steps", "12", "--per_device_train_batch_size", "4", "--save_steps", "6", "--eval_steps", "4"]
+
+
+# --- launched --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_launcher_makes_the_same_run_and_the_main_process_alone_says_so(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "two.yaml"
+    config.write_text(CONFIG.format(kind="MULTI_GPU", processes=2, use_cpu="false"))
+    flags = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+    launchers = {
+        "torchrun": (*TORCHRUN, "--redirects", "3", "--log-dir", str(tmp_path / "logs")),
+        "accelerate with a config file": (*ACCELERATE, "--config_file", str(config)),
+        "accelerate with flags": (*ACCELERATE, *flags),
+    }
+    found = {}
+    for name, launcher in launchers.items():
+        output_dir = tmp_path / name.replace(" ", "-")
+        words = [*job(tiny_folder, output_dir), "--eval_strategy", "steps", "--disable_tqdm", "false"]
+        done = run(*launcher, TRAIN_PY, *words, ACCELERATE_USE_CPU="true")
+        found[name] = weights(output_dir)
+        printed = done.stdout
+        if name == "torchrun":
+            ((first, second),) = [
+                [logs / rank for rank in ("0", "1")] for logs in (tmp_path / "logs").glob("*/attempt_0")
+            ]
+            printed = (first / "stdout.log").read_text()
+            assert "Training:" in (first / "stderr.log").read_text()
+            for stream in ("stdout", "stderr"):
+                assert (second / f"{stream}.log").read_text() == ""
+        assert printed.count("2 processes, 1 CPU thread each") == 1, printed
+        assert "Processes" not in printed
+    assert len(set(found.values())) == 1
+
+
+@pytest.mark.slow
+def test_accelerate_that_starts_one_process_instead_of_two_is_warned_of(tiny_folder: Path, tmp_path: Path) -> None:
+    launcher = (*ACCELERATE, "--cpu", "--num_processes", "2")
+    printed = run(*launcher, TRAIN_PY, *job(tiny_folder, tmp_path / "out")).stdout
+    (line,) = [line for line in printed.splitlines() if line.startswith("Processes")]
+    assert "one, as accelerate launch starts on the CPU" in line
+    assert "torchrun --nproc_per_node N" in line
+    assert printed.index(line) < printed.index("Model ")
+
+
+@pytest.mark.slow
+def test_the_fault_of_one_process_comes_first_and_torchrun_names_it_as_the_root_cause(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    words = job(tiny_folder, tmp_path / "out")
+    done = run(*TORCHRUN, WORKER, "--plant", "in_collator_of_one", *words, expect=1)
+    told = done.stderr
+    assert told.index("error in process 1: a fault in ftloop") < told.index("Root Cause")
+    assert "KeyError: 'planted'" in told[: told.index("error in process 1")]
+    summary = told[told.index("Root Cause") :]
+    assert "rank      : 1" in summary
+    assert "traceback : a fault in ftloop or in a library below it: KeyError: 'planted'" in summary
+    assert "contact with another process" not in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "flags", "features"),
+    [
+        ("FSDP", [], ["FSDP"]),
+        (None, ["--use_fsdp", "--fsdp_version", "2", "--use_parallelism_config"], ["FSDP", "tensor or context"]),
+        (None, ["--use_megatron_lm"], ["Megatron-LM"]),
+    ],
+)
+def test_what_is_not_done_is_refused_however_accelerate_is_asked_for_it(
+    config: str | None, flags: list[str], features: list[str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    """On a CPU, where Accelerate would train by DDP."""
+    words = ["--num_processes", "1", "--main_process_port", "0", *flags]
+    if config is not None:
+        (tmp_path / "config.yaml").write_text(CONFIG.format(kind=config, processes=1, use_cpu="true"))
+        words = ["--config_file", str(tmp_path / "config.yaml")]
+    done = run(*ACCELERATE, *words, TRAIN_PY, *job(tiny_folder, tmp_path / "out"), expect=1)
+    for feature in features:
+        assert f"error: Accelerate is asked for {feature}" in done.stderr
+    assert f"exitcode  : {int(ExitCode.MISTAKE)}" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# --- in this process -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Without what a launcher has left in it; put back afterwards, also what Accelerate writes into it."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(("ACCELERATE_", "SLURM_", "MASTER_", "OMPI_", "PMI_")) or name == "WORLD_SIZE":
+            monkeypatch.delenv(name)
+    # set and deleted, so that monkeypatch knows of them
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG"):
+        monkeypatch.setenv(name, "false")
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"WORLD_SIZE": "4"}, ["1, and WORLD_SIZE in the environment says 4", "torchrun --nproc_per_node N"]),
+        ({"SLURM_NTASKS": "2"}, ["one, and SLURM_NTASKS says 2", "start one a machine, and in it torchrun"]),
+        ({"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "3"}, ["SLURM_STEP_NUM_TASKS says 3"]),
+        ({"OMPI_COMM_WORLD_SIZE": "8"}, ["OMPI_COMM_WORLD_SIZE says 8"]),
+        ({"PMI_SIZE": "2"}, ["PMI_SIZE says 2"]),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, ["accelerate launch"]),
+    ],
+)
+def test_fewer_processes_than_were_asked_for_are_told_with_the_way_out(
+    variables: dict[str, str], words: list[str], environment: pytest.MonkeyPatch
+) -> None:
+    from accelerate import Accelerator
+
+    from ftloop.ranks import too_few
+
+    accelerator = Accelerator(cpu=True)
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    line = too_few(accelerator)
+    assert line is not None
+    assert "\n" not in line
+    for each in words:
+        assert each in line
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"WORLD_SIZE": "1"},
+        {"SLURM_NTASKS": "1"},
+        {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"},
+        {"SLURM_NTASKS": "", "PMI_SIZE": "a few"},
+        {"MASTER_ADDR": "host"},
+        {"ACCELERATE_MIXED_PRECISION": "no"},
+        {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "1"},
+    ],
+)
+def test_one_process_that_was_asked_for_is_nothing_to_tell(
+    variables: dict[str, str], environment: pytest.MonkeyPatch
+) -> None:
+    from accelerate import Accelerator
+
+    from ftloop.ranks import too_few
+
+    accelerator = Accelerator(cpu=True)
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    assert too_few(accelerator) is None
+
+
+def by_fsdp_plugin() -> dict[str, object]:
+    from accelerate import FullyShardedDataParallelPlugin
+
+    return {"fsdp_plugin": FullyShardedDataParallelPlugin()}
+
+
+def by_parallelism() -> dict[str, object]:
+    from accelerate.parallelism_config import ParallelismConfig
+
+    return {"parallelism_config": ParallelismConfig()}
+
+
+@pytest.mark.parametrize(
+    ("plugin", "feature"), [(by_fsdp_plugin, "FSDP"), (by_parallelism, "tensor or context parallelism")]
+)
+def test_an_accelerator_of_the_users_own_that_carries_a_plugin_is_refused(
+    plugin: Callable[[], dict[str, object]], feature: str, environment: pytest.MonkeyPatch
+) -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from tiny import pad, tiny_bert, tiny_rows
+
+    from ftloop import TrainConfig, prepare
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(cpu=True, **plugin())
+        with pytest.raises(UserError, match=f"Accelerate is asked for {feature} .*plugin"):
+            prepare(TrainConfig(), tiny_bert(), tiny_rows(8), data_collator=pad, accelerator=accelerator)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_deepspeed_is_refused_as_accelerates_launcher_asks_for_it(environment: pytest.MonkeyPatch) -> None:
+    """In the environment that its own function makes; the package itself need not be there."""
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env
+
+    from ftloop import TrainConfig
+    from ftloop.run import make_accelerator
+
+    words = ["--use_deepspeed", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", TRAIN_PY]
+    args = launch_command_parser().parse_args(words)
+    args.deepspeed_fields_from_accelerate_config = ""  # as `launch_command` does without a config file
+    _, made = prepare_deepspeed_cmd_env(args)
+    assert made["ACCELERATE_USE_DEEPSPEED"] == "true"
+    environment.setenv("ACCELERATE_USE_DEEPSPEED", made["ACCELERATE_USE_DEEPSPEED"])
+    with pytest.raises(UserError, match="Accelerate is asked for DeepSpeed"):
+        make_accelerator(TrainConfig(use_cpu=True))

@@ -1,0 +1,286 @@
+"""Run alone: forks the processes of run after run, with something planted in one of them; or, by torchrun, be one.
+
+python tests/worker_ranks.py OUT.json FOLDER CASES.json
+torchrun --nproc_per_node 2 tests/worker_ranks.py --plant PLAN WORDS...
+
+A case is a list of runs, one after the other, of the command in one output_dir. The processes of a run are started as
+torchrun starts them, but from this process, which has imported everything, and ended by SIGTERM as soon as one has
+failed, unless the case says that there is no launcher to do it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ACCELERATE_USE_CPU"] = "true"
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+# All that a run imports on its way, so that each of the forked ones finds it there.
+import datasets
+import scipy.stats  # noqa: F401
+import sklearn.metrics  # noqa: F401
+import torch._dynamo  # noqa: F401
+import transformers.models.bert.modeling_bert
+import transformers.models.bert.tokenization_bert  # noqa: F401
+from killing import what_is_left
+
+import ftloop.announce
+import ftloop.checkpoint
+import ftloop.data
+import ftloop.evaluation
+import ftloop.loop
+import ftloop.metrics
+import ftloop.padding
+import ftloop.predict
+import ftloop.ranks
+import ftloop.resume
+import ftloop.train
+from ftloop.stopping import Stop
+
+GRACE = 30.0  # seconds between SIGTERM and SIGKILL, as torchrun gives
+TOO_LONG = 90.0
+
+
+def main(output: str, folder: str, cases: str) -> None:
+    found = {}
+    for name, case in json.loads(Path(cases).read_text()).items():
+        root = Path(folder) / name.replace(" ", "-")
+        root.mkdir(parents=True)
+        runs = [run_forked(root, number, run) for number, run in enumerate(case)]
+        found[name] = {"runs": runs, "left": what_is_left(root / "out")}
+    Path(output).write_text(json.dumps(found))
+
+
+def run_forked(root: Path, number: int, run: dict[str, Any]) -> dict[str, Any]:
+    """`statuses` and `seconds` of each process, and what all have `said`, in the order in which they said it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = root / f"{number}.log"
+    machines: list[int] = run.get("machines", [0, 0])  # of each process
+    started = time.monotonic()
+    there: dict[int, int] = {}
+    for rank, machine in enumerate(machines):
+        pid = os.fork()
+        if pid == 0:
+            local = {"LOCAL_RANK": machines[:rank].count(machine), "LOCAL_WORLD_SIZE": machines.count(machine)}
+            world = {"RANK": rank, "WORLD_SIZE": len(machines), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            os.environ.update({name: str(value) for name, value in (local | world).items()})
+            # one cache for all cases, but where caches are what a case is about
+            cache = root / f"cache-{machine}" if run.get("own_caches") else root.parent / "cache"
+            child(root, log, cache, run)
+        there[pid] = rank
+    statuses, seconds, ended_at = [0] * len(machines), [0.0] * len(machines), None
+    while there:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        now = time.monotonic()
+        if pid:
+            rank = there.pop(pid)
+            statuses[rank], seconds[rank] = os.waitstatus_to_exitcode(status), now - started
+            if status and ended_at is None and run.get("launcher", True):
+                ended_at = now
+                send(signal.SIGTERM, there)
+            continue
+        if (ended_at is not None and now > ended_at + GRACE) or now > started + TOO_LONG:
+            send(signal.SIGKILL, there)
+        time.sleep(0.005)
+    return {"statuses": statuses, "seconds": seconds, "said": log.read_text()}
+
+
+def send(number: int, pids: Any) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def child(root: Path, log: Path, cache: Path, run: dict[str, Any]) -> NoReturn:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.chdir(root)
+    code = 99
+    try:
+        datasets.config.HF_DATASETS_CACHE = cache
+        for plan in run.get("plans", []):
+            PLANS[plan](int(os.environ["RANK"]))
+        code = ftloop.train.main(run["words"])
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+# --- what is planted -------------------------------------------------------------------------------------------------
+
+
+def before(module: Any, name: str, do: Callable[[int], None]) -> None:
+    """Have `do` done, with the number of the call, before each call of a function."""
+    real, calls = getattr(module, name), []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        do(len(calls))
+        return real(*args, **kwargs)
+
+    setattr(module, name, watched)
+
+
+def collating(do: Callable[[int], None]) -> None:
+    """`do` before each batch that is put together."""
+    real = ftloop.padding.collator
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        holder = type("Holder", (), {"collate": staticmethod(real(*args, **kwargs))})
+        before(holder, "collate", do)
+        return holder.collate
+
+    ftloop.padding.collator = make
+
+
+def at(count: int, do: Callable[[], None]) -> Callable[[int], None]:
+    return lambda number: do() if number == count else None
+
+
+def fail() -> None:
+    raise KeyError("planted")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleeps(rank: int) -> None:
+    """Each process its own, wherever something begins that is not the same work for all."""
+    draw = random.Random(rank)
+
+    def sleep(number: int) -> None:
+        time.sleep(draw.choice([0, 0, 0, 0.01, 0.02, 0.1]))
+
+    collating(sleep)
+    for module, name in (
+        (ftloop.loop, "evaluate"),
+        (ftloop.loop, "save_checkpoint"),
+        (ftloop.loop, "load_weights"),
+        (ftloop.checkpoint, "_together"),
+        (ftloop.evaluation, "eval_loader"),
+    ):
+        before(module, name, sleep)
+
+
+def stopped_on_one(rank: int) -> None:
+    if rank == 1:
+        collating(at(9, lambda: os.kill(os.getpid(), signal.SIGUSR1)))
+
+
+def late_on_one(rank: int) -> None:
+    """By the clock of process 1, max_train_seconds are over when it asks for the fifth time."""
+    real, asked = Stop._time_is_up, []
+
+    def time_is_up(stop: Stop) -> bool:
+        asked.append(1)
+        return real(stop) or (rank == 1 and len(asked) >= 5)
+
+    Stop._time_is_up = time_is_up  # type: ignore[method-assign]
+
+
+def metrics_that_differ(rank: int) -> None:
+    """Better and better in process 0, worse and worse in process 1."""
+    real, calls = ftloop.metrics.metrics_for, []
+
+    def make(*args: Any) -> Any:
+        compute = real(*args)
+
+        def computed(evaluated: Any) -> dict[str, float]:
+            calls.append(1)
+            return compute(evaluated) | {"accuracy": (-1) ** rank * len(calls) / 1000}
+
+        return computed
+
+    ftloop.metrics.metrics_for = make
+
+
+def in_collator_of_one(rank: int) -> None:
+    if rank == 1:
+        collating(at(9, fail))
+
+
+def in_collator_of_the_first(rank: int) -> None:
+    if rank == 0:
+        collating(at(9, fail))
+
+
+def in_evaluation_of_one(rank: int) -> None:
+    if rank == 1:
+        before(ftloop.evaluation, "_prediction_step", at(3, fail))
+
+
+def in_saving_of_one(rank: int) -> None:
+    if rank == 1:
+        before(ftloop.checkpoint, "rng_files", at(1, fail))
+
+
+def killed_in_training(rank: int) -> None:
+    if rank == 1:
+        collating(at(9, die))
+
+
+def said_early(rank: int) -> None:
+    ftloop.ranks.QUIET_SECONDS = 1.0
+
+
+def tokenizing(do: Callable[[], None]) -> None:
+    before(ftloop.data, "_tokenize_batch", at(1, do))
+
+
+def tokenized_slowly(rank: int) -> None:
+    """Says who does it: longer than the others are ready to wait for anything else."""
+
+    def slowly() -> None:
+        print(f"process {rank} tokenizes", flush=True)
+        time.sleep(9 if rank == 0 else 3)
+
+    tokenizing(slowly)
+
+
+def killed_while_tokenizing(rank: int) -> None:
+    if rank == 0:
+        tokenizing(lambda: (time.sleep(2), die()))  # type: ignore[arg-type, return-value]
+
+
+def elsewhere(rank: int) -> None:
+    """What process 1 calls `out` is another folder."""
+    ftloop.resume.SECONDS_TO_BE_SEEN = 1.0
+    if rank == 1:
+        os.mkdir("other")
+        os.chdir("other")
+
+
+def failing_to_tokenize(rank: int) -> None:
+    tokenizing(lambda: (print(f"process {rank} tokenizes", flush=True), fail()))  # type: ignore[arg-type, return-value]
+
+
+PLANS = {
+    plan.__name__: plan
+    for plan in (
+        *(sleeps, stopped_on_one, late_on_one, metrics_that_differ, in_collator_of_one, in_collator_of_the_first),
+        *(in_evaluation_of_one, in_saving_of_one, killed_in_training, said_early, tokenized_slowly),
+        *(killed_while_tokenizing, failing_to_tokenize, elsewhere),
+    )
+}
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--plant":
+        PLANS[sys.argv[2]](int(os.environ["RANK"]))
+        sys.exit(ftloop.train.main(sys.argv[3:]))
+    main(*sys.argv[1:])
