@@ -36,7 +36,7 @@ FAULTS: dict[str, Fault] = {
     "plain-sampler": Fault(
         3,
         "shuffles by the global generator",
-        (("run.py", "sampler=run.sampler", "sampler=torch.utils.data.RandomSampler(run.train_dataset)"),),
+        (("run.py", " sampler=run.sampler", " sampler=torch.utils.data.RandomSampler(run.train_dataset)"),),
     ),
     "no-second-seed": Fault(
         4,

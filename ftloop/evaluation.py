@@ -162,10 +162,13 @@ class _Rows:
     count: int = 0
 
     def add(self, batch: Tensor) -> None:
+        end = self.count + len(batch)
         if self.values is None:
-            self.values = batch.new_empty((self.size, *batch.shape[1:]))
-        self.values[self.count : self.count + len(batch)] = batch
-        self.count += len(batch)
+            self.values = batch.new_empty((max(self.size, end), *batch.shape[1:]))
+        while end > len(self.values):  # a collator may make several rows of one
+            self.values = torch.cat([self.values, torch.empty_like(self.values)])
+        self.values[self.count : end] = batch
+        self.count = end
 
     def to_numpy(self) -> Any:
         """float32 or integers; None where there were none."""
