@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
 .PHONY: install
 install: $(VENV)/installed ## make the environment in .venv: ftloop, its tools and the demo's model
@@ -72,6 +72,10 @@ torture: install ## kill ftloop N times (N=1000) at random, run it again, compar
 .PHONY: bench
 bench: install ## Trainer and ftloop side by side: time, memory, accuracy; takes hours, can be resumed (QUICK=1: short)
 	$(BIN)/python benchmarks/throughput.py $(if $(QUICK),--quick --output runs/throughput-quick.json)
+
+.PHONY: bench-large-model
+bench-large-model: install ## memory that a bert-large takes, by Trainer and by ftloop (QUICK=1: a tiny one)
+	$(BIN)/python benchmarks/large_model.py $(if $(QUICK),--quick --output runs/large-model-quick.json) $(ARGS)
 
 .PHONY: bench-padding
 bench-padding: install ## what padding costs, for each way to pad and to batch (ARGS="--made long-tail", ...; QUICK=1: short)

@@ -229,7 +229,7 @@ def _one_run(bench: Bench, variant: str) -> dict[str, Any]:
     command = [sys.executable, "benchmarks/one_run.py", str(given), str(result)]
     job.pop("lengths", None)
     bench.commands[variant] = f"{shlex.join(command[1:2])} with {json.dumps(job)}"
-    _finish(command, os.environ | threads)
+    finish(command, os.environ | threads)
     found: dict[str, Any] = json.loads(result.read_text())
     return found
 
@@ -248,7 +248,7 @@ def _command(bench: Bench, variant: str, number: int) -> dict[str, Any]:
         shutil.rmtree(output_dir, ignore_errors=True)
     if variant.startswith("start"):
         return {"first_update_seconds": _first_update(words)}
-    seconds, peak_mb, cpu_seconds = _finish(words, dict(os.environ))
+    seconds, peak_mb, cpu_seconds = finish(words, dict(os.environ))
     results = {name: json.loads((output_dir / f"{name}_results.json").read_text()) for name in ("train", "test")}
     weights = hashlib.sha256((output_dir / "model.safetensors").read_bytes()).hexdigest()
     shutil.rmtree(output_dir)
@@ -288,7 +288,7 @@ def _words(bench: Bench, variant: str, number: int) -> list[str]:
     return words + [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
-def _finish(words: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
+def finish(words: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
     """Seconds, peak resident megabytes and seconds of CPU of a process that must end well."""
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
@@ -328,7 +328,7 @@ def measure(bench: Bench, rows: list[str], repeats: int, seeds: list[int], repor
     for name in rows:
         if name == EXTRA:
             variants |= dict.fromkeys(("matmul-fp32", "matmul-bf16"))
-        elif not name.startswith("cuda") or _has_gpu():
+        elif not name.startswith("cuda") or has_gpu():
             row = ROWS[name]
             variants |= dict.fromkeys((*row.needs, row.theirs, row.ours))
     over_seeds = [name for name in variants if name.split("-")[0] in ("fast", "guide", "best")]
@@ -347,7 +347,7 @@ def judged(bench: Bench, row: Row) -> dict[str, Any]:
     ours, theirs = (_values(bench, side, row.value) for side in (row.ours, row.theirs))
     both = sorted(ours.keys() & theirs.keys())
     if not both:
-        gpu = row.name.startswith("cuda") and not _has_gpu()
+        gpu = row.name.startswith("cuda") and not has_gpu()
         return told | {"not_measured": "no CUDA GPU" if gpu else "no finished pair of runs"}
     told["n"] = len(both)
     for side, values in (("ftloop", ours), ("trainer", theirs)):
@@ -433,7 +433,7 @@ def _product_flops(config: dict[str, Any], lengths: list[int]) -> float:
     return 2.0 * products  # a multiplication and an addition each
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
@@ -452,16 +452,22 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def conditions(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     import torch
 
     model = [line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
     return {
-        **versions(),
-        "device": torch.cuda.get_device_name() if _has_gpu() else f"{platform.machine()} CPU",
+        "device": torch.cuda.get_device_name() if has_gpu() else f"{platform.machine()} CPU",
         "cpu": model[0].partition(":")[2].strip() if model else platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
+    }
+
+
+def conditions(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        **versions(),
+        **machine(),
         "data": "MRPC" if bench.mrpc else "built-in pairs",
         "sizes": vars(bench.sizes),
         "repeats": given.repeats,
