@@ -89,7 +89,7 @@ def layer_bytes(sizes: Sizes, rows: int, bf16: bool) -> int:
 
 
 def activation_bytes(sizes: Sizes, rows: int, bf16: bool, checkpointing: bool) -> int:
-    """What the model keeps, but for a little in its head. With checkpointing: each layer's input, and all of one layer."""
+    """What the model keeps, but for a little in its head. With checkpointing, layers keep their input, and one all."""
     one_width, one_layer = 4 * rows * sizes.length * sizes.hidden, layer_bytes(sizes, rows, bf16)
     layers = sizes.layers * one_width + one_layer if checkpointing else sizes.layers * one_layer
     return (
