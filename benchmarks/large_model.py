@@ -158,15 +158,14 @@ def judge(sizes: Sizes, names: list[str], result: dict[str, Any]) -> None:
         told: dict[str, Any] = {
             "settings": CASES[name],
             "on_paper_mb": on_paper,
-            "on_paper_above_before_mb": on_paper - 4 * result["parameters"] / 1e6,
             "same_weights": len(weights) == 1,
         }
         for side, found in runs.items():
             told[side] = {
                 value: statistics.median(run[value] for run in found)
-                for value in ("peak_mb", "before_mb", "peak_before_mb", "seconds_per_update", "save_seconds")
+                for value in ("peak_mb", "loaded_mb", "libraries_mb", "seconds_per_update", "save_seconds")
             }
-            told[side]["above_before_mb"] = statistics.median(run["peak_mb"] - run["before_mb"] for run in found)
+            told[side]["of_training_mb"] = statistics.median(run["peak_mb"] - run["libraries_mb"] for run in found)
         for side in SIDES[1:]:
             if side in told and "trainer" in told:
                 told[side]["to_trainer"] = told[side]["peak_mb"] / told["trainer"]["peak_mb"]
@@ -177,7 +176,7 @@ def show(result: dict[str, Any]) -> None:
     parameters = result["parameters"]
     print(f"\n{parameters / 1e6:.1f} M parameters; 16 bytes for each: {16 * parameters / 1e6:.0f} MB. Peaks, in MB")
     print(
-        f"{'case':<19} {'side':<13} {'peak':>6} {'to Trainer':>10} {'above before':>13} {'on paper':>9} {'s/update':>9}"
+        f"{'case':<19} {'side':<13} {'peak':>6} {'to Trainer':>10} {'less libraries':>14} {'on paper':>9} {'s/update':>9}"
     )
     for name, told in result["cases"].items():
         for side in (side for side in SIDES if side in told):
@@ -185,8 +184,8 @@ def show(result: dict[str, Any]) -> None:
             ratio = f"{of_side['to_trainer']:.3f}" if "to_trainer" in of_side else ""
             saved = f"  saved in {of_side['save_seconds']:.1f} s" if of_side["save_seconds"] else ""
             print(
-                f"{name:<19} {side:<13} {of_side['peak_mb']:>6.0f} {ratio:>10} {of_side['above_before_mb']:>13.0f} "
-                f"{told['on_paper_above_before_mb']:>9.0f} {of_side['seconds_per_update']:>9.2f}{saved}"
+                f"{name:<19} {side:<13} {of_side['peak_mb']:>6.0f} {ratio:>10} {of_side['of_training_mb']:>14.0f} "
+                f"{told['on_paper_mb']:>9.0f} {of_side['seconds_per_update']:>9.2f}{saved}"
             )
 
 

@@ -213,7 +213,8 @@ def write_model(shape: dict[str, int], folder: str) -> dict[str, Any]:
 def large(
     side: str, folder: str, settings: dict[str, Any], rows_per_update: int, length: int, updates: int
 ) -> dict[str, Any]:
-    """How much memory training takes, of rows that are all `length` tokens long, and how much of it was taken before.
+    """How much memory training takes, of rows that are all `length` tokens long; how much of it was taken when training
+    began, and how much before there was a model.
 
     The model is loaded from its folder, as each side does it. `ftloop`: the allocator set as the command sets it;
     `ftloop-plain`: left as it is.
@@ -225,6 +226,7 @@ def large(
     tokens = draw.integers(5, tokenizer.vocab_size, (updates * rows_per_update, length)).tolist()
     mask = [1] * length
     rows = Dataset.from_list([{"input_ids": row, "attention_mask": mask, "label": row[0] % 2} for row in tokens])
+    libraries = _resident_bytes()
     if side == "trainer":
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
     else:
@@ -242,15 +244,15 @@ def large(
         else:
             job = prepare(TrainConfig(**args), model, **given)
             saving, begin = _timed(ftloop.loop, "save_checkpoint"), lambda: train(job)
-        before, peak_before = _resident_bytes(), peak_bytes(job)
+        loaded = peak_bytes(job)
         started = time.perf_counter()
         begin()
         seconds = time.perf_counter() - started - sum(saving)
         peak = peak_bytes(job)
     return {
         "peak_mb": peak / 1e6,
-        "before_mb": before / 1e6,
-        "peak_before_mb": peak_before / 1e6,
+        "loaded_mb": loaded / 1e6,
+        "libraries_mb": libraries / 1e6,
         "seconds_per_update": seconds / updates,
         "save_seconds": sum(saving),
         "weights": _digest(model),
