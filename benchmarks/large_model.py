@@ -176,7 +176,7 @@ def show(result: dict[str, Any]) -> None:
     parameters = result["parameters"]
     print(f"\n{parameters / 1e6:.1f} M parameters; 16 bytes for each: {16 * parameters / 1e6:.0f} MB. Peaks, in MB")
     print(
-        f"{'case':<19} {'side':<13} {'peak':>6} {'to Trainer':>10} {'less libraries':>14} {'on paper':>9} {'s/update':>9}"
+        f"{'case':<19} {'side':<13} {'peak':>6} {'to Trainer':>10} {'of training':>14} {'on paper':>9} {'s/update':>9}"
     )
     for name, told in result["cases"].items():
         for side in (side for side in SIDES if side in told):
