@@ -120,9 +120,10 @@ def one_run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return found
 
 
-def measure(sizes: Sizes, names: list[str], repeats: int, result: dict[str, Any], output: Path) -> None:
+def measure(
+    sizes: Sizes, names: list[str], sides: tuple[str, ...], repeats: int, result: dict[str, Any], output: Path
+) -> None:
     """Every run that is not there yet; the result is written anew after each."""
-    sides = SIDES[:2] if has_gpu() else SIDES  # the allocator's setting is for the CPU's memory
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         job: dict[str, Any] = {"shape": sizes.shape, "folder": str(folder / "model")}
@@ -144,15 +145,15 @@ def measure(sizes: Sizes, names: list[str], repeats: int, result: dict[str, Any]
                     print(f"{time.strftime('%H:%M:%S')} {name}, {side} (load {load:.1f})", flush=True)
                     found = one_run(job | {"side": side, "settings": settings}, folder)
                     runs.append(found | {"load_before": load})
-                    judge(sizes, names, result)
+                    judge(sizes, result)
                     output.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def judge(sizes: Sizes, names: list[str], result: dict[str, Any]) -> None:
+def judge(sizes: Sizes, result: dict[str, Any]) -> None:
     """Fill in the medians of each case, and what memory should take."""
     result["cases"] = {}
-    for name in names:
-        runs = {side: found for side, found in result["runs"].get(name, {}).items() if found}
+    for name in (name for name in CASES if any(result["runs"].get(name, {}).values())):
+        runs = {side: found for side, found in result["runs"][name].items() if found}
         on_paper = bytes_on_paper(sizes, result["parameters"], CASES[name]) / 1e6
         weights = {run["weights"] for side in runs.values() for run in side}
         told: dict[str, Any] = {
@@ -192,6 +193,8 @@ def show(result: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", metavar="NAME", choices=CASES, help=f"of {', '.join(CASES)}")
+    on_gpu = SIDES[:2]  # the allocator's setting is for the CPU's memory
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=on_gpu if has_gpu() else SIDES)
     parser.add_argument("--repeats", type=int, default=1, help="(1) memory is much the same in every run")
     parser.add_argument("--quick", action="store_true", help="a tiny shape")
     parser.add_argument("--continue", dest="go_on", action="store_true", help="keep the runs that are there")
@@ -209,10 +212,10 @@ def main() -> int:
             raise SystemExit(f"{given.output}: made under other conditions; leave --continue out")
         result["runs"] = kept["runs"]
     result["command"] = shlex.join(["python", "benchmarks/large_model.py", *sys.argv[1:]])
-    names = [name for name in CASES if name in (given.cases or CASES) or name in result["runs"]]
+    names = [name for name in CASES if name in (given.cases or CASES)]
     print(json.dumps(result["conditions"], indent=1))
-    measure(sizes, names, given.repeats, result, given.output)
-    judge(sizes, names, result)
+    measure(sizes, names, tuple(given.sides), given.repeats, result, given.output)
+    judge(sizes, result)
     given.output.write_text(json.dumps(result, indent=2) + "\n")
     show(result)
     return 0
