@@ -81,7 +81,7 @@ def test_the_benchmark_runs_every_case_on_both_sides_and_goes_on_where_it_was_le
             cwd=CHECKOUT,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=900,
             env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
