@@ -73,6 +73,10 @@ torture: install ## kill ftloop N times (N=1000) at random, run it again, compar
 bench: install ## Trainer and ftloop side by side: time, memory, accuracy; takes hours, can be resumed (QUICK=1: short)
 	$(BIN)/python benchmarks/throughput.py $(if $(QUICK),--quick --output runs/throughput-quick.json)
 
+.PHONY: bench-large-model
+bench-large-model: install ## memory that a bert-large takes, by Trainer and by ftloop (QUICK=1: a tiny one)
+	$(BIN)/python benchmarks/large_model.py $(if $(QUICK),--quick --output runs/large-model-quick.json) $(ARGS)
+
 .PHONY: bench-padding
 bench-padding: install ## what padding costs, for each way to pad and to batch (ARGS="--made long-tail", ...; QUICK=1: short)
 	$(BIN)/python benchmarks/padding.py $(if $(QUICK),--steps 3 --passes 1 --no_memory --output runs/padding-quick.json) $(ARGS)

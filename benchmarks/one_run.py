@@ -1,7 +1,9 @@
-"""What throughput.py times inside a process of its own: python benchmarks/one_run.py JOB.json RESULT.json
+"""What throughput.py and large_model.py measure inside a process of its own:
+python benchmarks/one_run.py JOB.json RESULT.json
 
 `loop`: a tiny model, whose arithmetic takes so little that what a loop adds to it shows. `matmul`: the machine's peak.
-`cuda`: bert-base with random weights on a GPU. Each is one side of one run; nothing is compared here.
+`cuda`: bert-base with random weights on a GPU. `model`, `large`: a large one, and how much memory its training takes.
+Each is one side of one run; nothing is compared here.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import numpy as np
 import torch
 from datasets import Dataset
+from padding import peak_bytes
 from tiny import tiny_bert, tiny_rows, tiny_tokenizer
 from transformers import (
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     DataCollatorWithPadding,
@@ -36,8 +40,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
+import ftloop.loop
 from ftloop import TrainConfig, prepare, train
+from ftloop.allocator import keep_freed_memory
+from ftloop.data import Labels
 from ftloop.loop import training_step
+from ftloop.model import load_model
 from ftloop.optim import create_optimizer
 from ftloop.padding import collator, padding_edges, row_lengths
 from ftloop.record import digest_tensors
@@ -194,8 +202,90 @@ def cuda(side: str, precision: str, rows_per_step: int, lengths: list[int], step
     }
 
 
+def write_model(shape: dict[str, int], folder: str) -> dict[str, Any]:
+    """A BERT of that shape with random weights, for `large` to load."""
+    set_seed(42)
+    model = BertForSequenceClassification(BertConfig(**shape))
+    model.save_pretrained(folder)
+    return {"parameters": model.num_parameters()}
+
+
+def large(
+    side: str, folder: str, settings: dict[str, Any], rows_per_update: int, length: int, updates: int
+) -> dict[str, Any]:
+    """How much memory training takes, of rows that are all `length` tokens long; how much of it was taken when training
+    began, and how much before there was a model.
+
+    The model is loaded from its folder, as each side does it. `ftloop`: the allocator set as the command sets it;
+    `ftloop-plain`: left as it is.
+    """
+    if side == "ftloop":
+        keep_freed_memory()
+    set_seed(42)
+    draw, tokenizer = np.random.default_rng(0), tiny_tokenizer()
+    tokens = draw.integers(5, tokenizer.vocab_size, (updates * rows_per_update, length)).tolist()
+    mask = [1] * length
+    rows = Dataset.from_list([{"input_ids": row, "attention_mask": mask, "label": row[0] % 2} for row in tokens])
+    libraries = _resident_bytes()
+    if side == "trainer":
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    else:
+        model, _ = load_model(folder, Labels(("0", "1"), {"0": 0, "1": 1}))
+    with tempfile.TemporaryDirectory() as output_dir:
+        args = QUIET | {"output_dir": output_dir, "use_cpu": not torch.cuda.is_available(), "num_train_epochs": 1}
+        args |= {"per_device_train_batch_size": rows_per_update} | settings
+        given: dict[str, Any] = {"train_dataset": rows, "processing_class": tokenizer}
+        if side == "trainer":
+            # Else the same: both sides pad, and neither has anything to pad.
+            job: Any = Trainer(
+                model=model, args=TrainingArguments(**args), data_collator=DataCollatorWithPadding(tokenizer), **given
+            )
+            saving, begin = _timed(job, "_save_checkpoint"), job.train
+        else:
+            job = prepare(TrainConfig(**args), model, **given)
+            saving, begin = _timed(ftloop.loop, "save_checkpoint"), lambda: train(job)
+        loaded = peak_bytes(job)
+        started = time.perf_counter()
+        begin()
+        seconds = time.perf_counter() - started - sum(saving)
+        peak = peak_bytes(job)
+    return {
+        "peak_mb": peak / 1e6,
+        "loaded_mb": loaded / 1e6,
+        "libraries_mb": libraries / 1e6,
+        "seconds_per_update": seconds / updates,
+        "save_seconds": sum(saving),
+        "weights": _digest(model),
+    }
+
+
+def _timed(owner: Any, name: str) -> list[float]:
+    """The seconds of each call of a function from now on."""
+    function, seconds = getattr(owner, name), []
+
+    def timed(*given: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return function(*given, **named)
+        finally:
+            seconds.append(time.perf_counter() - started)
+
+    setattr(owner, name, timed)
+    return seconds
+
+
+def _resident_bytes() -> int:
+    """What is held now; on a GPU, of its memory. 0 where the system does not say."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated()
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), 0)
+
+
 if __name__ == "__main__":
     logging.set_verbosity_error()
     job = json.loads(Path(sys.argv[1]).read_text())
-    kind = {"loop": loop, "matmul": matmul, "cuda": cuda}[job.pop("kind")]
+    kinds = {"loop": loop, "matmul": matmul, "cuda": cuda, "model": write_model, "large": large}
+    kind = kinds[job.pop("kind")]
     Path(sys.argv[2]).write_text(json.dumps(kind(**job)))

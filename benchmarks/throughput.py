@@ -339,7 +339,7 @@ def measure(bench: Bench, rows: list[str], repeats: int, seeds: list[int], repor
     for name in rows:
         if name == EXTRA:
             variants |= dict.fromkeys(("matmul-fp32", "matmul-bf16"))
-        elif not name.startswith("cuda") or _has_gpu():
+        elif not name.startswith("cuda") or has_gpu():
             row = ROWS[name]
             variants |= dict.fromkeys((*row.needs, row.theirs, row.ours))
     over_seeds = [name for name in variants if name.split("-")[0] in ("fast", "guide", "best")]
@@ -358,7 +358,7 @@ def judged(bench: Bench, row: Row) -> dict[str, Any]:
     ours, theirs = (_values(bench, side, row.value) for side in (row.ours, row.theirs))
     both = sorted(ours.keys() & theirs.keys())
     if not both:
-        gpu = row.name.startswith("cuda") and not _has_gpu()
+        gpu = row.name.startswith("cuda") and not has_gpu()
         return told | {"not_measured": "no CUDA GPU" if gpu else "no finished pair of runs"}
     told["n"] = len(both)
     for side, values in (("ftloop", ours), ("trainer", theirs)):
@@ -444,7 +444,7 @@ def _product_flops(config: dict[str, Any], lengths: list[int]) -> float:
     return 2.0 * products  # a multiplication and an addition each
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
@@ -472,14 +472,20 @@ def machine() -> dict[str, Any]:
     }
 
 
-def conditions(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
+def device() -> dict[str, Any]:
     import torch
 
     return {
-        **versions(),
-        "device": torch.cuda.get_device_name() if _has_gpu() else f"{platform.machine()} CPU",
-        **machine(),
+        "device": torch.cuda.get_device_name() if has_gpu() else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
+    }
+
+
+def conditions(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        **versions(),
+        **machine(),
+        **device(),
         "data": "MRPC" if bench.mrpc else "built-in pairs",
         "sizes": vars(bench.sizes),
         "repeats": given.repeats,
