@@ -184,7 +184,7 @@ def plan(tokens: str, rows_per_update: int, seed: int, repeats: int) -> dict[str
     from datasets import Dataset
 
     from ftloop.config import TrainConfig
-    from ftloop.data import digest_rows
+    from ftloop.data import _digest
     from ftloop.padding import batches_of, bucket_edges, row_lengths
     from ftloop.sampling import TokenBudget, length_grouped_rows, longest_first, random_rows, usual_budget
 
@@ -211,10 +211,7 @@ def plan(tokens: str, rows_per_update: int, seed: int, repeats: int) -> dict[str
         "bucket_edges, 4": (lambda: _lengths(tokens), lambda lengths: bucket_edges(lengths, 4)),
         "longest_first": (lambda: _lengths(tokens), lambda lengths: len(longest_first(lengths))),
         "padding share": (lambda: _lengths(tokens), padding_share),
-        "digest_rows": (
-            lambda: columns("input_ids", "attention_mask", "label_of_2"),
-            lambda rows: digest_rows(rows)["digest"],
-        ),
+        "digest": (lambda: columns("input_ids", "attention_mask", "label_of_2"), _digest),
     }
     return {name: [_forked(*each) for _ in range(repeats)] for name, each in done.items()}
 

@@ -302,8 +302,8 @@ def _missing(dataset: Dataset, column: str) -> tuple[int, list[int]]:
     """How many rows have no value there, and the first of them."""
     import pyarrow.compute as pc
 
-    rows = pc.indices_nonzero(dataset.with_format("arrow")[:][column].is_null())
-    return len(rows), rows[:SHOWN].to_pylist()
+    found = pc.indices_nonzero(dataset.with_format("arrow")[:][column].is_null())
+    return len(found), found[:SHOWN].to_pylist()
 
 
 def _distinct(dataset: Dataset, column: str) -> list[str]:
@@ -366,9 +366,9 @@ def _rows_with(dataset: Dataset, column: str, value: str) -> str:
 
 
 def _check_known(dataset: Dataset, column: str, labels: Labels, what: str) -> None:
-    known: Callable[[str], bool] = _is_number if labels.regression else labels.ids.__contains__
+    fits: Callable[[str], bool] = _is_number if labels.regression else labels.ids.__contains__
     for label in _distinct(dataset, column):
-        if not known(label):
+        if not fits(label):
             training = "numbers" if labels.regression else ", ".join(map(shown, labels.names[: 2 * SHOWN]))
             raise UserError(
                 f"{what}: the label {shown(label)} in {_rows_with(dataset, column, label)} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -82,10 +83,16 @@ class LostContact(FtloopError):
 def is_lost_contact(error: BaseException) -> bool:
     """Whether an exchange between processes failed because of the other side: torch's and gloo's errors too."""
     distributed = sys.modules.get("torch.distributed")  # not imported: then there was no exchange
-    if isinstance(error, LostContact) or (distributed is not None and isinstance(error, distributed.DistError)):
+    if isinstance(error, LostContact):
         return True
-    # Its errors begin with the place in its source; ours may name a folder.
-    return isinstance(error, RuntimeError) and not isinstance(error, FtloopError) and "gloo/" in str(error)
+    if distributed is not None and isinstance(error, distributed.DistError):
+        return _OF_THE_OTHER_SIDE.search(str(error)) is not None  # its other errors are of this side's own making
+    return isinstance(error, RuntimeError) and _IN_GLOO.search(str(error)) is not None
+
+
+_OF_THE_OTHER_SIDE = re.compile(r"closed|reset|refused|broken pipe|time[d]?[ -]?out|remote|unreachable|recv", re.I)
+# The place in its source, as its errors name it; a folder of the user's may be called gloo too.
+_IN_GLOO = re.compile(r"\[[^\]\s]*[/\\]gloo[/\\][^\]\s]*:\d+\]")
 
 
 # What a system has against a file that a user named, or against the disk it is on.
@@ -149,7 +156,7 @@ def _launcher_speaks(told_to_end: bool) -> bool:
         ended = threading.Event()
         if tells:
             signal.signal(signal.SIGTERM, lambda *_: ended.set())
-        ended.wait(_SECONDS_TO_LISTEN)
+        ended.wait(2 * _SECONDS_TO_LISTEN)  # the one that knows why may be listening itself
     return told_to_end and not tells
 
 

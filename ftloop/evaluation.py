@@ -165,6 +165,8 @@ class _Rows:
         end = self.count + len(batch)
         if self.values is None:
             self.values = batch.new_empty((max(self.size, end), *batch.shape[1:]))
+        # Labels collated as they come are integers in one batch and have fractions in the next.
+        self.values = self.values.to(torch.promote_types(self.values.dtype, batch.dtype))
         while end > len(self.values):  # a collator may make several rows of one
             self.values = torch.cat([self.values, torch.empty_like(self.values)])
         self.values[self.count : end] = batch

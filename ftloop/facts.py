@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-LARGEST = 2**20  # bytes of a fact; to read more than that is no faster than to find it again
+LARGEST = 2**20  # bytes of a fact; to read more, such as millions of numbers to learn, is no faster than to find it
 About = tuple[Any, ...]
 
 
@@ -23,9 +23,9 @@ def rows_of(dataset: Any) -> About | None:
     Its fingerprint tells which rows they are, the files' sizes and times that nobody has made them anew.
     """
     files = [Path(file["filename"]) for file in getattr(dataset, "cache_files", ())]
-    if not files:
+    if not all(file.is_file() for file in files):  # a mapped file may have been deleted
         return None
-    return (dataset._fingerprint, *map(file_of, files))
+    return (dataset._fingerprint, *map(file_of, files)) if files else None
 
 
 def file_of(path: str | Path) -> About:
@@ -40,7 +40,10 @@ def known(about: About | None, what: str, find: Callable[[], T]) -> T:
         return find()
     import datasets
 
-    key = hashlib.sha256(json.dumps([what, about]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    import ftloop
+
+    text = json.dumps([ftloop.__version__, what, about])
+    key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     path = Path(datasets.config.HF_DATASETS_CACHE) / "ftloop" / f"{key}.json"
     with suppress(OSError, ValueError, LookupError, TypeError):
         kept: T = json.loads(path.read_text("utf-8"))["found"]

@@ -21,8 +21,9 @@ from ftloop.errors import LostContact
 
 QUIET_SECONDS = 10.0
 """A wait that is over by then is not worth a line."""
-# What another process waits for may take hours; one that has died ends the wait by its connection, not by the clock.
-LONGEST_WAIT = timedelta(days=365)
+# What is waited for may take hours. A process that has died ends the wait by its connection; only a machine that is
+# gone without a packet ends it by the clock.
+LONGEST_WAIT = timedelta(days=1)
 
 T = TypeVar("T")
 
@@ -31,6 +32,12 @@ def waiting_group(accelerator: Accelerator) -> Any:
     """The processes once more, over their CPUs, to wait for each other as long as it takes; None for one process.
     Every process calls it."""
     return dist.new_group(backend="gloo", timeout=LONGEST_WAIT) if accelerator.num_processes > 1 else None
+
+
+def leave(group: Any) -> None:
+    """Close the connections of a group that is needed no more: a process has one to each other."""
+    if group is not None:
+        dist.destroy_process_group(group)
 
 
 @contextmanager
@@ -54,9 +61,11 @@ def in_turns(accelerator: Accelerator, group: Any, what: str) -> Iterator[None]:
                 error = failure
         try:
             has_failed = _agree(accelerator, group, f"{who[turn]}: {what}", error is not None)
-        finally:
-            if error is not None:
-                raise error  # also where the others are gone
+        except Exception:
+            if error is None:
+                raise
+        if error is not None:
+            raise error  # also where the others are gone
         if has_failed:
             raise LostContact(f"{who[turn]} failed ({what})")
 
@@ -67,7 +76,7 @@ def _agree(accelerator: Accelerator, group: Any, awaited: str, has_failed: bool)
     line = f"Waiting   process {accelerator.process_index} waits for {awaited}"
     timer = threading.Timer(QUIET_SECONDS, lambda: print(line, file=sys.stderr, flush=True))
     timer.daemon = True
-    if accelerator.local_process_index <= 1:  # a line from one process of a machine, not from all
+    if accelerator.local_process_index <= 1:  # a line from two processes of a machine, one of which is waiting always
         timer.start()
     try:
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=group)
@@ -93,14 +102,18 @@ def too_few(accelerator: Accelerator) -> str | None:
         return f"{there}, and WORLD_SIZE in the environment says {asked}: start them all with {torchrun}"
     if there > 1:
         return None
-    # A task that srun starts knows the number of its step, which may be smaller than the job's.
-    tasks = "SLURM_STEP_NUM_TASKS" if _number("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
-    for name in (tasks, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
         if _number(name) > 1:
             return (
                 f"one, and {name} says {_number(name)}: each of these is a run by itself; start one a machine, and in "
                 f"it {torchrun} (README.md, Several processes)"
             )
+    # A task that srun starts knows the number of its step; outside of one, the job's tasks have not been started.
+    if _number("SLURM_NTASKS") > 1 and not _number("SLURM_STEP_NUM_TASKS"):
+        return (
+            f"one, and the SLURM job has {_number('SLURM_NTASKS')} tasks: srun starts one a machine, and in it "
+            f"{torchrun} as many as there are GPUs (README.md, Several processes)"
+        )
     # accelerate launch says nowhere how many it was asked for; it sets this address only for more than one.
     if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         return f"one, as accelerate launch starts on the CPU whatever --num_processes says: {torchrun} starts N"

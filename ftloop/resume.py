@@ -54,8 +54,7 @@ def choose_checkpoint(config: TrainConfig, accelerator: Accelerator) -> Path | N
     checkpoint, problems = broadcast_object_list(answer)
     if problems:
         raise UserError(*problems)
-    if config.save_strategy != "no":
-        _check_shared(config, accelerator)
+    _check_shared(config, accelerator)  # whatever save_strategy says: a run that is stopped saves
     if checkpoint is not None:
         refuse_another_run(config, checkpoint, accelerator.num_processes)
     return checkpoint  # type: ignore[no-any-return]
@@ -67,7 +66,7 @@ def _check_shared(config: TrainConfig, accelerator: Accelerator) -> None:
     """
     lock = Path(config.output_dir) / LOCK
     is_held = from_main(accelerator, lock.exists())
-    deadline = time.monotonic() + SECONDS_TO_BE_SEEN
+    deadline = time.monotonic() + min(SECONDS_TO_BE_SEEN, config.ddp_timeout / 2)
     while is_held and not lock.exists() and time.monotonic() < deadline:
         time.sleep(0.5)
     where = f"process {accelerator.process_index} on {socket.gethostname()}"

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 Inputs = dict[str, Any]
 
-MANY_ROWS = 1_000_000
+MANY_ROWS = 1_000_000  # to order so many takes a noticeable part of a second
 
 # What Accelerate may be asked for by its config file, a flag of `accelerate launch` or a plugin, all of which end in
 # the environment, and what nothing here would do. On the CPU it would train by plain DDP, and not say so.
@@ -382,7 +382,7 @@ def _order_rows(run: Run, padding_edges: tuple[int, ...] | None) -> TokenBudget 
         lengths = row_lengths(run.train_dataset, quiet=run.config.disable_tqdm if run.is_main else True)
         padded = padded_lengths(lengths, padding_edges)
         if count >= MANY_ROWS:
-            run.say(f"Planning  the order of {count} rows, anew in each epoch: seconds")
+            run.say(f"Planning  the order of {count} rows, anew in each epoch")
     run.row_order, budget = order_rows(run.config, count, run.accelerator.num_processes, lengths, padded)
     if budget is None:
         run.sampler = OrderSampler(run.row_order, count)
@@ -392,8 +392,7 @@ def _order_rows(run: Run, padding_edges: tuple[int, ...] | None) -> TokenBudget 
 
 
 def train_loader(run: Run) -> DataLoader[Any]:
-    """Batches of this process, in the order of `batching`; the random one is `torch.randperm` seeded with seed + epoch,
-    as Accelerate's own sampler draws it, which holds 36 bytes a row.
+    """Batches of this process, in the order of `batching`; the random one is `torch.randperm` seeded with seed + epoch.
 
     Mirrors: Trainer.get_train_dataloader.
     """

@@ -39,7 +39,7 @@ def order_rows(
     if config.batching == "random":
         return partial(random_rows, num_examples, seed), None
     if config.batching == "sequential":
-        return lambda epoch: np.arange(num_examples), None
+        return lambda epoch: np.arange(num_examples, dtype=np.int32), None
     if config.batching == "length_grouped":
         assert lengths is not None
         per_update = config.per_device_train_batch_size * config.gradient_accumulation_steps * num_processes
@@ -63,7 +63,7 @@ def usual_budget(rows: int, padded: np.ndarray) -> int:
 
 
 def random_rows(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """Mirrors: SeedableRandomSampler of Accelerate, which deals them for `batching=random`."""
+    """Mirrors: SeedableRandomSampler of Accelerate, which makes a list of Python's numbers of them, 36 bytes a row."""
     return _shuffled(num_examples, _generator(seed, epoch))
 
 
@@ -93,10 +93,11 @@ def length_grouped_rows(lengths: np.ndarray, rows_per_update: int, seed: int, ep
 
 @dataclass(frozen=True)
 class TokenBudget:
-    """`batching=token_budget`: each process's batch takes as many rows as fit into `max_tokens`, padding included.
+    """`batching=token_budget`: each process's batch takes as many rows as fit into `max_tokens`, padding included, were
+    all as long as the longest of its update.
 
     Rows are sorted by length, longest first, and cut into updates, these into steps of `num_processes` batches with as
-    many rows each: as many as fit of the update's longest row. So which rows an update has depends on the batches it is
+    many rows each. So which rows an update has depends on the batches it is
     made of, and not on how these are split over steps and processes. Where the cuts fall depends on the sorted lengths
     alone, so the number of steps is known before the first epoch and the same in each; which rows of one length go
     together, and in which order the updates come, is drawn anew. The update of the longest rows comes first, that of

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if argv is None:
         gc.disable()  # until _collect_garbage
-        if not _is_main():  # torch's own warnings, which are the same in all processes
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # torch's own warnings, the same in all processes of a machine
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a label ends no run
@@ -91,12 +92,15 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     from ftloop.optim import check_schedule
     from ftloop.padding import collator, padding_edges, row_lengths
     from ftloop.predict import pair_up
-    from ftloop.ranks import in_turns, too_few, waiting_group
+    from ftloop.ranks import from_main, in_turns, leave, too_few, waiting_group
     from ftloop.resume import choose_checkpoint, finished_run, load_checkpoint
     from ftloop.run import make_accelerator, prepare, seed_everything
 
     quiet_libraries(config)
-    is_complete = finished_run(config)
+    # Several processes meet first, to go the same way; one answers before it starts what takes long.
+    accelerator = make_accelerator(config) if os.environ.get("WORLD_SIZE", "1") != "1" else None
+    is_complete = finished_run(config) if _is_main() else None
+    is_complete = is_complete if accelerator is None else from_main(accelerator, is_complete)
     if is_complete:
         if _is_main():
             print(f"Finished  already: {config.output_dir} holds this run, complete", flush=True)
@@ -110,7 +114,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         from ftloop.record import check_recording
 
         check_recording(Path(config.record))
-    accelerator = make_accelerator(config)
+    accelerator = accelerator or make_accelerator(config)
     group = waiting_group(accelerator)
     missing = too_few(accelerator)
     if missing is not None and _is_main():
@@ -127,11 +131,13 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     seed_everything(config)  # the new head is drawn here
     model, new_weights = load_model(config.model_name_or_path, data.labels)
     max_length = longest_input(model, tokenizer, config.max_seq_length)
+    once = config if accelerator.is_local_main_process else replace(config, overwrite_cache=False)  # on each machine
     with in_turns(accelerator, group, "tokenizing the data"):
         sets = {"train": data.train} | data.validation | data.test
-        tokenized = {name: tokenize(data, rows, tokenizer, max_length, config, name) for name, rows in sets.items()}
-    encoded = {name: rows for name, (rows, _) in tokenized.items()}
-    check_token_ids(model, tokenizer, encoded)
+        tokenized = {name: tokenize(data, rows, tokenizer, max_length, once, name) for name, rows in sets.items()}
+        encoded = {name: rows for name, (rows, _) in tokenized.items()}
+        check_token_ids(model, tokenizer, encoded)
+    leave(group)
     validation = {name: encoded[name] for name in data.validation}
     lengths = row_lengths(encoded["train"], quiet=True)
     edges = padding_edges(config, max_length, lengths)

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ftloop import Run, TrainConfig, evaluate, predict, prepare
 from ftloop.data import Labels
+from ftloop.evaluation import _Rows
 from ftloop.metrics import answers, metrics_for
 
 
@@ -139,3 +140,10 @@ def test_an_evaluation_keeps_what_its_metrics_need_and_scores_the_same(
     assert logits.shape == (45, num_labels)
     assert (same_logits == logits).all(), "whoever asks for predictions gets logits"
     assert [kept.shape for kept in seen] == [(45, num_labels)] * 2 + [(45,)] * 2
+
+
+def test_labels_that_are_whole_numbers_in_the_first_batch_keep_their_fractions_in_the_next() -> None:
+    labels = _Rows(4)
+    for batch in ([5, 3], [3.8, 0.5], [2, 1]):  # two more than were to be expected
+        labels.add(torch.tensor(batch))
+    assert labels.to_numpy() == pytest.approx([5, 3, 3.8, 0.5, 2, 1])

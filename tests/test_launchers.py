@@ -138,7 +138,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     ("variables", "words"),
     [
         ({"WORLD_SIZE": "4"}, ["1, and WORLD_SIZE in the environment says 4", "torchrun --nproc_per_node N"]),
-        ({"SLURM_NTASKS": "2"}, ["one, and SLURM_NTASKS says 2", "start one a machine, and in it torchrun"]),
+        (
+            {"SLURM_NTASKS": "2"},
+            ["one, and the SLURM job has 2 tasks", "srun starts one a machine, and in it torchrun"],
+        ),
         ({"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "3"}, ["SLURM_STEP_NUM_TASKS says 3"]),
         ({"OMPI_COMM_WORLD_SIZE": "8"}, ["OMPI_COMM_WORLD_SIZE says 8"]),
         ({"PMI_SIZE": "2"}, ["PMI_SIZE says 2"]),

@@ -65,10 +65,7 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
     ),
     "killed while tokenizing": ({"overwrite_cache": "true"}, [one("killed_while_tokenizing", launcher=False)]),
     "no shared folder": ({}, [one("elsewhere")]),
-    "no shared folder, and nothing to save": (
-        {"save_strategy": "no", "load_best_model_at_end": "false", "early_stopping_patience": "", "max_steps": "1"},
-        [one("elsewhere")],
-    ),
+    "a disk full for one": ({}, [one("full_for_one")]),
     "failing to tokenize": (
         {"overwrite_cache": "true"},
         [one("failing_to_tokenize", machines=TWO_MACHINES, launcher=False)],
@@ -223,5 +220,11 @@ def test_an_output_dir_that_is_another_folder_for_one_process_is_told_before_any
     assert 0 not in statuses
     (line,) = said.splitlines()
     assert "out is not the same folder everywhere: process 1 on " in line
-    statuses, _, said = only_run(found, "no shared folder, and nothing to save")
-    assert statuses == [0, 0], said
+
+
+def test_a_mistake_that_one_process_alone_has_met_is_told_and_not_that_contact_was_lost(found: dict[str, Any]) -> None:
+    statuses, _, said = only_run(found, "a disk full for one")
+    assert statuses[1] == ExitCode.MISTAKE, said
+    assert 0 not in statuses
+    (line,) = said.splitlines()
+    assert line == "error in process 1: No space left on device"

@@ -10,6 +10,7 @@ failed, unless the case says that there is no launcher to do it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -266,6 +267,14 @@ def elsewhere(rank: int) -> None:
         os.chdir("other")
 
 
+def full_for_one(rank: int) -> None:
+    def fill() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if rank == 1:
+        before(ftloop.data, "load_text_data", at(1, fill))
+
+
 def failing_to_tokenize(rank: int) -> None:
     tokenizing(lambda: (print(f"process {rank} tokenizes", flush=True), fail()))  # type: ignore[arg-type, return-value]
 
@@ -275,7 +284,7 @@ PLANS = {
     for plan in (
         *(sleeps, stopped_on_one, late_on_one, metrics_that_differ, in_collator_of_one, in_collator_of_the_first),
         *(in_evaluation_of_one, in_saving_of_one, killed_in_training, said_early, tokenized_slowly),
-        *(killed_while_tokenizing, failing_to_tokenize, elsewhere),
+        *(killed_while_tokenizing, failing_to_tokenize, full_for_one, elsewhere),
     )
 }
 
