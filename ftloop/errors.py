@@ -87,7 +87,8 @@ def is_lost_contact(error: BaseException) -> bool:
         return True
     if distributed is not None and isinstance(error, distributed.DistError):
         return _OF_THE_OTHER_SIDE.search(str(error)) is not None  # its other errors are of this side's own making
-    return isinstance(error, RuntimeError) and _IN_GLOO.search(str(error)) is not None
+    is_ours = isinstance(error, FtloopError)
+    return isinstance(error, RuntimeError) and not is_ours and _IN_GLOO.search(str(error)) is not None
 
 
 _OF_THE_OTHER_SIDE = re.compile(r"closed|reset|refused|broken pipe|time[d]?[ -]?out|remote|unreachable|recv", re.I)

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from test_command import BIN, TRAIN_PY, run, weights
 
-from ftloop.errors import ExitCode, UserError
+from ftloop.errors import ExitCode, LostContact, SaveError, UserError, is_lost_contact
 
 WORKER = str(Path(__file__).with_name("worker_ranks.py"))
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -240,3 +241,29 @@ def test_deepspeed_is_refused_as_accelerates_launcher_asks_for_it(environment: p
     environment.setenv("ACCELERATE_USE_DEEPSPEED", made["ACCELERATE_USE_DEEPSPEED"])
     with pytest.raises(UserError, match="Accelerate is asked for DeepSpeed"):
         make_accelerator(TrainConfig(use_cpu=True))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (RuntimeError("[/x/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:5"), True),
+        (
+            RuntimeError("[..\\third_party\\gloo\\gloo\\transport\\uv\\pair.cc:9] Timed out waiting 500ms for recv"),
+            True,
+        ),
+        (RuntimeError("Parent directory /data/igloo/out does not exist."), False),
+        (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), False),
+        (dist.DistBackendError("NCCL error: ncclRemoteError: A remote process exiting prematurely"), True),
+        (dist.DistBackendError("NCCL error: ncclInvalidUsage: Duplicate GPU detected : rank 0 and rank 1"), False),
+        (dist.DistStoreError("wait timeout after 5000ms, keys: /default_pg/0//cuda//0"), True),
+        (
+            dist.DistNetworkError("The server socket has failed to listen on any local network address, EADDRINUSE"),
+            False,
+        ),
+        (LostContact("the main process failed"), True),
+        (SaveError("/data/[x/gloo/x:1]/out could not be saved"), False),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_an_error_of_the_other_side_is_told_from_one_of_this_side(error: Exception, is_lost: bool) -> None:
+    assert is_lost_contact(error) is is_lost
