@@ -248,7 +248,7 @@ def test_deepspeed_is_refused_as_accelerates_launcher_asks_for_it(environment: p
     [
         (RuntimeError("[/x/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:5"), True),
         (
-            RuntimeError("[..\\third_party\\gloo\\gloo\\transport\\uv\\pair.cc:9] Timed out waiting 500ms for recv"),
+            RuntimeError("[..\\gloo\\gloo\\transport\\uv\\pair.cc:9] Timed out waiting 500ms for recv"),
             True,
         ),
         (RuntimeError("Parent directory /data/igloo/out does not exist."), False),
@@ -257,7 +257,7 @@ def test_deepspeed_is_refused_as_accelerates_launcher_asks_for_it(environment: p
         (dist.DistBackendError("NCCL error: ncclInvalidUsage: Duplicate GPU detected : rank 0 and rank 1"), False),
         (dist.DistStoreError("wait timeout after 5000ms, keys: /default_pg/0//cuda//0"), True),
         (
-            dist.DistNetworkError("The server socket has failed to listen on any local network address, EADDRINUSE"),
+            dist.DistNetworkError("The server socket has failed to listen, EADDRINUSE"),
             False,
         ),
         (LostContact("the main process failed"), True),
