@@ -297,7 +297,7 @@ def _parquet(path: str) -> Any:
     with open(path, "rb"):
         pass  # what the system has against it is told as for any file
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(path, pre_buffer=False)  # or it would hold the file
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: a name in it is not UTF-8
         raise UserError(f"{path}: not a parquet file ({first_line(error)})") from None
 
