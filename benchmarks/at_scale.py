@@ -104,13 +104,13 @@ class Scale:
     def exchange_ms(self, gigabytes: float) -> float:
         return self.exchanged_bytes / (gigabytes * 1e9) * 1e3
 
-    def efficiency(self, accumulation: int) -> float:
+    def efficiency(self, accumulation: int, over_pcie: bool = False) -> float:
         """Share of an update in which a GPU computes. The exchange goes on during the last backward pass, two thirds of
-        a micro-batch's time; the rest of it is waited for.
+        a micro-batch's time; the rest of it is waited for, and so is that of the request to stop.
         """
-        within = self.gpus <= self.given.gpus_per_machine
-        exchange = self.exchange_ms(self.given.nvlink if within else self.given.ethernet)
-        waited = max(0.0, exchange - self.compute_ms * 2 / 3)
+        within = self.given.pcie if over_pcie else self.given.nvlink
+        exchange = self.exchange_ms(within if self.gpus <= self.given.gpus_per_machine else self.given.ethernet)
+        waited = max(0.0, exchange - self.compute_ms * 2 / 3) + self.stop_ms
         return accumulation * self.compute_ms / (accumulation * self.compute_ms + waited)
 
     @property
@@ -213,13 +213,16 @@ def by_gpus(given: Assumptions, lengths: np.ndarray) -> list[str]:
     row("a GPU sends of the gradients, MB", lambda s: f"{s.exchanged_bytes / 1e6:.0f}")
     for name, speed in (("NVLink", given.nvlink), ("PCIe", given.pcie), ("100 Gbit/s Ethernet", given.ethernet)):
         row(f"that takes over {name}, ms", lambda s, speed=speed: f"{s.exchange_ms(speed):.1f}")
-    row("share of the time computing, at best", lambda s: _percent(s.efficiency(1)))
-    row(f"the same, {given.accumulation} micro-batches an update", lambda s: _percent(s.efficiency(given.accumulation)))
+    row("exchange of the stop request, ms", lambda s: f"{s.stop_ms:.1f}")
+    row("share of the time computing; NVLink in a machine, Ethernet between", lambda s: _percent(s.efficiency(1)))
+    row("PCIe in a machine, Ethernet between", lambda s: _percent(s.efficiency(1, over_pcie=True)))
+    accumulation = given.accumulation
+    row(f"NVLink, {accumulation} micro-batches an update", lambda s: _percent(s.efficiency(accumulation)))
+    row(f"PCIe, {accumulation} micro-batches an update", lambda s: _percent(s.efficiency(accumulation, over_pcie=True)))
     row(
         f"10 million rows, {given.epochs} epochs, {given.accumulation} micro-batches, hours",
         lambda s: f"{s.hours(1e7, given.accumulation):.3g}",
     )
-    row("exchange of the stop request, ms", lambda s: f"{s.stop_ms:.1f}")
     row("rounds of evaluation of 408 rows", lambda s: f"{s.evaluation(408)[0]}")
     row("rows computed to fill the last", lambda s: f"{s.evaluation(408)[1]:,}")
     for batching in ("random", "length_grouped", "token_budget"):
@@ -241,9 +244,9 @@ def by_model(given: Assumptions) -> list[str]:
     lines = []
     for name, parameters in MODELS.items():
         saved = f"{save_seconds(name, given):.1f} s"
-        sizes = [f"{size * parameters / 1e9:.2f} GB" for size in (16, 4, 12)]
+        sizes = [f"{size * parameters / 1e9:.2f} GB" for size in (20, 4, 12)]
         lines.append([name, f"{parameters / 1e6:,.1f} million", *sizes, saved])
-    heads = ["model", "parameters", "on every GPU, 16 bytes each", "exchanged, 4", "a checkpoint, 12", "saved in"]
+    heads = ["model", "parameters", "on every GPU, 20 bytes each", "exchanged, 4", "a checkpoint, 12", "saved in"]
     return _markdown(heads, lines)
 
 
@@ -252,11 +255,12 @@ def facts(given: Assumptions, lengths: np.ndarray) -> dict[str, str]:
     one, eight, some, thousand = (Scale(gpus, given, lengths) for gpus in GPUS)
     usable = given.card * (1 - given.kept_for_activations)
     save, failure = save_seconds("bert-base", given), thousand.failure_seconds
-    tokenizing = 1e6 / given.tokenized
+    tokenizing, machines = 1e6 / given.tokenized, math.ceil(1000 / given.gpus_per_machine)
+    weights = 4 * MODELS["bert-base"]
     return {
         "job": f"{one.plan.max_steps} × {one.compute_ms:.1f} ms = {one.compute_ms * one.plan.max_steps / 1e3:.1f} s",
         "batches": f"{one.plan.updates_per_epoch} batches",
-        "at_512": f"3668 / 512 = {len(lengths) / 512:.2f}",
+        "at_512": f"{len(lengths)} / 512 = {len(lengths) / 512:.2f}",
         "updates": f"{some.plan.max_steps} updates, {some.plan.warmup_steps} of them warmup",
         "sqrt": f"√8 × {given.learning_rate:g} = {given.learning_rate * math.sqrt(8):.1e}".replace("e-0", "e-"),
         "gradients": f"4 × {MODELS['bert-base'] / 1e6:.1f} million = {4 * MODELS['bert-base'] / 1e6:.0f} MB",
@@ -265,7 +269,7 @@ def facts(given: Assumptions, lengths: np.ndarray) -> dict[str, str]:
         "filled": f"{some.evaluation(408)[1]} of {some.evaluation(408)[1] + 408:,} rows",
         "walk": f"{10 / given.walked:.1f} s",
         "epoch": f"{thousand.hours(1e7, given.accumulation) / given.epochs * 3600:.0f} s",
-        "largest": f"{usable:g} GB / 16 bytes = {usable / 16:.2f} billion",
+        "largest": f"{usable:g} GB / 20 bytes = {usable / 20:.2f} billion",
         "saving": f"{save:.1f} s × 1,000 = {1000 * save / 3600:.1f} GPU hours",
         "rng": f"1,000 × {rng_bytes() / 1e3:.0f} kB = {rng_bytes() / 1e3:.0f} MB",
         "young": f"√(2 × {save:.1f} s × {failure / 3600:.1f} h) = {_duration(thousand.save_interval)}",
@@ -273,7 +277,7 @@ def facts(given: Assumptions, lengths: np.ndarray) -> dict[str, str]:
         "waits": f"{_share(eight.waiting('random', 1))} at 8 GPUs, {_share(some.waiting('random', 1))} at 64",
         "sorted": f"{_share(some.waiting('length_grouped', 1))} of the time",
         "tokenize": f"{tokenizing:.0f} s, {1000 * tokenizing / 3600:.0f} hours of GPUs",
-        "weights": f"125 × {4 * MODELS['bert-base'] / 1e6:.0f} MB = {125 * 4 * MODELS['bert-base'] / 1e9:.0f} GB",
+        "weights": f"{machines} × {weights / 1e6:.0f} MB = {machines * weights / 1e9:.0f} GB",
     }
 
 

@@ -125,19 +125,30 @@ def refuse_another_run(config: TrainConfig, folder: Path, num_processes: int) ->
     same_updates = np.prod(then) == np.prod(now) and not config.trainer_compat
     if config.batching == "token_budget":  # an update is made of batches, whatever number of rows each has
         same_updates &= then[0] == now[0]
+    way = ""
     if then != now and not same_updates:
+        way = _way_to_the_same_rows(config, then, num_processes)
         for name, before, value in zip((*split, "num_processes"), then, now, strict=True):
             if before != value:
                 wrong[name] = (before, value)
     if wrong:
-        raise _another_run(folder, wrong)
+        raise _another_run(folder, wrong, way)
 
 
-def _another_run(folder: Path, changed: dict[str, tuple[Any, Any]]) -> UserError:
+def _another_run(folder: Path, changed: dict[str, tuple[Any, Any]], way: str = "") -> UserError:
     named = ", ".join(f"{name} ({then} then, {now} now)" for name, (then, now) in changed.items())
     return UserError(
-        f"{folder}: saved by a run with other {named}; resume with the same, or insist with --resume_with_changes"
+        f"{folder}: saved by a run with other {named}; resume with the same{way}, or insist with --resume_with_changes"
     )
+
+
+def _way_to_the_same_rows(config: TrainConfig, then: list[int], num_processes: int) -> str:
+    """How so many processes make updates of as many rows as `then`, one of rows x micro-batches x processes."""
+    micro_batches, left = divmod(int(np.prod(then)), config.per_device_train_batch_size * num_processes)
+    other_batches = config.batching == "token_budget" and then[0] != config.per_device_train_batch_size
+    if left or micro_batches == 0 or config.trainer_compat or other_batches:
+        return ""
+    return f", or with --gradient_accumulation_steps {micro_batches}, which makes updates of as many rows"
 
 
 def told_changes(run: Run, manifest: dict[str, Any]) -> list[str]:

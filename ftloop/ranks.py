@@ -116,7 +116,7 @@ def too_few(accelerator: Accelerator) -> str | None:
         )
     # accelerate launch says nowhere how many it was asked for; it sets this address only for more than one.
     if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
-        return f"one, as accelerate launch starts on the CPU whatever --num_processes says: {torchrun} starts N"
+        return f"one: with --cpu, accelerate launch starts no more; ACCELERATE_USE_CPU=true {torchrun} starts N"
     devices = torch.cuda.device_count() if accelerator.device.type == "cuda" else 1
     if devices > 1:
         return (

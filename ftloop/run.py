@@ -243,7 +243,8 @@ def _refused(accelerator: Accelerator | None = None) -> list[str]:
             asked.add("ACCELERATE_USE_PARALLELISM_CONFIG")
     return [
         f"Accelerate is asked for {feature} (by its config file, a flag of accelerate launch, {variable} or a plugin), "
-        "which ftloop does not do: it trains by DDP, with the whole model on each device; leave it out"
+        "which ftloop does not do: it trains by DDP, with the whole model on each device; leave it out, or "
+        "take --multi_gpu (distributed_type: MULTI_GPU)"
         for variable, feature in REFUSED.items()
         if variable in asked
     ]

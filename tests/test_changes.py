@@ -275,5 +275,8 @@ def test_other_padding_is_other_bits_but_for_a_token_budget_whose_batches_it_dec
     assert config.gradient_accumulation_steps == 3
     split = dataclasses.replace(config, gradient_accumulation_steps=1)
     refuse_another_run(split, folder, 3)
-    with pytest.raises(UserError, match=r"gradient_accumulation_steps \(3 then, 1 now\)"):
+    way = (
+        r"gradient_accumulation_steps \(3 then, 1 now\); resume with the same, or with --gradient_accumulation_steps 3"
+    )
+    with pytest.raises(UserError, match=way):
         refuse_another_run(split, folder, 1)
