@@ -13,6 +13,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from ftloop.config import TrainConfig
 from ftloop.data import Labels, TextData
+from ftloop.glue import TASKS
 from ftloop.logs import format_numbers, scores
 from ftloop.metrics import ComputeMetrics
 from ftloop.padding import batches_of
@@ -45,6 +46,12 @@ def announce_data(run: Run, data: TextData, truncated: dict[str, int], max_lengt
     if left_out:
         _say("Left out", "; ".join(left_out))
     _say("Columns", f"{' + '.join(data.text_columns)} -> {data.label_column} ({target})")
+    task = TASKS.get(run.config.task_name or "")
+    if task is not None and task.label_names and not data.labels.regression and data.labels.names != task.label_names:
+        usual = {*task.label_names, *map(str, range(len(task.label_names)))}
+        other = next((repr(raw) for raw in data.labels.ids if raw not in usual), "names and numbers")
+        names_of_task = ", ".join(f"{i}={name}" for i, name in enumerate(task.label_names))
+        _say("Labels", f"not those of {run.config.task_name} ({names_of_task}), by {other}: so classes of their own")
     cut = ", ".join(f"{count} of {name}" for name, count in truncated.items() if count)
     _say("Lengths", f"at most {max_length} tokens; {f'truncated: {cut}' if cut else 'none truncated'}")
 

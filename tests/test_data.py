@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -718,3 +719,22 @@ def test_a_class_of_minus_one_is_a_missing_label(served: Any) -> None:
 def test_whole_numbers_in_a_column_of_floats_are_regression(served: Any) -> None:
     served({"train": Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.0, 2.0, 3.0]})})
     assert load_text_data(TrainConfig(dataset_name="stars")).labels.regression
+
+
+def test_files_with_a_label_that_the_task_does_not_know_are_not_learned_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe `guide` names a task; one label mistyped makes three classes of its two."""
+    from ftloop.announce import announce_data
+
+    told = []
+    for wrong in ("1", "maybe"):
+        path = tmp_path / f"{wrong}.csv"
+        path.write_text(f"sentence1,sentence2,label\na,b,0\nc,d,1\ne,f,{wrong}\n")
+        config = TrainConfig(task_name="mrpc", train_file=str(path), eval_strategy="no")
+        announce_data(SimpleNamespace(config=config), load_text_data(config), {}, 9)  # type: ignore[arg-type]
+        told.append(capsys.readouterr().out)
+    assert "Labels" not in told[0]
+    assert (
+        "Labels    not those of mrpc (0=not_equivalent, 1=equivalent), by 'maybe': so classes of their own" in told[1]
+    )
