@@ -100,7 +100,7 @@ def _evaluate_batches(run: Run, dataset: Any, prefix: str, keep_logits: bool) ->
         if batch_labels is not None:
             labels.add(gather(batch_labels))
             if preprocess is not None:
-                preprocessed.add(gather(preprocess(batch_logits, batch_labels)))
+                preprocessed.add(gather(_checked(preprocess(batch_logits, batch_labels), batch_labels)))
 
     order = eval_order(run, dataset)
     predictions, label_ids = _in_order(logits.to_numpy(), order), _in_order(labels.to_numpy(), order)
@@ -178,6 +178,16 @@ class _Rows:
             return None
         values = self.values[: self.count].cpu()
         return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
+
+
+def _checked(preprocessed: Any, batch_labels: Tensor) -> Tensor:
+    if not isinstance(preprocessed, Tensor) or preprocessed.shape[:1] != batch_labels.shape[:1]:
+        what = f"a tensor of {tuple(preprocessed.shape)}" if isinstance(preprocessed, Tensor) else type(preprocessed)
+        raise UserError(
+            f"preprocess_logits_for_metrics: gave {what} for {len(batch_labels)} rows; it has to give one tensor with "
+            "something for each row"
+        )
+    return preprocessed
 
 
 def _in_order(evaluated: Any, order: np.ndarray | None) -> Any:

@@ -23,15 +23,24 @@ def rows_of(dataset: Any) -> About | None:
     Its fingerprint tells which rows they are, the files' sizes and times that nobody has made them anew.
     """
     files = [Path(file["filename"]) for file in getattr(dataset, "cache_files", ())]
-    if not all(file.is_file() for file in files):  # a mapped file may have been deleted
+    if not files or not _is_mapped(dataset) or not all(file.is_file() for file in files):  # one may have been deleted
         return None
-    return (dataset._fingerprint, *map(file_of, files)) if files else None
+    return (dataset._fingerprint, *map(file_of, files))
+
+
+def _is_mapped(dataset: Any) -> bool:
+    """Whether all of it is in the files: rows, or a choice of them, made in memory may have any fingerprint."""
+    from datasets.table import ConcatenationTable, MemoryMappedTable
+
+    table = dataset.data
+    parts = [part for row in table.blocks for part in row] if isinstance(table, ConcatenationTable) else [table]
+    return dataset._indices is None and all(isinstance(part, MemoryMappedTable) for part in parts)
 
 
 def file_of(path: str | Path) -> About:
-    """A file as it is now; `datasets.Dataset.from_generator` knows it by the same marks."""
+    """A file as it is now. A copy may keep the time of its contents, but not that of its own last change."""
     stat = os.stat(path)
-    return (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+    return (os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def known(about: About | None, what: str, find: Callable[[], T]) -> T:

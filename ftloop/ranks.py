@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
-from ftloop.errors import LostContact
+from ftloop.errors import LostContact, UserError
 
 QUIET_SECONDS = 10.0
 """A wait that is over by then is not worth a line."""
@@ -91,6 +91,36 @@ def from_main(accelerator: Accelerator, value: T) -> T:
     if accelerator.num_processes == 1:
         return value
     return broadcast_object_list([value])[0]  # type: ignore[no-any-return]
+
+
+def check_launched() -> None:
+    """Raises: UserError when the environment speaks of several processes, and not of all that lets them meet."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    given = {name: os.environ[name] for name in names if os.environ.get(name)}
+    wrong = [f"{name}={given[name]}" for name in names[:3] if not given.get(name, "0").isdecimal()]
+    missing = [name for name in names if name not in given]
+    if wrong or (missing and ("LOCAL_RANK" in given or given.get("WORLD_SIZE", "1") != "1")):
+        there = ", ".join(f"{name}={value}" for name, value in given.items())
+        what = f"{', '.join(wrong)} is no number" if wrong else f"{', '.join(missing)} missing"
+        raise UserError(
+            f"the environment has {there}, which a launcher sets, and {what}: unset them for one process, or start "
+            "several with torchrun (README.md, Several processes)"
+        )
+
+
+def check_alike(accelerator: Accelerator, facts: dict[str, Any]) -> None:
+    """Hold against the main process's what each is about to do, by name. Every process calls it.
+
+    Raises: UserError in all of them, naming the first that differs, and in what: each would train on, or wait for ever.
+    """
+    if accelerator.num_processes == 1:
+        return
+    first, *others = gather_object([facts])
+    for process, other in enumerate(others, start=1):
+        names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        if names:
+            told = ", ".join(f"{name} ({first.get(name)}; there {other.get(name)})" for name in names)
+            raise UserError(f"process {process} is about to do something else than the main process: {told}")
 
 
 def too_few(accelerator: Accelerator) -> str | None:

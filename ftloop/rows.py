@@ -18,6 +18,7 @@ from typing import Any
 
 from ftloop.config import read_json, shown, user_path
 from ftloop.errors import UserError, first_line, reason
+from ftloop.facts import file_of
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 Record = dict[str, Any]
@@ -76,14 +77,14 @@ def read_table(path: str, text_columns: Sequence[str], label_column: str | None)
     path = str(user_path(path, "file"))
     columns = [*text_columns, *([label_column] if label_column else [])]
     with _told_if_unreadable(path):
-        file = Path(path).stat()
+        stamp = file_of(path)
     try:
         return datasets.Dataset.from_generator(
             _text_rows,
             features=datasets.Features({name: datasets.Value("string") for name in columns}),
             # The stamp makes a changed file miss the cache, which knows the arguments alone. A tuple, because a list
             # would be taken for shards, one call of the generator for each.
-            gen_kwargs={"path": path, "columns": tuple(columns), "stamp": (file.st_size, file.st_mtime_ns)},
+            gen_kwargs={"path": path, "columns": tuple(columns), "stamp": stamp},
         )
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, (UserError, OSError)):  # OSError: of the cache, as on a full disk
@@ -91,7 +92,7 @@ def read_table(path: str, text_columns: Sequence[str], label_column: str | None)
         raise
 
 
-def _text_rows(path: str, columns: tuple[str, ...], stamp: tuple[int, int]) -> Iterator[dict[str, str | None]]:
+def _text_rows(path: str, columns: tuple[str, ...], stamp: tuple[Any, ...]) -> Iterator[dict[str, str | None]]:
     del stamp
     place = None
     for place, record in _records(path, columns):

@@ -40,6 +40,7 @@ from ftloop.metrics import ComputeMetrics, PreprocessLogits
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
 from ftloop.padding import Collator, collator, padded_lengths, row_lengths
 from ftloop.plan import TrainingPlan, make_plan
+from ftloop.ranks import check_alike, check_launched
 from ftloop.sampling import BudgetSampler, OrderSampler, RowOrder, TokenBudget, longest_first, order_rows
 from ftloop.state import LossMeter, Mishaps, TrainerState, begin
 from ftloop.stopping import Stop, outlive_the_signal
@@ -50,6 +51,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Inputs = dict[str, Any]
+
+# Settings that may be others in another process: what they name lies on its machine, or they change nothing.
+OF_A_MACHINE = {
+    *("train_file", "validation_file", "test_file", "model_name_or_path", "output_dir", "logging_dir", "record"),
+    *("overwrite_cache", "preprocessing_num_workers", "disable_tqdm", "traceback", "resume_from_checkpoint"),
+}
 
 MANY_ROWS = 1_000_000  # to order so many takes a noticeable part of a second
 
@@ -153,6 +160,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     Mirrors: Trainer.create_accelerator_and_postprocess.
     """
     precision = mixed_precision(config)
+    check_launched()
     # Accelerate's state is a singleton; a second run in one process may want another device or precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     handlers: list[Any] = [
@@ -330,6 +338,7 @@ def prepare(
     if len(train_dataset) == 0:  # type: ignore[arg-type]
         raise UserError("the training set has no rows")
     run.train_dataset = train_dataset
+    _check_alike(run)
     budget = _order_rows(run, padding_edges)
     run.train_loader = train_loader(run)
     num_examples = len(train_dataset)  # type: ignore[arg-type]
@@ -342,6 +351,16 @@ def prepare(
     run.stop.group = _stop_group(config, accelerator)
     begin(run.state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
     return run
+
+
+def _check_alike(run: Run) -> None:
+    """Raises: UserError when the processes are not about to make one run of the same rows."""
+    if run.accelerator.num_processes == 1:
+        return
+    settings = {name: value for name, value in run.config.to_dict().items() if name not in OF_A_MACHINE}
+    data = {f"{name} data": digest for name, digest in run.data_digests.items()}
+    labels = getattr(getattr(run.model, "config", None), "id2label", None)
+    check_alike(run.accelerator, settings | data | {"labels": labels})
 
 
 def _stop_group(config: TrainConfig, accelerator: Accelerator) -> Any:

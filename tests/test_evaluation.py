@@ -13,7 +13,7 @@ from tiny import pad, tiny_bert, tiny_rows
 from transformers import EvalPrediction
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ftloop import Run, TrainConfig, evaluate, predict, prepare
+from ftloop import Run, TrainConfig, UserError, evaluate, predict, prepare
 from ftloop.data import Labels
 from ftloop.evaluation import _Rows
 from ftloop.metrics import answers, metrics_for
@@ -147,3 +147,11 @@ def test_labels_that_are_whole_numbers_in_the_first_batch_keep_their_fractions_i
     for batch in ([5, 3], [3.8, 0.5], [2, 1]):  # two more than were to be expected
         labels.add(torch.tensor(batch))
     assert labels.to_numpy() == pytest.approx([5, 3, 3.8, 0.5, 2, 1])
+
+
+@pytest.mark.parametrize("given", [lambda logits, labels: (logits, labels), lambda logits, labels: logits.sum()])
+def test_what_is_no_tensor_of_rows_is_refused_by_the_name_of_its_argument(given: Any, tmp_path: Path) -> None:
+    run = prepared(tmp_path)
+    run.preprocess_logits_for_metrics = given
+    with pytest.raises(UserError, match=r"preprocess_logits_for_metrics: gave .* for 4 rows"):
+        evaluate(run, tiny_rows(5))

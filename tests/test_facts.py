@@ -112,3 +112,28 @@ def test_a_second_start_looks_at_no_row_and_finds_the_same(
     again = start()
     assert again["read"]["train"].rows == 8
     assert again["digest"] == first["digest"], "the first five rows are the same"
+
+
+def test_rows_chosen_or_made_in_memory_are_looked_at_each_time(tmp_path: Path, cache: Path) -> None:
+    """Two choices of rows may have the same fingerprint: of a function, `datasets` does not see what it refers to."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(LINES * 3))
+    in_files = rows.read_table(str(path), ["sentence1"], "label")
+    in_memory = datasets.Dataset.from_list(in_files.to_list())
+    assert rows_of(in_files) is not None
+    assert rows_of(in_files.select(range(3))) is not None
+    assert rows_of(datasets.concatenate_datasets([in_files, in_files])) is not None
+    assert rows_of(in_files.select([2, 0], keep_in_memory=True)) is None
+    assert rows_of(datasets.concatenate_datasets([in_files, in_memory])) is None
+    Path(in_files.cache_files[0]["filename"]).unlink()
+    assert rows_of(in_files) is None
+
+
+def test_a_file_with_other_rows_is_read_again_though_it_is_as_long_and_as_old(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"sentence1": "a", "label": 0}\n')
+    old = path.stat()
+    assert rows.read_table(str(path), ["sentence1"], "label")["label"][0] == "0"
+    path.write_text('{"sentence1": "a", "label": 1}\n')
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert rows.read_table(str(path), ["sentence1"], "label")["label"][0] == "1"

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from test_command import BIN, TRAIN_PY, run, weights
 
 from ftloop.errors import ExitCode, LostContact, SaveError, UserError, is_lost_contact
+from ftloop.ranks import check_launched
 
 WORKER = str(Path(__file__).with_name("worker_ranks.py"))
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -267,3 +268,30 @@ def test_deepspeed_is_refused_as_accelerates_launcher_asks_for_it(environment: p
 )
 def test_an_error_of_the_other_side_is_told_from_one_of_this_side(error: Exception, is_lost: bool) -> None:
     assert is_lost_contact(error) is is_lost
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"WORLD_SIZE": "2"},
+            "WORLD_SIZE=2, which a launcher sets, and RANK, LOCAL_RANK, MASTER_ADDR",
+        ),
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK=0, which a launcher sets, and RANK, WORLD_SIZE"),
+        ({"RANK": "x"}, "RANK=x is no number"),
+    ],
+    ids=str,
+)
+def test_half_of_a_launchers_variables_are_told_and_not_a_fault(
+    given: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=told):
+        check_launched()
+
+
+def test_one_process_by_itself_is_not_asked_for_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_launched()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    check_launched()

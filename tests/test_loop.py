@@ -395,9 +395,9 @@ def test_the_loop_fits_one_screen() -> None:
 
 # From the left, nothing imports from its right.
 ORDER = [
-    ("errors",),
+    ("errors", "facts"),
     ("config", "glue", "demo_data"),
-    ("hub", "rows", "durable", "stopping", "rng", "sampling", "fast", "allocator", "facts", "ranks"),
+    ("hub", "rows", "durable", "stopping", "rng", "sampling", "fast", "allocator", "ranks"),
     ("data", "padding"),
     ("model", "metrics", "optim", "plan"),
     ("state",),

@@ -66,6 +66,8 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
     "killed while tokenizing": ({"overwrite_cache": "true"}, [one("killed_while_tokenizing", launcher=False)]),
     "no shared folder": ({}, [one("elsewhere")]),
     "a disk full for one": ({}, [one("full_for_one")]),
+    "another seed": ({}, [one("with_another_seed")]),
+    "other rows": ({"overwrite_cache": "true"}, [one("with_other_rows", machines=[0, 1], own_caches=True)]),
     "failing to tokenize": (
         {"overwrite_cache": "true"},
         [one("failing_to_tokenize", machines=TWO_MACHINES, launcher=False)],
@@ -220,6 +222,16 @@ def test_an_output_dir_that_is_another_folder_for_one_process_is_told_before_any
     assert 0 not in statuses
     (line,) = said.splitlines()
     assert "out is not the same folder everywhere: process 1 on " in line
+
+
+def test_processes_about_to_make_two_runs_are_stopped_before_the_first_update(found: dict[str, Any]) -> None:
+    for name, told in (("another seed", r"seed \(42; there 7\)"), ("other rows", r"train data \(\{.*digest.*; there ")):
+        statuses, _, said = only_run(found, name)
+        assert statuses[0] == ExitCode.MISTAKE, said
+        assert 0 not in statuses
+        lines = [line for line in said.splitlines() if line.startswith("error")]
+        assert re.match(f"error: process 1 is about to do something else than the main process: {told}", lines[0]), said
+        assert "Epoch" not in said
 
 
 def test_a_mistake_that_one_process_alone_has_met_is_told_and_not_that_contact_was_lost(found: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ failed, unless the case says that there is no launcher to do it.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -275,6 +276,19 @@ def full_for_one(rank: int) -> None:
         before(ftloop.data, "load_text_data", at(1, fill))
 
 
+def with_another_seed(rank: int) -> None:
+    if rank == 1:
+        parse = ftloop.train.parse_args
+        ftloop.train.parse_args = lambda words: dataclasses.replace(parse(words), seed=7)
+
+
+def with_other_rows(rank: int) -> None:
+    """Its label map is turned round: as many rows, of the same lengths."""
+    if rank == 1:
+        encode = ftloop.data.Labels.encode
+        ftloop.data.Labels.encode = lambda self, raw: 1 - encode(self, raw)  # type: ignore[method-assign]
+
+
 def failing_to_tokenize(rank: int) -> None:
     tokenizing(lambda: (print(f"process {rank} tokenizes", flush=True), fail()))  # type: ignore[arg-type, return-value]
 
@@ -285,6 +299,7 @@ PLANS = {
         *(sleeps, stopped_on_one, late_on_one, metrics_that_differ, in_collator_of_one, in_collator_of_the_first),
         *(in_evaluation_of_one, in_saving_of_one, killed_in_training, said_early, tokenized_slowly),
         *(killed_while_tokenizing, failing_to_tokenize, full_for_one, elsewhere),
+        *(with_another_seed, with_other_rows),
     )
 }
 
