@@ -75,7 +75,7 @@ def test_accelerate_that_starts_one_process_instead_of_two_is_warned_of(tiny_fol
     launcher = (*ACCELERATE, "--cpu", "--num_processes", "2")
     printed = run(*launcher, TRAIN_PY, *job(tiny_folder, tmp_path / "out")).stdout
     (line,) = [line for line in printed.splitlines() if line.startswith("Processes")]
-    assert "one, as accelerate launch starts on the CPU" in line
+    assert "one: with --cpu, accelerate launch starts no more" in line
     assert "torchrun --nproc_per_node N" in line
     assert printed.index(line) < printed.index("Model ")
 
