@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import json
 import os
@@ -141,6 +142,23 @@ def tell(error: Exception, show_traceback: bool, ddp_timeout: int | None = None,
     text = "\n".join(problems) + (f": {first_line(error)}" if code == ExitCode.FAULT else "")
     _tell_torchrun(text, is_consequence)
     return code
+
+
+def part(code: ExitCode) -> None:
+    """End this process, if it is one of several; else return. Threads that serve their connections would, now and then,
+    make the C++ library abort it while Python shuts down, and its exit code would be lost: what Python itself has to do
+    at the end is done, and the rest left to the system.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return
+    # After a failure NCCL might wait for exchanges that nobody takes part in any more.
+    if code in (ExitCode.DONE, ExitCode.STOPPED) or distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _launcher_speaks(told_to_end: bool) -> bool:

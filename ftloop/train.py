@@ -20,7 +20,7 @@ if __package__ in (None, ""):
 
 from ftloop.allocator import keep_freed_memory
 from ftloop.config import TrainConfig, parse_args
-from ftloop.errors import ExitCode, tell
+from ftloop.errors import ExitCode, part, tell
 from ftloop.hub import use_cache_if_hub_is_silent
 from ftloop.stopping import Stop, Stopped, listening, signals_wait
 
@@ -34,10 +34,17 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns: an ExitCode. Only a fault of ours has a traceback; `--traceback` shows one for every error."""
+    if argv is None:
+        code = _main(sys.argv[1:], is_own_process=True)
+        part(code)
+        return code
+    return _main(argv, is_own_process=False)
+
+
+def _main(words: list[str], is_own_process: bool) -> ExitCode:
     from ftloop.durable import in_use
 
-    words = sys.argv[1:] if argv is None else argv
-    if argv is None:
+    if is_own_process:
         gc.disable()  # until _collect_garbage
         if os.environ.get("LOCAL_RANK", "0") != "0":  # torch's own warnings, the same in all processes of a machine
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
