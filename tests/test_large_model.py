@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from test_benchmarks import benchmark
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -75,20 +73,7 @@ def test_on_paper_accumulation_holds_gradients_while_activations_are_held() -> N
 def test_the_benchmark_runs_every_case_on_both_sides_and_goes_on_where_it_was_left(tmp_path: Path) -> None:
     output = tmp_path / "large_model.json"
 
-    def run(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "benchmarks/large_model.py", "--quick", "--output", str(output), *words],
-            cwd=CHECKOUT,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
-
-    said = run("--cases", "all-three", "save")
-    told = json.loads(output.read_text())
+    told, said = benchmark("large_model", output, "--cases", "all-three", "save")
     assert told["cases"].keys() == {"all-three", "save"}
     for name, case in told["cases"].items():
         assert name in said
@@ -99,8 +84,7 @@ def test_the_benchmark_runs_every_case_on_both_sides_and_goes_on_where_it_was_le
     assert told["cases"]["save"]["same_weights"]
     assert not told["cases"]["all-three"]["same_weights"]  # Trainer's loss is as many times too large as it accumulates
 
-    said = run("--cases", "bf16", "--continue")
+    again, said = benchmark("large_model", output, "--cases", "bf16", "--continue")
     assert said.count("(load") == len(large_model.SIDES)
-    again = json.loads(output.read_text())
     assert again["runs"].pop("bf16").keys() == set(large_model.SIDES)
     assert again["runs"] == told["runs"]
