@@ -97,11 +97,11 @@ class TokenBudget:
     all as long as the longest of its update.
 
     Rows are sorted by length, longest first, and cut into updates, these into steps of `num_processes` batches with as
-    many rows each. So which rows an update has depends on the batches it is
-    made of, and not on how these are split over steps and processes. Where the cuts fall depends on the sorted lengths
-    alone, so the number of steps is known before the first epoch and the same in each; which rows of one length go
-    together, and in which order the updates come, is drawn anew. The update of the longest rows comes first, that of
-    the shortest last. No row is left out or repeated; only the last update may have fewer rows, and fewer steps.
+    many rows each. So which rows an update has depends on the batches it is made of, and not on how these are split
+    over steps and processes. Where the cuts fall depends on the sorted lengths alone, so the number of steps is known
+    before the first epoch and the same in each; which rows of one length go together, and in which order the updates
+    come, is drawn anew. The update of the longest rows comes first, that of the shortest last. No row is left out or
+    repeated; only the last update may have fewer rows, and fewer steps.
     """
 
     lengths: np.ndarray = field(repr=False)
