@@ -145,16 +145,17 @@ def tell(error: Exception, show_traceback: bool, ddp_timeout: int | None = None,
 
 
 def part(code: ExitCode) -> None:
-    """End this process, if it is one of several; else return. Threads that serve their connections would, now and then,
-    make the C++ library abort it while Python shuts down, and its exit code would be lost: what Python itself has to do
-    at the end is done, and the rest left to the system.
+    """End this process, if it is one of several; else return. Such a one aborted now and then while Python shut down
+    ("terminate called without an active exception"), and its exit code was lost; by which thread is not known. So what
+    Python itself has to do at the end is done, and the rest left to the system.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return
     # After a failure NCCL might wait for exchanges that nobody takes part in any more.
     if code in (ExitCode.DONE, ExitCode.STOPPED) or distributed.get_backend() == "gloo":
-        distributed.destroy_process_group()
+        with suppress(Exception):  # of connections that are broken
+            distributed.destroy_process_group()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,17 @@ from ftloop.ranks import check_launched
 WORKER = str(Path(__file__).with_name("worker_ranks.py"))
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 ACCELERATE = (str(BIN / "accelerate"), "launch")
+ENDING = """
+import atexit, sys
+import torch.distributed as dist
+from ftloop.errors import ExitCode, part
+part(ExitCode.STOPPED)  # of one process: it returns
+dist.init_process_group("gloo", init_method=sys.argv[1], rank=0, world_size=1)
+atexit.register(print, "at exit")
+print("said")
+part(ExitCode.STOPPED)
+print("not reached")
+"""
 CONFIG = """
 compute_environment: LOCAL_MACHINE
 distributed_type: {kind}
@@ -295,3 +307,12 @@ def test_one_process_by_itself_is_not_asked_for_a_launcher(monkeypatch: pytest.M
     check_launched()
     monkeypatch.setenv("WORLD_SIZE", "1")
     check_launched()
+
+
+@pytest.mark.slow
+def test_one_of_several_processes_ends_with_its_code_and_after_pythons_own_exit_functions(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING, f"file://{tmp_path}/meeting"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == ExitCode.STOPPED
+    assert done.stdout == "said\nat exit\n"
