@@ -108,13 +108,11 @@ def check_launched() -> None:
         )
 
 
-def check_alike(accelerator: Accelerator, facts: dict[str, Any]) -> None:
+def check_alike(facts: dict[str, Any]) -> None:
     """Hold against the main process's what each is about to do, by name. Every process calls it.
 
     Raises: UserError in all of them, naming the first that differs, and in what: each would train on, or wait for ever.
     """
-    if accelerator.num_processes == 1:
-        return
     first, *others = gather_object([facts])
     for process, other in enumerate(others, start=1):
         names = [name for name in {**first, **other} if first.get(name) != other.get(name)]

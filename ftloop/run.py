@@ -360,7 +360,7 @@ def _check_alike(run: Run) -> None:
     settings = {name: value for name, value in run.config.to_dict().items() if name not in OF_A_MACHINE}
     data = {f"{name} data": digest for name, digest in run.data_digests.items()}
     labels = getattr(getattr(run.model, "config", None), "id2label", None)
-    check_alike(run.accelerator, settings | data | {"labels": labels})
+    check_alike(settings | data | {"labels": labels})
 
 
 def _stop_group(config: TrainConfig, accelerator: Accelerator) -> Any:
