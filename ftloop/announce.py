@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ftloop.data import Labels, TextData
 from ftloop.glue import TASKS
 from ftloop.logs import format_numbers, scores
 from ftloop.metrics import ComputeMetrics
-from ftloop.padding import batches_of
+from ftloop.padding import padding_edges, padding_shares
 from ftloop.run import MANY_ROWS, Run
 
 SHOWN_CLASSES = 20
@@ -77,15 +76,13 @@ def announce_padding(run: Run, lengths: np.ndarray, max_length: int) -> None:
     config, processes = run.config, run.accelerator.num_processes
     every = -(-len(lengths) // MANY_ROWS)
     lengths, about = lengths[::every], "about " if every > 1 else ""
-    batches = batches_of(config, lengths, max_length, processes)
-    share, edges = batches.padding_share, batches.edges
+    share, grouped = padding_shares(config, lengths, max_length, processes)
+    edges = padding_edges(config, max_length, lengths)
     to = "its longest row" if edges is None else f"{edges[0]} tokens" if len(edges) == 1 else config.padding
     told = f"{config.batching} batches, each padded to {to}: {about}{share:.1%} of the tokens are padding"
-    if config.batching in ("random", "sequential") and not config.trainer_compat:
-        better = replace(config, batching="length_grouped", padding="longest", pad_to_max_length=False)
-        less = batches_of(better, lengths, max_length, processes).padding_share
+    if grouped is not None and grouped < share - 0.01:
         flags = f"--batching length_grouped{'' if edges is None else ' --padding longest'}"
-        told += f"; {flags} leaves {less:.1%}" if less < share - 0.01 else ""
+        told += f"; {flags} leaves {grouped:.1%}"
     _say("Padding", told)
 
 

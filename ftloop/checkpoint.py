@@ -48,6 +48,7 @@ OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
 SCALER = "scaler.pt"
 FTLOOP_STATE = "ftloop_state.json"
+RESULTS = ("*_results.json", "*_predictions.tsv", "*_predictions.parquet", "ftloop_run.json")
 
 
 def save_checkpoint(run: Run, phase: str = "update", on_request: bool = False) -> Path:
@@ -203,7 +204,7 @@ def record_complete(run: Run) -> None:
         return
     root = Path(run.config.output_dir)
     trained = read_manifest(root) or {"files": {}}
-    names = {path.name for path in (*root.glob("*_results.json"), *root.glob("*_predictions.tsv"))}
+    names = {path.name for pattern in RESULTS for path in root.glob(pattern)}
     results = file_facts(root, sorted(names - trained["files"].keys()))
     facts = identity(run) | {"complete": True, "files": trained["files"], "results": results}
     retried(MANIFEST, lambda: write_manifest(root, facts), run.say)

@@ -58,9 +58,14 @@ def retried(what: str, work: Callable[[], T], say: Callable[[str], None]) -> T:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that it is there whole or not at all."""
+    write_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Have `write` make a file, so that it is at `path` whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        write(partial)
         sync(partial)
         os.replace(partial, path)
         sync(path.parent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -236,3 +236,16 @@ def batches_of(
         return Batches(dealt.rows, dealt.batch_starts, lengths, edges)
     starts = batch_starts(len(lengths), config.per_device_train_batch_size)
     return Batches(order(epoch), starts, lengths, edges)
+
+
+def padding_shares(
+    config: TrainConfig, lengths: np.ndarray, max_length: int, num_processes: int
+) -> tuple[float, float | None]:
+    """The share of padding in the first epoch's tokens; and in those of batches grouped by length, where that could be
+    had instead.
+    """
+    share = batches_of(config, lengths, max_length, num_processes).padding_share
+    if config.batching not in ("random", "sequential") or config.trainer_compat:
+        return share, None
+    better = replace(config, batching="length_grouped", padding="longest", pad_to_max_length=False)
+    return share, batches_of(better, lengths, max_length, num_processes).padding_share

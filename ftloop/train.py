@@ -179,7 +179,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         _collect_garbage()
     with signals_wait():
         _train_and_save(run, is_trained)
-        _use(run, data, encoded, samples, max_length)
+        _use(run, data, tokenized, samples, max_length)
     return run
 
 
@@ -214,16 +214,24 @@ def _train_and_save(run: Run, is_trained: bool) -> None:
     record_trained(run, [*files, "train_results.json", TRAINER_STATE])
 
 
-def _use(run: Run, data: TextData, encoded: dict[str, Dataset], samples: list[Any], max_length: int) -> None:
+def _use(
+    run: Run, data: TextData, tokenized: dict[str, tuple[Dataset, int]], samples: list[Any], max_length: int
+) -> None:
     """What the final model is for: evaluated on all sets, and its predictions. Then the run is complete."""
     from ftloop.checkpoint import record_complete
+    from ftloop.outcome import run_facts, save_facts
 
-    _final_evaluation(run, {name: encoded[name] for name in data.validation}, "eval")
-    _final_evaluation(run, {name: encoded[name] for name in data.test if data.has_labels(data.test[name])}, "test")
+    encoded = {name: rows for name, (rows, _) in tokenized.items()}
+    _final_evaluation(run, data, {name: encoded[name] for name in data.validation}, "eval")
+    labelled = [name for name in data.test if data.has_labels(data.test[name])]
+    _final_evaluation(run, data, {name: encoded[name] for name in labelled}, "test")
     for name in data.test:
         if not data.has_labels(data.test[name]):
             _write_predictions(run, encoded[name], name, data)
     _predict_samples(run, samples, max_length)
+    if run.is_main:
+        truncated = {name: cut for name, (_, cut) in tokenized.items()}
+        save_facts(run, run_facts(run, data, encoded, truncated, max_length))
     record_complete(run)
     run.say(f"Results   {run.config.output_dir}: the model, all_results.json, trainer_state.json")
 
@@ -240,16 +248,25 @@ def _train(run: Run) -> TrainResult:
         return train(run, recording.training_step)
 
 
-def _final_evaluation(run: Run, sets: dict[str, Dataset], prefix: str) -> None:
-    """Evaluate the model as it is now (the best one, if asked for), print and save. A second set (MNLI's mismatched
-    one) gets the suffix `_mm`, as in run_glue."""
+def _final_evaluation(run: Run, data: TextData, sets: dict[str, Dataset], prefix: str) -> None:
+    """Evaluate the model as it is now (the best one, if asked for), print and save, with what it says of each row. A
+    second set (MNLI's mismatched one) gets the suffix `_mm`, as in run_glue."""
     from ftloop.announce import format_scores
-    from ftloop.evaluation import evaluate
+    from ftloop.evaluation import evaluate, predict
     from ftloop.logs import save_metrics
+    from ftloop.outcome import keeps_predictions, save_predictions
 
     results: dict[str, float] = {}
     for suffix, (name, rows) in zip(("", "_mm"), sets.items(), strict=False):
-        metrics = evaluate(run, rows, metric_key_prefix=prefix)
+        if keeps_predictions(rows, data.labels):
+            predicted = predict(run, rows, metric_key_prefix=prefix)
+            metrics = predicted.metrics
+            if run.is_main:
+                texts = (data.validation | data.test)[name].select_columns(list(data.text_columns))
+                save_predictions(run, name, texts, data.labels, predicted)
+        else:
+            metrics = evaluate(run, rows, metric_key_prefix=prefix)
+            run.say(f"Kept      no predictions of {name}: {len(rows)} rows x {data.labels.count} classes are too many")
         if run.is_main:
             loss = metrics[f"{prefix}_loss"]
             print(f"{name.capitalize():<9} loss={loss:.4f}, {format_scores(metrics, prefix)}", flush=True)

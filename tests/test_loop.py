@@ -406,7 +406,7 @@ ORDER = [
     ("evaluation", "checkpoint", "changes", "predict"),
     ("logs", "resume"),
     ("guard",),
-    ("loop", "announce"),
+    ("loop", "announce", "outcome"),
     ("record",),  # it and what follows stand beside: the loop imports none of them
     ("diff",),
     ("causes", "overlay"),
