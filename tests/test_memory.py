@@ -85,7 +85,7 @@ def losses_of(run: Run) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 def test_a_split_run_has_the_losses_of_the_unsplit_one(
     rows: int, accumulation: int, where: str, tmp_path: Path
 ) -> None:
@@ -274,6 +274,7 @@ def test_an_evaluation_batch_that_does_not_fit_is_split_to_the_same_results(
     assert predict(run, tiny_rows(7).remove_columns("label")).predictions.shape == (7, 2)
 
 
+@pytest.mark.slow
 def test_the_limits_of_training_and_evaluation_are_kept_apart_over_a_resume(tmp_path: Path) -> None:
     memory = SmallMemory(rows=2, only_training=False)
     arguments = {"per_device_eval_batch_size": 6, "eval_strategy": "epoch"}
@@ -306,6 +307,7 @@ def test_one_row_too_long_to_evaluate_is_told(tmp_path: Path) -> None:
         evaluate(run)
 
 
+@pytest.mark.slow
 def test_it_works_with_gradient_checkpointing_and_bf16(tmp_path: Path) -> None:
     """In bf16 sums in another order part sooner: 8 bits of mantissa."""
     for arguments, tolerance in (({"gradient_checkpointing": True}, 1e-5), ({"bf16": True}, 2e-2)):

@@ -70,7 +70,8 @@ def test_nothing_is_lost_wherever_the_run_stopped(logging_steps: int, tmp_path: 
         assert resumed.train_loss == whole.train_loss
 
 
-@pytest.mark.parametrize("saved_by", ["ftloop", pytest.param("trainer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("saved_by", ["ftloop", "trainer"])
 def test_workers_that_persist_lose_nothing_either(saved_by: str, tmp_path: Path) -> None:
     """They draw a random number in the first epoch and the first evaluation alone; so must those of a resumed run.
     A third epoch feels whether the second evaluation drew one.
@@ -83,7 +84,7 @@ def test_workers_that_persist_lose_nothing_either(saved_by: str, tmp_path: Path)
         assert_continues(case.run("ftloop", tmp_path / f"{step}", resume=str(checkpoint)), whole)
 
 
-@pytest.mark.parametrize("patience", [1, 2])
+@pytest.mark.parametrize("patience", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_early_stopping_remembers_its_patience(patience: int, tmp_path: Path) -> None:
     arguments = ARGUMENTS | {
         "num_train_epochs": 7,

@@ -189,8 +189,9 @@ def test_every_row_of_an_update_counts_once_in_its_loss(batching: str, accumulat
         assert len(sizes) > 2, "updates of different sizes, or this shows nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batching", ["sequential", *OURS])
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_resumed_anywhere_deals_the_rows_that_were_left(batching: str, workers: int, tmp_path: Path) -> None:
     """After every update of two epochs, windows of two batches, the last of them partial; to the same bits."""
     arguments = {
