@@ -90,7 +90,15 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
 
     Returns: the run; None when output_dir holds it already, complete.
     """
-    from ftloop.announce import announce_data, announce_padding, announce_run, quiet_libraries, with_baseline
+    from ftloop.announce import (
+        announce_data,
+        announce_model,
+        announce_next,
+        announce_padding,
+        announce_plan,
+        quiet_libraries,
+        with_baseline,
+    )
     from ftloop.checkpoint import find_checkpoint
     from ftloop.data import load_text_data, tokenize
     from ftloop.durable import check_writable
@@ -111,6 +119,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     if is_complete:
         if _is_main():
             print(f"Finished  already: {config.output_dir} holds this run, complete", flush=True)
+            announce_next(config)
         return None
     check_model(config.model_name_or_path)
     check_schedule(config)
@@ -165,9 +174,10 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     if stop is not None:
         stop.group, run.stop = run.stop.group, stop
     if run.is_main:
-        announce_run(run, config.model_name_or_path, new_weights)
-        announce_padding(run, lengths, max_length)
+        announce_model(run, config.model_name_or_path, new_weights)
         announce_data(run, data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
+        announce_padding(run, lengths, max_length)
+        announce_plan(run)
         for name, rows in list(validation.items())[:1]:
             labels = rows.with_format("arrow")[:]["label"].to_numpy()
             run.compute_metrics = with_baseline(run, data.labels, name, labels)
@@ -218,6 +228,7 @@ def _use(
     run: Run, data: TextData, tokenized: dict[str, tuple[Dataset, int]], samples: list[Any], max_length: int
 ) -> None:
     """What the final model is for: evaluated on all sets, and its predictions. Then the run is complete."""
+    from ftloop.announce import announce_next
     from ftloop.checkpoint import record_complete
     from ftloop.outcome import run_facts, save_facts
 
@@ -234,6 +245,8 @@ def _use(
         save_facts(run, run_facts(run, data, encoded, truncated, max_length))
     record_complete(run)
     run.say(f"Results   {run.config.output_dir}: the model, all_results.json, trainer_state.json")
+    if run.is_main:
+        announce_next(run.config, pairs=len(data.text_columns) == 2)
 
 
 def _train(run: Run) -> TrainResult:
