@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import itertools
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+from side_by_side import weights_digest
+from test_loop import prepared
+
+from ftloop import Run, train
 from ftloop.pace import Pace, duration, roughly, time_line
 
 
@@ -78,3 +87,47 @@ def test_a_duration_has_its_two_largest_units() -> None:
     shown = ["0 s", "41 s", "1 min", "1 min 22 s", "2 min", "2 h 5 min", "2 h", "1 d 3 h", "1 d"]
     assert [duration(s) for s in seconds] == shown
     assert [roughly(s) for s in (13.4, 47, 118, 119.6)] == ["13 s", "45 s", "2 min", "2 min"]
+
+
+@pytest.mark.parametrize("resumes", [False, True], ids=["fresh", "resumed"])
+def test_a_run_says_once_how_long_it_will_take_and_its_history_does_not_know(
+    resumes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two epochs of 8 updates; a clock by which every look at it takes 3 s, two of them for an evaluation or a save."""
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "logging_steps": 100}
+    whole = prepared(tmp_path, **settings)
+    train(whole)
+    assert not re.search(r"^Time|left\)| s\)", capsys.readouterr().out, re.MULTILINE), "it took no time"
+    clock = itertools.count(0, 3)
+    monkeypatch.setattr("ftloop.logs.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    if resumes:
+        shutil.rmtree(tmp_path / "checkpoint-16")
+        settings["resume_from_checkpoint"] = "last"
+    run = prepared(tmp_path if resumes else tmp_path / "timed", **settings)
+    train(run)
+    lines = capsys.readouterr().out.splitlines()
+    about, left = ("12 s", 4) if resumes else ("35 s", 12)
+    (told,) = [line for line in lines if line.startswith("Time ")]
+    assert told == f"Time      about {about} for the {left} updates left (3 s each), besides evaluation and saving"
+    ends = [line.partition(" (")[2] for line in lines if line.startswith("Epoch ")]
+    assert ends == (["30 s)"] if resumes else ["30 s; about 30 s left)", "30 s)"])
+
+    def without_timings(run: Run) -> list[dict[str, object]]:
+        timings = ("runtime", "samples_per_second", "steps_per_second")
+        return [{n: v for n, v in entry.items() if not n.endswith(timings)} for entry in run.state.log_history]
+
+    assert without_timings(run) == without_timings(whole)
+    assert weights_digest(run.model) == weights_digest(whole.model)
+
+
+def test_where_a_bar_is_before_ones_eyes_the_estimate_is_not_said_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for is_terminal, without_bar in ((True, False), (True, True), (False, False)):
+        clock = itertools.count(0, 3)
+        monkeypatch.setattr("ftloop.logs.time", SimpleNamespace(monotonic=lambda clock=clock: float(next(clock))))
+        monkeypatch.setattr("ftloop.logs.sys", SimpleNamespace(stderr=SimpleNamespace(isatty=lambda t=is_terminal: t)))
+        train(prepared(tmp_path / f"{is_terminal}{without_bar}", disable_tqdm=without_bar))
+        said.append("Time " in capsys.readouterr().out)
+    assert said == [False, True, True]
