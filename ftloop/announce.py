@@ -27,7 +27,12 @@ SHOWN_CLASSES = 20
 
 
 def quiet_libraries(config: TrainConfig) -> None:
-    """No tables and bars of the libraries where ours say the same, and none at all without a terminal."""
+    """No tables and bars of the libraries where ours say the same, and none at all without a terminal.
+
+    What transformers would warn of (not Python's own warnings, which stay) is here told in a line of ours, or nobody's
+    to mend: weights that are new or of another size are on the line `Model`, texts that are too long on `Lengths`, and
+    heads of a pretraining are not used.
+    """
     import datasets
     import transformers
 
@@ -148,14 +153,11 @@ def announce_plan(run: Run) -> None:
     _say("Schedule", f"{config.lr_scheduler_type}, peak {config.learning_rate:g}, {warmup}")
 
 
-def announce_next(config: TrainConfig, pairs: bool | None = None) -> None:
-    """Commands to go on with, as they can be typed here. `pairs`: whether the model takes pairs of texts; None where
-    that is not known."""
+def announce_next(config: TrainConfig, pairs: bool) -> None:
+    """Commands to go on with, as they can be typed here. `pairs`: whether the model takes pairs of texts."""
     python, train = _python(), Path(__file__).with_name("train.py")
-    length = "" if config.max_seq_length is None else f" --max_seq_length {config.max_seq_length}"
     texts = '--pairs "A text." "Another one."' if pairs else '"A text."'
-    or_pairs = "" if pairs is not None else '   (pairs of texts: --pairs "A text." "Another one.")'
-    _say("Next", f"{python} -m ftloop.predict --model {shlex.quote(config.output_dir)}{length} {texts}{or_pairs}")
+    _say("Next", f"{python} -m ftloop.predict --model {shlex.quote(config.output_dir)} {texts}")
     if config.task_name == "demo":
         here = train.is_relative_to(Path.cwd())
         command = f"{python} {shlex.quote(str(train.relative_to(Path.cwd())))}" if here else f"{python} -m ftloop.train"

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if __package__ in (None, ""):
 
 from ftloop.allocator import keep_freed_memory
 from ftloop.config import TrainConfig, parse_args
-from ftloop.errors import ExitCode, part, tell
+from ftloop.errors import ExitCode, UserError, part, tell
 from ftloop.hub import use_cache_if_hub_is_silent
 from ftloop.stopping import Stop, Stopped, listening, signals_wait
 
@@ -105,6 +105,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     from ftloop.metrics import answers, check_metric, metrics_for
     from ftloop.model import check_model, check_token_ids, load_model, load_tokenizer, longest_input
     from ftloop.optim import check_schedule
+    from ftloop.outcome import read_outcome
     from ftloop.padding import collator, padding_edges, row_lengths
     from ftloop.predict import pair_up
     from ftloop.ranks import from_main, in_turns, leave, too_few, waiting_group
@@ -119,7 +120,10 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     if is_complete:
         if _is_main():
             print(f"Finished  already: {config.output_dir} holds this run, complete", flush=True)
-            announce_next(config)
+            facts: dict[str, Any] = {}
+            with suppress(UserError):
+                facts = read_outcome(config.output_dir).facts
+            announce_next(config, pairs=len(facts.get("data", {}).get("text_columns", [])) == 2)
         return None
     check_model(config.model_name_or_path)
     check_schedule(config)
