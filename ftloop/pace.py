@@ -22,6 +22,7 @@ class Pace:
     last_done: float = 0.0
     intervals: list[float] = field(default_factory=list)
     is_told: bool = False
+    is_long: bool = False
 
     def __post_init__(self) -> None:
         self.epoch_began = self.began
@@ -55,7 +56,10 @@ class Pace:
         left = 0.0
         if self.first_done is not None and updates > 0:
             left = (now - self.first_done) / updates * (self.max_steps - step)
-        if now - self.began + left < SHORT:
+        self.is_long = (
+            self.is_long or now - self.began + left >= SHORT
+        )  # once for all: no epoch without it below others
+        if not self.is_long:
             return ""
         return f" ({duration(took)}{f'; about {roughly(left)} left' if left else ''})"
 

@@ -68,6 +68,17 @@ def test_nothing_is_foretold_of_a_short_run() -> None:
     assert time_line(0.2, 40, []) is None
 
 
+def test_what_is_said_of_one_epoch_is_said_of_those_after_it() -> None:
+    """The first seems to take so long that there is something to say, the others take no time."""
+    pace = Pace(began=0.0, step=0, max_steps=6)
+    lines = []
+    for step, now in enumerate([1.0, 4.0, 4.5, 4.5, 4.5, 4.5], 1):
+        pace.advance(now, step)
+        if step % 2 == 0:
+            lines.append(pace.end_of_epoch(now, step))
+    assert lines == [" (4 s; about 12 s left)", " (0 s; about 2 s left)", " (0 s)"]
+
+
 @pytest.mark.parametrize(
     ("each", "updates", "besides", "line"),
     [
