@@ -23,6 +23,7 @@ class Pace:
     intervals: list[float] = field(default_factory=list)
     is_told: bool = False
     is_long: bool = False
+    """Seen once, for all epochs: no line is without its time below others that have it."""
 
     def __post_init__(self) -> None:
         self.epoch_began = self.began
@@ -56,9 +57,7 @@ class Pace:
         left = 0.0
         if self.first_done is not None and updates > 0:
             left = (now - self.first_done) / updates * (self.max_steps - step)
-        self.is_long = (
-            self.is_long or now - self.began + left >= SHORT
-        )  # once for all: no epoch without it below others
+        self.is_long = self.is_long or now - self.began + left >= SHORT
         if not self.is_long:
             return ""
         return f" ({duration(took)}{f'; about {roughly(left)} left' if left else ''})"

@@ -63,6 +63,7 @@ def test_after_the_demo_comes_the_command_for_ones_own_rows(capsys: pytest.Captu
 def test_an_environment_that_is_not_activated_is_named_by_its_path(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "python").touch(0o755)  # another one
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     predict, own = next_commands(capsys, pairs=True, task_name="demo")
