@@ -1,9 +1,13 @@
-"""What a run says before it trains: what is trained on what, on which device, and how many updates that will be."""
+"""What a run says before it trains: what is trained on what, on which device, and how many updates that will be; and
+what to do next when it is over."""
 
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from transformers.trainer_utils import EvalPrediction
 from ftloop.config import TrainConfig
 from ftloop.data import Labels, TextData
 from ftloop.glue import TASKS
+from ftloop.hub import PACKAGED_MODEL
 from ftloop.logs import format_numbers, scores
 from ftloop.metrics import ComputeMetrics
 from ftloop.padding import padding_edges, padding_shares
@@ -22,7 +27,12 @@ SHOWN_CLASSES = 20
 
 
 def quiet_libraries(config: TrainConfig) -> None:
-    """No tables and bars of the libraries where ours say the same, and none at all without a terminal."""
+    """No tables and bars of the libraries where ours say the same, and none at all without a terminal.
+
+    What transformers would warn of (not Python's own warnings, which stay) is here told in a line of ours, or nobody's
+    to mend: weights that are new or of another size are on the line `Model`, texts that are too long on `Lengths`, and
+    heads of a pretraining are not used.
+    """
     import datasets
     import transformers
 
@@ -111,11 +121,14 @@ def with_baseline(run: Run, labels: Labels, name: str, label_ids: np.ndarray) ->
     return compute_and_tell
 
 
-def announce_run(run: Run, name: str, new_weights: list[str]) -> None:
-    config, plan, accelerator = run.config, run.plan, run.accelerator
+def announce_model(run: Run, name: str, new_weights: list[str]) -> None:
     model: Any = run.unwrapped_model
     heads = f"; new: {', '.join(new_weights)}" if new_weights else ""
     _say("Model", f"{name} ({type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters{heads})")
+
+
+def announce_plan(run: Run) -> None:
+    config, plan, accelerator = run.config, run.plan, run.accelerator
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     device, processes = accelerator.device, accelerator.num_processes
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -123,19 +136,43 @@ def announce_run(run: Run, name: str, new_weights: list[str]) -> None:
     _say("Device", f"{where}, {precision}, {many}, {threads}{' each' if processes > 1 else ''}")
     idle = len(os.sched_getaffinity(0)) // processes if hasattr(os, "sched_getaffinity") else 1
     if device.type == "cpu" and torch.get_num_threads() < idle:
-        _say("", f"cores lie idle: accelerate launch --num_cpu_threads_per_process {idle}, or OMP_NUM_THREADS={idle}")
+        _say("", f"cores lie idle: OMP_NUM_THREADS={idle}, or accelerate launch --num_cpu_threads_per_process {idle}")
     rows = plan.per_device_train_batch_size * plan.gradient_accumulation_steps * plan.num_processes
     micro_batches = _count(plan.gradient_accumulation_steps, "micro-batch", "micro-batches")
     epochs = plan.max_steps / plan.updates_per_epoch
     length = f"{epochs:.3g} epoch{'' if epochs == 1 else 's'} of {plan.updates_per_epoch}"
     if plan.budget is None:
-        update = f"{_count(rows, 'row')}: {plan.per_device_train_batch_size} x {micro_batches} x {many}"
+        update = _count(rows, "row")
+        if rows != plan.per_device_train_batch_size:
+            update += f": {plan.per_device_train_batch_size} x {micro_batches} x {many}"
     else:
         mean = plan.num_examples / plan.updates_per_epoch
         update = f"{mean:.1f} rows on average: up to {plan.budget.max_tokens} tokens x {micro_batches} x {many}"
     _say("Plan", f"{_count(plan.max_steps, 'update')}: {length}; an update is {update}")
-    warmup = f"after {plan.warmup_steps} of warmup" if plan.warmup_steps else "no warmup"
+    warmup = f"after {_count(plan.warmup_steps, 'update')} of warmup" if plan.warmup_steps else "no warmup"
     _say("Schedule", f"{config.lr_scheduler_type}, peak {config.learning_rate:g}, {warmup}")
+
+
+def announce_next(config: TrainConfig, pairs: bool) -> None:
+    """Commands to go on with, as they can be typed here. `pairs`: whether the model takes pairs of texts."""
+    python, train = _python(), Path(__file__).with_name("train.py")
+    texts = '--pairs "A text." "Another one."' if pairs else '"A text."'
+    _say("Next", f"{python} -m ftloop.predict --model {shlex.quote(config.output_dir)} {texts}")
+    if config.task_name == "demo":
+        here = train.is_relative_to(Path.cwd())
+        command = f"{python} {shlex.quote(str(train.relative_to(Path.cwd())))}" if here else f"{python} -m ftloop.train"
+        files = "--train_file YOURS.csv --validation_file MORE.csv"
+        _say("", f"{command} guide --model_name_or_path {PACKAGED_MODEL} {files} --output_dir runs/yours")
+
+
+def _python() -> str:
+    """The one that runs this, as short as it can be typed here: that of an environment that is not activated is not
+    found by its name."""
+    here, on_path = Path(sys.executable), shutil.which("python")
+    if on_path is not None and Path(on_path).parent == here.parent:
+        return "python"
+    is_below = here.is_relative_to(Path.cwd())
+    return shlex.quote(str(here.relative_to(Path.cwd()) if is_below else here))
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

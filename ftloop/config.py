@@ -13,19 +13,24 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import reprlib
+import shutil
 import stat
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import yaml
 
 from ftloop.errors import UserError, reason
+from ftloop.usage import Setting, help_text
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
@@ -67,7 +72,7 @@ def _setting(default: Any, help: str, group: str) -> Any:
     return field(default=default, metadata={"help": help, "group": group})
 
 
-_model = partial(_setting, group="model")
+_model = partial(_setting, group="model and output")
 _data = partial(_setting, group="data")
 _training = partial(_setting, group="training")
 _optimizer = partial(_setting, group="optimizer and schedule")
@@ -85,7 +90,7 @@ class TrainConfig:
     Raises: UserError with every problem found, one message each.
     """
 
-    output_dir: str = _training("trainer_output", "Where checkpoints, the final model and the results go.")
+    output_dir: str = _model("trainer_output", "Where checkpoints, the final model and the results go.")
 
     model_name_or_path: str | None = _model(None, "A model folder, or a name on the model hub.")
 
@@ -97,7 +102,7 @@ class TrainConfig:
     test_file: str | None = _data(None, "Test rows, same formats; without labels they are predicted and written.")
     text_column_names: list[str] | None = _data(None, "One or two text columns; inferred from the usual names.")
     label_column_name: str | None = _data(None, "The label column; inferred from the usual names.")
-    max_seq_length: int | None = _data(None, "Longer inputs are truncated, in tokens. None: the tokenizer's limit.")
+    max_seq_length: int | None = _data(None, "Tokens at which inputs are cut off; by default the tokenizer's limit.")
     pad_to_max_length: bool = _data(False, "Pad every row to max_seq_length: --padding max_length.")
     padding: str = _data(
         "longest",
@@ -255,23 +260,9 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One field of TrainConfig with its resolved type."""
-
-    name: str
-    type: Any
-    default: Any
-    help: str
-    group: str
-
-
 def _settings() -> dict[str, Setting]:
     hints = typing.get_type_hints(TrainConfig)
-    return {
-        f.name: Setting(f.name, hints[f.name], f.default, f.metadata["help"], f.metadata["group"])
-        for f in dataclasses.fields(TrainConfig)
-    }
+    return {f.name: Setting(f.name, hints[f.name], f.default, **f.metadata) for f in dataclasses.fields(TrainConfig)}
 
 
 def shown(value: Any) -> str:
@@ -640,56 +631,52 @@ def _shipped_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
+def _recipes() -> dict[str, str]:
+    """The shipped ones, and what each is: the first sentence of its first comment."""
+    told = {}
+    for name in _shipped_recipes():
+        lines = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+        told[name] = comment.split(". ")[0].rstrip(".") + "."
+    return told
+
+
 def _parser() -> argparse.ArgumentParser:
-    shipped = _shipped_recipes()
-    parser = argparse.ArgumentParser(
-        prog="train.py",
-        usage="train.py [RECIPE] [--name value ...]",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        description="Fine-tune a pretrained transformer for sequence classification. RECIPE is a YAML file or one of: "
-        f"{', '.join(shipped)}; flags override it. Without a recipe the defaults are those of TrainingArguments; "
-        "with nothing on the line at all, the recipe is `guide`.",
-    )
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.error = _not_understood  # type: ignore[assignment]
-    groups: dict[str, Any] = {}
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--help-all", "--help_all", action="store_true")
     for setting in SETTINGS.values():
-        group = groups.setdefault(setting.group, parser.add_argument_group(setting.group))
-        help = f"{setting.help} (default: {setting.default})".replace("%", "%%")
-        nargs: str | None = None
-        if setting.type in (bool, bool | None):
-            nargs = "?"
-        elif typing.get_origin(typing.get_args(setting.type)[0] if typing.get_args(setting.type) else None) is list:
-            nargs = "+"
-        choices = next(
-            (
-                typing.get_args(t)
-                for t in (setting.type, *typing.get_args(setting.type))
-                if typing.get_origin(t) is Literal
-            ),
-            None,
-        )
-        metavar = "{" + ",".join(choices) + "}" if choices else "VALUE"
+        nargs = "?" if setting.kind is bool else "+" if typing.get_origin(setting.kind) is list else None
         # Every value stays a string: `coerce` turns it into its type and reports all ill-typed ones together.
-        group.add_argument(
-            f"--{setting.name}", nargs=nargs, const="true" if nargs == "?" else None, metavar=metavar, help=help
-        )
+        parser.add_argument(f"--{setting.name}", nargs=nargs, const="true" if nargs == "?" else None)
     return parser
+
+
+def _show_help(everything: bool) -> NoReturn:
+    """Once, however many processes a launcher has started. Raises: SystemExit."""
+    if os.environ.get("RANK", "0") == "0":
+        command = "ftloop" if Path(sys.argv[0]).stem == "ftloop" else "python ftloop/train.py"
+        width = min(shutil.get_terminal_size().columns, 100)
+        print(help_text(SETTINGS.values(), _recipes(), command, everything, width), end="")
+    raise SystemExit(0)
 
 
 def _not_understood(message: str) -> NoReturn:
     """In place of argparse's own, which prints in every process and exits."""
-    raise UserError(f"{message}; --help lists every flag")
+    raise UserError(f"{message}; --help-all lists every flag")
 
 
 def parse_args(argv: list[str]) -> TrainConfig:
     """The configuration of a command line: `[RECIPE] [--flag value ...]`, where a flag overrides the recipe.
 
-    Raises: UserError with all problems; SystemExit for --help.
+    Raises: UserError with all problems; SystemExit for --help and --help-all.
     """
     argv = argv or ["guide"]
     recipe = None if argv[0].startswith("-") else argv[0]
     given, rest = _parser().parse_known_args(argv if recipe is None else argv[1:])
+    if "help" in given or "help_all" in given:
+        _show_help(everything="help_all" in given)
     problems = [unknown_setting(word.lstrip("-").split("=")[0]) for word in rest if word.startswith("--")]
     if rest and not problems:
         problems = [f"{rest[0]!r}: not understood; one RECIPE first, then flags of the form --name value"]

@@ -236,6 +236,7 @@ def _as_text_rows(dataset: Dataset, columns: Sequence[str], label_column: str) -
         batched=True,
         with_indices=True,
         features=Features({name: Value("string") for name in keep}),
+        desc="Reading",
     )
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import socket
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from ftloop.checkpoint import store_flos
 from ftloop.durable import read_json, retried, write_text
 from ftloop.errors import UserError
+from ftloop.pace import Pace, time_line
 from ftloop.run import Run
 from ftloop.state import TRAINER_STATE
 
@@ -33,6 +35,7 @@ class Logs:
             disable=True if not run.is_main else run.config.disable_tqdm,
         )
         self.writer = _summary_writer(run) if run.is_main and run.config.tensorboard else None
+        self.pace = Pace(time.monotonic(), run.state.global_step, run.plan.max_steps)
 
     def __enter__(self) -> Logs:
         return self
@@ -45,6 +48,7 @@ class Logs:
     def record(self, values: dict[str, Any]) -> None:
         """Append to the log history and send to TensorBoard. Mirrors: Trainer.log."""
         state = self.run.state
+        self.pace.not_yet(time.monotonic())
         state.control.should_log = False
         values = values | {"epoch": state.epoch}
         state.log_history.append(values | {"step": state.global_step})
@@ -93,7 +97,8 @@ class Logs:
         if updates:  # none when this epoch's checkpoint came from elsewhere and holds no sum
             total, updates = run.accelerator.gather(meter.epoch).mean().item(), updates - meter.left_out_of_epoch
             shown = {"loss": total / updates if updates else math.nan} | scores(metrics or {})
-            self.say(f"Epoch {math.ceil(state.epoch)}/{state.num_train_epochs}: {format_numbers(shown)}")
+            took = self.pace.end_of_epoch(time.monotonic(), state.global_step)
+            self.say(f"Epoch {math.ceil(state.epoch)}/{state.num_train_epochs}: {format_numbers(shown)}{took}")
         meter.epoch.zero_()
         meter.left_out_of_epoch = 0
         meter.epoch_began_at = state.global_step
@@ -110,8 +115,15 @@ class Logs:
             self.say(f"Stopped   early: {patience} evaluation(s) without a better {metric}")
 
     def advance(self) -> None:
-        """Move the progress bar to where the run is."""
-        self.bar.update(self.run.state.global_step - self.bar.n)
+        """Move the progress bar to where the run is; without one before one's eyes, say once how long it will take."""
+        step, max_steps = self.run.state.global_step, self.run.state.max_steps
+        self.bar.update(step - self.bar.n)
+        each = self.pace.advance(time.monotonic(), step)
+        if each is not None and (self.bar.disable or not sys.stderr.isatty()):
+            strategies = {"evaluation": self.run.config.eval_strategy, "saving": self.run.config.save_strategy}
+            line = time_line(each, max_steps - step, [what for what, when in strategies.items() if when != "no"])
+            if line is not None:
+                self.say(line)
 
     def say(self, line: str) -> None:
         if self.run.is_main:

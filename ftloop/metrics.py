@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,11 @@ def _f1(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
 
 
 def _matthews(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    return float(_imported("sklearn.metrics").matthews_corrcoef(true, predicted))
+    matthews_corrcoef = _imported("sklearn.metrics").matthews_corrcoef
+    with warnings.catch_warnings():
+        # Of one class on both sides: it is 0 then, and the line `Baseline` shows that there is one.
+        warnings.filterwarnings("ignore", message="A single label was found")
+        return float(matthews_corrcoef(true, predicted))
 
 
 def _mse(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import os
 import sys
+import warnings
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -313,7 +316,10 @@ def prepare(
         if not hasattr(model, "gradient_checkpointing_enable"):
             raise UserError(f"gradient_checkpointing: {type(model).__name__} has no gradient_checkpointing_enable()")
         try:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            with warnings.catch_warnings():
+                # Its name in transformers 6 is another; the oldest supported version has only this one.
+                warnings.filterwarnings("ignore", message="`gradient_checkpointing_enable` is deprecated")
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         except ValueError as error:
             raise UserError(f"gradient_checkpointing: {error}") from error
     run = Run(
@@ -499,7 +505,19 @@ def _loader(run: Run, dataset: Any, **kind: Any) -> DataLoader[Any]:
         )
     else:
         prepared = run.accelerator.prepare(loader)
+    if config.dataloader_persistent_workers:
+        atexit.register(_end_workers, weakref.ref(prepared))
     return prepared
+
+
+def _end_workers(loader: weakref.ref[Any]) -> None:
+    """Of workers that persist, when Python ends. Ended by a SIGTERM, as multiprocessing would, they would first outlive
+    it for a minute, and the end of the run would wait for them.
+    """
+    base = getattr(loader(), "base_dataloader", None)
+    iterator = getattr(base, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
 
 
 def _collate_known_columns(examples: list[Any], collate: Collator, columns: frozenset[str]) -> Inputs:

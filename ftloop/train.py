@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if __package__ in (None, ""):
 
 from ftloop.allocator import keep_freed_memory
 from ftloop.config import TrainConfig, parse_args
-from ftloop.errors import ExitCode, part, tell
+from ftloop.errors import ExitCode, UserError, part, tell
 from ftloop.hub import use_cache_if_hub_is_silent
 from ftloop.stopping import Stop, Stopped, listening, signals_wait
 
@@ -90,13 +90,22 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
 
     Returns: the run; None when output_dir holds it already, complete.
     """
-    from ftloop.announce import announce_data, announce_padding, announce_run, quiet_libraries, with_baseline
+    from ftloop.announce import (
+        announce_data,
+        announce_model,
+        announce_next,
+        announce_padding,
+        announce_plan,
+        quiet_libraries,
+        with_baseline,
+    )
     from ftloop.checkpoint import find_checkpoint
     from ftloop.data import load_text_data, tokenize
     from ftloop.durable import check_writable
     from ftloop.metrics import answers, check_metric, metrics_for
     from ftloop.model import check_model, check_token_ids, load_model, load_tokenizer, longest_input
     from ftloop.optim import check_schedule
+    from ftloop.outcome import read_outcome
     from ftloop.padding import collator, padding_edges, row_lengths
     from ftloop.predict import pair_up
     from ftloop.ranks import from_main, in_turns, leave, too_few, waiting_group
@@ -111,6 +120,10 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     if is_complete:
         if _is_main():
             print(f"Finished  already: {config.output_dir} holds this run, complete", flush=True)
+            facts: dict[str, Any] = {}
+            with suppress(UserError):
+                facts = read_outcome(config.output_dir).facts
+            announce_next(config, pairs=len(facts.get("data", {}).get("text_columns", [])) == 2)
         return None
     check_model(config.model_name_or_path)
     check_schedule(config)
@@ -165,9 +178,10 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     if stop is not None:
         stop.group, run.stop = run.stop.group, stop
     if run.is_main:
-        announce_run(run, config.model_name_or_path, new_weights)
-        announce_padding(run, lengths, max_length)
+        announce_model(run, config.model_name_or_path, new_weights)
         announce_data(run, data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
+        announce_padding(run, lengths, max_length)
+        announce_plan(run)
         for name, rows in list(validation.items())[:1]:
             labels = rows.with_format("arrow")[:]["label"].to_numpy()
             run.compute_metrics = with_baseline(run, data.labels, name, labels)
@@ -218,6 +232,7 @@ def _use(
     run: Run, data: TextData, tokenized: dict[str, tuple[Dataset, int]], samples: list[Any], max_length: int
 ) -> None:
     """What the final model is for: evaluated on all sets, and its predictions. Then the run is complete."""
+    from ftloop.announce import announce_next
     from ftloop.checkpoint import record_complete
     from ftloop.outcome import run_facts, save_facts
 
@@ -234,6 +249,8 @@ def _use(
         save_facts(run, run_facts(run, data, encoded, truncated, max_length))
     record_complete(run)
     run.say(f"Results   {run.config.output_dir}: the model, all_results.json, trainer_state.json")
+    if run.is_main:
+        announce_next(run.config, pairs=len(data.text_columns) == 2)
 
 
 def _train(run: Run) -> TrainResult:

@@ -395,7 +395,7 @@ def test_the_loop_fits_one_screen() -> None:
 
 # From the left, nothing imports from its right.
 ORDER = [
-    ("errors", "facts"),
+    ("errors", "facts", "usage", "pace"),
     ("config", "glue", "demo_data"),
     ("hub", "rows", "durable", "stopping", "rng", "sampling", "fast", "allocator", "ranks"),
     ("data", "padding"),

@@ -79,6 +79,7 @@ def test_a_constant_answer_is_scored_and_its_correlation_is_undefined() -> None:
     assert score(classes(2), [1, 1, 0], [0, 0, 0]) == {"accuracy": 1 / 3, "f1": 0.0}
     assert score(classes(2), [1, 1, 0], [1, 1, 1]) == {"accuracy": pytest.approx(2 / 3), "f1": pytest.approx(0.8)}
     assert score(classes(2), [1, 0], [1, 1], ("matthews_correlation",)) == {"matthews_correlation": 0.0}
+    assert score(classes(2), [1, 1], [1, 1], ("matthews_correlation",)) == {"matthews_correlation": 0.0}
     assert score(classes(3), [0, 1, 2], [0, 0, 0])["f1"] == pytest.approx(0.5 / 3)
     for true, predicted in (([1.0, 2.0], [1.5, 1.5]), ([2.0, 2.0], [1.0, 2.0]), ([1.0], [1.0])):
         found = score(NUMBER, true, predicted)

@@ -1028,7 +1028,7 @@ def test_a_mistake_has_no_traceback_but_on_request(stderr_of: Any, tmp_path: Pat
 
 
 def test_what_argparse_has_to_say_is_an_error_like_any_other(stderr_of: Any) -> None:
-    assert stderr_of(main, ["--seed"]) == "error: argument --seed: expected one argument; --help lists every flag\n"
+    assert stderr_of(main, ["--seed"]) == "error: argument --seed: expected one argument; --help-all lists every flag\n"
 
 
 @pytest.mark.parametrize(

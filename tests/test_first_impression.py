@@ -1,0 +1,161 @@
+"""What a newcomer reads: lines of ours alone, and commands that can be typed as they are shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_bert, tiny_pairs
+
+from ftloop import TrainConfig
+from ftloop.announce import announce_next
+from ftloop.config import parse_args
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+TRAIN_PY = str(CHECKOUT / "ftloop" / "train.py")
+OURS = re.compile(r"(Update|Epoch) \d+/\d+: |(?=[A-Z ])[A-Z]?[a-z ]{8}  ?\S|Predicted \S|Validation \S")
+
+
+# --- the next command ------------------------------------------------------------------------------------------------
+
+
+def next_commands(capsys: pytest.CaptureFixture[str], pairs: bool, **settings: object) -> list[str]:
+    announce_next(TrainConfig(**settings), pairs)  # type: ignore[arg-type]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Next      ")
+    assert all(line.startswith(" " * 10) for line in lines[1:])
+    return [line[10:] for line in lines]
+
+
+@pytest.fixture
+def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+
+
+@pytest.mark.usefixtures("in_checkout")
+def test_the_next_command_predicts_with_this_model_and_can_be_typed_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (command,) = next_commands(capsys, pairs=True, output_dir="runs/it's mine")
+    words = ["python", "-m", "ftloop.predict", "--model", "runs/it's mine", "--pairs", "A text.", "Another one."]
+    assert shlex.split(command) == words
+    (command,) = next_commands(capsys, pairs=False, output_dir="out")
+    assert command == 'python -m ftloop.predict --model out "A text."'
+
+
+@pytest.mark.usefixtures("in_checkout")
+def test_after_the_demo_comes_the_command_for_ones_own_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    _, command = next_commands(capsys, pairs=True, task_name="demo")
+    python, script, *words = shlex.split(command)
+    assert (python, script) == ("python", "ftloop/train.py")
+    config = parse_args(words)
+    assert (config.train_file, config.validation_file) == ("YOURS.csv", "MORE.csv")
+    assert config.model_name_or_path == parse_args(["demo"]).model_name_or_path
+
+
+def test_an_environment_that_is_not_activated_is_named_by_its_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "python").touch(0o755)  # another one
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    predict, own = next_commands(capsys, pairs=True, task_name="demo")
+    assert shlex.split(predict)[:3] == [sys.executable, "-m", "ftloop.predict"]
+    assert shlex.split(own)[:4] == [sys.executable, "-m", "ftloop.train", "guide"]
+    (tmp_path / "my env").mkdir()
+    monkeypatch.setattr("sys.executable", str(tmp_path / "my env" / "python"))
+    predict, _ = next_commands(capsys, pairs=True, task_name="demo")
+    assert predict.startswith("'my env/python' -m ftloop.predict ")
+
+
+# --- quiet libraries -------------------------------------------------------------------------------------------------
+
+
+def job(folder: Path, output_dir: Path, *words: str) -> list[str]:
+    files = [f"--{split}_file={folder / f'{split}.jsonl'}" for split in ("train", "validation", "test")]
+    model = ["--model_name_or_path", str(folder / "model"), "--output_dir", str(output_dir)]
+    return ["guide", *model, *files, "--num_train_epochs", "1", "--per_device_train_batch_size", "4", *words]
+
+
+def said(*command: str, expect: int = 0) -> list[str]:
+    """Every line of both streams, in the environment of a user who has set nothing."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "TOKENIZERS_", "PYTHONWARN"))}
+    done = subprocess.run(
+        command,
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        env=clean | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == expect, done.stdout[-6000:]
+    return done.stdout.splitlines()
+
+
+def not_ours(lines: list[str]) -> list[str]:
+    return [line for line in lines if not OURS.match(line)]
+
+
+@pytest.mark.slow
+def test_a_run_with_everything_on_prints_lines_of_ours_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    """Workers that persist, processes that tokenize, texts that are too long, TensorBoard, gradient checkpointing; then
+    it is resumed, and then it is finished already."""
+    rows = [row | {"sentence1": "word1 " * 700} for row in tiny_pairs(29)]
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [f"--train_file={tmp_path / 'long.jsonl'}", "--report_to", "tensorboard", "--bf16", "--overwrite_cache"]
+    words += ["--gradient_checkpointing", "--dataloader_num_workers", "2", "--dataloader_persistent_workers"]
+    words += ["--preprocessing_num_workers", "2", "--resume_from_checkpoint", "last"]
+    command = [sys.executable, TRAIN_PY, *job(tiny_folder, tmp_path / "out", *words)]
+    first = said(*command)
+    assert not_ours(first) == []
+    topics = [line.split()[0] for line in first]
+    order = ["Model", "Data", "Columns", "Lengths", "Padding", "Device", "Plan", "Schedule", "Epoch", "Test", "Next"]
+    assert [topic for topic in topics if topic in order] == order
+    longer = said(*command, "--num_train_epochs", "2")
+    assert not_ours(longer) == []
+    assert any(line.startswith("Resuming  ") for line in longer)
+    again = said(*command, "--num_train_epochs", "2")
+    assert [line.split()[0] for line in again] == ["Finished", "Next"]
+
+
+@pytest.mark.slow
+def test_scores_that_are_not_defined_and_weights_that_are_not_used_are_told_by_us_or_not_at_all(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """A regression whose validation labels are all the same and whose predictions are; three classes of which the
+    validation set holds one, on a pretraining's model with heads that are left out."""
+    from transformers import AutoTokenizer, BertForPreTraining
+
+    BertForPreTraining(tiny_bert().config).save_pretrained(tmp_path / "pre")
+    AutoTokenizer.from_pretrained(tiny_folder / "model").save_pretrained(tmp_path / "pre")
+    for name, count, label in (("numbers", 29, 0.5), ("one", 9, 0.25), ("classes", 29, 1), ("class", 9, 0)):
+        rows = [row | {"label": label * (i % 3) if count == 29 else label} for i, row in enumerate(tiny_pairs(count))]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for train_file, held_out, words in (
+        ("numbers", "one", ["--metric_for_best_model", "mse", "--learning_rate", "0"]),
+        ("classes", "class", ["--model_name_or_path", str(tmp_path / "pre")]),
+    ):
+        files = [f"--train_file={tmp_path / train_file}.jsonl", f"--validation_file={tmp_path / held_out}.jsonl"]
+        files += [f"--test_file={tmp_path / held_out}.jsonl"]
+        lines = said(sys.executable, TRAIN_PY, *job(tiny_folder, tmp_path / train_file / "out", *files, *words))
+        assert not_ours(lines) == []
+        assert any(line.startswith("Next ") for line in lines)
+
+
+@pytest.mark.slow
+def test_help_is_instant_and_of_two_processes_one_gives_it() -> None:
+    lines = said(sys.executable, "-X", "importtime", TRAIN_PY, "--help")
+    imported = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
+    assert "argparse" in imported
+    assert not imported & {"torch", "transformers", "datasets", "accelerate", "numpy"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    lines = said(*launcher, TRAIN_PY, "--help")
+    assert len([line for line in lines if "--output_dir trainer_output" in line]) == 1
