@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import io
+import json
 import os
 import sys
 import time
@@ -92,7 +93,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     """
     from ftloop.announce import announce_data, announce_padding, announce_run, quiet_libraries, with_baseline
     from ftloop.checkpoint import find_checkpoint
-    from ftloop.data import load_text_data, tokenize
+    from ftloop.data import label_ids, load_text_data, tokenize
     from ftloop.durable import check_writable
     from ftloop.metrics import answers, check_metric, metrics_for
     from ftloop.model import check_model, check_token_ids, load_model, load_tokenizer, longest_input
@@ -136,7 +137,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     check_metric(config, data.labels, data.metrics)
     samples = pair_up(config.sample_texts or [], pairs=len(data.text_columns) == 2)
     seed_everything(config)  # the new head is drawn here
-    model, new_weights = load_model(config.model_name_or_path, data.labels)
+    model, new_weights = load_model(config.model_name_or_path, data.labels, config)
     max_length = longest_input(model, tokenizer, config.max_seq_length)
     once = config if accelerator.is_local_main_process else replace(config, overwrite_cache=False)  # on each machine
     with in_turns(accelerator, group, "tokenizing the data"):
@@ -169,8 +170,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         announce_padding(run, lengths, max_length)
         announce_data(run, data, {name: cut for name, (_, cut) in tokenized.items()}, max_length)
         for name, rows in list(validation.items())[:1]:
-            labels = rows.with_format("arrow")[:]["label"].to_numpy()
-            run.compute_metrics = with_baseline(run, data.labels, name, labels)
+            run.compute_metrics = with_baseline(run, data.labels, name, label_ids(rows))
     if checkpoint is not None:
         load_checkpoint(run, checkpoint, is_whole=True)
     elif config.resume_from_checkpoint is not None and not is_trained:
@@ -285,7 +285,9 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     logits = predict(run, rows).predictions
     if not run.is_main:
         return
-    if data.labels.regression:
+    if data.labels.multi_label:
+        lines = _several_labels(logits, data.labels.names, run.config.label_delimiter)
+    elif data.labels.regression:
         lines = [[index, f"{value:.6g}"] for index, value in enumerate(logits.reshape(-1))]
     else:
         best = torch.from_numpy(logits).softmax(dim=-1).max(dim=-1)
@@ -297,6 +299,24 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     table.writerows([["index", "prediction"] if data.labels.regression else ["index", "prediction", "score"], *lines])
     retried(path.name, lambda: write_text(path, text.getvalue()), run.say)
     print(f"{name.capitalize():<9} {len(lines)} rows without labels, predicted into {path}", flush=True)
+
+
+def _several_labels(logits: Any, names: tuple[str, ...], delimiter: str | None) -> list[list[Any]]:
+    """Index, the labels whose probability is above 0.5, and these probabilities, the most likely first: joined by the
+    delimiter where labels are read with one, else as JSON lists."""
+    import torch
+
+    lines: list[list[Any]] = []
+    for index, row in enumerate(torch.from_numpy(logits).sigmoid()):
+        likely = row.sort(descending=True, stable=True)
+        several = int((row > 0.5).sum())
+        labels = [names[label] for label in likely.indices[:several].tolist()]
+        scores = [f"{score:.6f}" for score in likely.values[:several].tolist()]
+        if delimiter is not None:
+            lines.append([index, delimiter.join(labels), delimiter.join(scores)])
+        else:
+            lines.append([index, json.dumps(labels, ensure_ascii=False), f"[{', '.join(scores)}]"])
+    return lines
 
 
 def _predict_samples(run: Run, samples: list[Any], max_length: int) -> None:
