@@ -44,7 +44,7 @@ def rows_of_three_lengths(count: int) -> Dataset:
     return Dataset.from_list(cut)
 
 
-def prepared(root: Path, split: tuple[int, int, int], batching: str) -> Any:
+def prepared(root: Path, split: tuple[int, int, int], batching: str, class_weights: str | None = None) -> Any:
     processes, rows, micro_batches = split
     assert processes == dist_size()
     arguments: dict[str, Any] = {"batching": batching, "per_device_train_batch_size": rows}
@@ -58,9 +58,12 @@ def prepared(root: Path, split: tuple[int, int, int], batching: str) -> Any:
         learning_rate=1e-3,
         use_cpu=True,
         disable_tqdm=True,
+        class_weights=class_weights,
         **arguments,
     )
     train_rows, eval_rows = rows_of_three_lengths(75), rows_of_three_lengths(EVAL_ROWS)
+    if class_weights is not None:  # a third of the rows; a process may have none of them in its share
+        train_rows = train_rows.remove_columns("label").add_column("label", [int(i % 3 == 0) for i in range(75)])
     return prepare(config, tiny_bert(dropout=0.0), train_rows, eval_rows, data_collator=pad)
 
 
@@ -87,6 +90,12 @@ def invariance(root: Path) -> list[dict[str, Any]]:
         {"split": split, "batching": batching} | train_on(prepared(root / f"{split}-{batching}", split, batching))
         for split, batching in itertools.product(splits, orders)
     ]
+
+
+def weighted(root: Path) -> list[dict[str, Any]]:
+    """Every split for so many processes, with class weights."""
+    splits = [split for split in SPLITS if split[0] == dist_size()]
+    return [{"split": split} | train_on(prepared(root / f"{split}", split, "random", "balanced")) for split in splits]
 
 
 def saved(root: Path) -> list[dict[str, Any]]:
@@ -153,7 +162,7 @@ def dist_size() -> int:
 
 
 def main(output: str, folder: str, *cases: str) -> None:
-    known = {"invariance": invariance, "saved": saved, "resumed": resumed, "counts": counts}
+    known = {"invariance": invariance, "weighted": weighted, "saved": saved, "resumed": resumed, "counts": counts}
     found = {case: known[case](Path(folder)) for case in cases}
     if os.environ.get("RANK", "0") == "0":
         Path(output).write_text(json.dumps(found))
