@@ -1,7 +1,7 @@
 """From a data set's name or files to what the model eats: load, check, tokenize, collate.
 
-Raw rows hold their texts and the label as text. The training set settles which labels there are; every other set is
-held against it. Nothing here starts long work before all it can check has been checked.
+Raw rows hold their texts, and the label as text or as a list of texts. The training set settles which labels there are;
+every other set is held against it. Nothing here starts long work before all it can check has been checked.
 """
 
 from __future__ import annotations

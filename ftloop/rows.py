@@ -1,7 +1,8 @@
 """Rows from local files: csv, tsv, json, jsonl, parquet. Every fault is told with its file and line.
 
 Rows go through Arrow on disk, so a large file is never held in memory (a json list is, while it is read). Every value
-is kept as text: what a label means (a class or a number) is decided over all rows, in data.py, not by the first ones.
+is kept as text, a list of labels as a list of texts: what a label means (a class or a number) is decided over all rows,
+in data.py, not by the first ones.
 """
 
 from __future__ import annotations

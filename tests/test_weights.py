@@ -165,17 +165,22 @@ def test_weights_that_do_not_fit_the_labels_are_told_by_name() -> None:
 
 
 @pytest.mark.slow
-def test_processes_make_one_update_with_weights_too(tmp_path: Path) -> None:
-    each = [run for n in (1, 2, 4) for run in launch(n, tmp_path, "weighted", worker=WORKER)["weighted"]]
-    assert len(each) == len(SPLITS)
-    whole = each[0]
-    losses = [update["loss"] for update in whole["updates"]]
-    assert max(losses) - min(losses) > 0.02
-    for other in each[1:]:
-        # As measured in test_invariance.py, where the losses are not weighted.
-        assert [u["rows"] for u in other["updates"]] == [u["rows"] for u in whole["updates"]]
-        for name in ("loss", "norm"):
-            assert [u[name] for u in other["updates"]] == pytest.approx([u[name] for u in whole["updates"]], rel=5e-6)
-        assert other["eval_loss"] == pytest.approx(whole["eval_loss"], rel=1e-6)
-        ours, theirs = np.asarray(other["weights"]), np.asarray(whole["weights"])
-        assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) <= 3e-7
+def test_processes_make_one_update_with_weights_and_with_frozen_parts_too(tmp_path: Path) -> None:
+    cases = ("weighted", "frozen")
+    launched = [launch(n, tmp_path, *cases, worker=WORKER) for n in (1, 2, 4)]
+    for case in cases:
+        each = [run for found in launched for run in found[case]]
+        assert len(each) == len(SPLITS)
+        whole = each[0]
+        losses = [update["loss"] for update in whole["updates"]]
+        assert max(losses) - min(losses) > 0.02
+        for other in each[1:]:
+            # As measured in test_invariance.py, where all is trained and nothing weighted.
+            assert [u["rows"] for u in other["updates"]] == [u["rows"] for u in whole["updates"]]
+            for name in ("loss", "norm"):
+                assert [u[name] for u in other["updates"]] == pytest.approx(
+                    [u[name] for u in whole["updates"]], rel=5e-6
+                )
+            assert other["eval_loss"] == pytest.approx(whole["eval_loss"], rel=1e-6)
+            ours, theirs = np.asarray(other["weights"]), np.asarray(whole["weights"])
+            assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) <= 3e-7

@@ -44,7 +44,7 @@ def rows_of_three_lengths(count: int) -> Dataset:
     return Dataset.from_list(cut)
 
 
-def prepared(root: Path, split: tuple[int, int, int], batching: str, class_weights: str | None = None) -> Any:
+def prepared(root: Path, split: tuple[int, int, int], batching: str, **settings: Any) -> Any:
     processes, rows, micro_batches = split
     assert processes == dist_size()
     arguments: dict[str, Any] = {"batching": batching, "per_device_train_batch_size": rows}
@@ -58,11 +58,11 @@ def prepared(root: Path, split: tuple[int, int, int], batching: str, class_weigh
         learning_rate=1e-3,
         use_cpu=True,
         disable_tqdm=True,
-        class_weights=class_weights,
         **arguments,
+        **settings,
     )
     train_rows, eval_rows = rows_of_three_lengths(75), rows_of_three_lengths(EVAL_ROWS)
-    if class_weights is not None:  # a third of the rows; a process may have none of them in its share
+    if "class_weights" in settings:  # a third of the rows; a process may have none of them in its share
         train_rows = train_rows.remove_columns("label").add_column("label", [int(i % 3 == 0) for i in range(75)])
     return prepare(config, tiny_bert(dropout=0.0), train_rows, eval_rows, data_collator=pad)
 
@@ -92,10 +92,16 @@ def invariance(root: Path) -> list[dict[str, Any]]:
     ]
 
 
-def weighted(root: Path) -> list[dict[str, Any]]:
+def weighted(root: Path, **settings: Any) -> list[dict[str, Any]]:
     """Every split for so many processes, with class weights."""
+    settings = settings or {"class_weights": "balanced"}
     splits = [split for split in SPLITS if split[0] == dist_size()]
-    return [{"split": split} | train_on(prepared(root / f"{split}", split, "random", "balanced")) for split in splits]
+    return [{"split": split} | train_on(prepared(root / f"{split}", split, "random", **settings)) for split in splits]
+
+
+def frozen(root: Path) -> list[dict[str, Any]]:
+    """The same with parts that are not trained, recomputed in the backward pass."""
+    return weighted(root / "frozen", freeze_embeddings=True, freeze_layers=1, gradient_checkpointing=True)
 
 
 def saved(root: Path) -> list[dict[str, Any]]:
@@ -162,7 +168,14 @@ def dist_size() -> int:
 
 
 def main(output: str, folder: str, *cases: str) -> None:
-    known = {"invariance": invariance, "weighted": weighted, "saved": saved, "resumed": resumed, "counts": counts}
+    known = {
+        "invariance": invariance,
+        "weighted": weighted,
+        "frozen": frozen,
+        "saved": saved,
+        "resumed": resumed,
+        "counts": counts,
+    }
     found = {case: known[case](Path(folder)) for case in cases}
     if os.environ.get("RANK", "0") == "0":
         Path(output).write_text(json.dumps(found))
