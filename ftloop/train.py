@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gc
 import io
-import json
 import os
 import sys
 import time
@@ -276,7 +275,8 @@ def _final_evaluation(run: Run, data: TextData, sets: dict[str, Dataset], prefix
 
 
 def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> None:
-    """A test set without labels: one line a row in `<name>_predictions.tsv`, in the rows' order."""
+    """A test set without labels: one line a row in `<name>_predictions.tsv`, in the rows' order. Between several labels
+    of a row, and their probabilities, stands `label_delimiter`, or a bar."""
     import torch
 
     from ftloop.durable import retried, write_text
@@ -286,7 +286,12 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     if not run.is_main:
         return
     if data.labels.multi_label:
-        lines = _several_labels(logits, data.labels.names, run.config.label_delimiter)
+        delimiter = run.config.label_delimiter or "|"
+        lines = []
+        for i, row in enumerate(torch.from_numpy(logits).sigmoid().tolist()):
+            there = [label for label, score in enumerate(row) if score > 0.5]
+            scores = delimiter.join(f"{row[label]:.6f}" for label in there)
+            lines.append([i, delimiter.join(data.labels.names[label] for label in there), scores])
     elif data.labels.regression:
         lines = [[index, f"{value:.6g}"] for index, value in enumerate(logits.reshape(-1))]
     else:
@@ -299,24 +304,6 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     table.writerows([["index", "prediction"] if data.labels.regression else ["index", "prediction", "score"], *lines])
     retried(path.name, lambda: write_text(path, text.getvalue()), run.say)
     print(f"{name.capitalize():<9} {len(lines)} rows without labels, predicted into {path}", flush=True)
-
-
-def _several_labels(logits: Any, names: tuple[str, ...], delimiter: str | None) -> list[list[Any]]:
-    """Index, the labels whose probability is above 0.5, and these probabilities, the most likely first: joined by the
-    delimiter where labels are read with one, else as JSON lists."""
-    import torch
-
-    lines: list[list[Any]] = []
-    for index, row in enumerate(torch.from_numpy(logits).sigmoid()):
-        likely = row.sort(descending=True, stable=True)
-        several = int((row > 0.5).sum())
-        labels = [names[label] for label in likely.indices[:several].tolist()]
-        scores = [f"{score:.6f}" for score in likely.values[:several].tolist()]
-        if delimiter is not None:
-            lines.append([index, delimiter.join(labels), delimiter.join(scores)])
-        else:
-            lines.append([index, json.dumps(labels, ensure_ascii=False), f"[{', '.join(scores)}]"])
-    return lines
 
 
 def _predict_samples(run: Run, samples: list[Any], max_length: int) -> None:

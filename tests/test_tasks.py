@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from ftloop import TrainConfig
+from ftloop.outcome import read_outcome, read_predictions
 from ftloop.run import Run
 from ftloop.train import fine_tune
 
@@ -78,6 +79,9 @@ class Tried:
         path = self.folder / f"{split}.jsonl"
         path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
         return str(path)
+
+    def rows(self, split: str) -> list[Row]:
+        return [json.loads(line) for line in (self.folder / f"{split}.jsonl").read_text("utf-8").splitlines()]
 
     def learn(self, make: Callable[[random.Random], Row], rows: int = 320, **settings: Any) -> dict[str, float]:
         """Train on made rows, and evaluate on others. Returns: eval_results.json, without its prefix."""
@@ -201,9 +205,18 @@ def test_several_labels_a_row_are_learned_and_predicted(tried: Tried) -> None:
     with (tried.out / "test_predictions.tsv").open(newline="") as file:
         header, *lines = csv.reader(file, delimiter="\t")
     assert header == ["index", "prediction", "score"]
-    assert [sorted(json.loads(line[1])) for line in lines] == [["topic 0"], [], ["topic 1", "topic 3"]]
-    assert [len(json.loads(line[2])) for line in lines] == [1, 0, 2]
-    assert all(0.5 < score <= 1 for line in lines for score in json.loads(line[2]))
+    assert [line[1] for line in lines] == ["topic 0", "", "topic 1|topic 3"]
+    assert [line[2].count(".") for line in lines] == [1, 0, 2]
+    assert all(0.5 < float(score) <= 1 for line in lines if line[2] for score in line[2].split("|"))
+    left = read_outcome(tried.out)
+    assert left.facts["data"]["kind"] == "multi_label"
+    rows = tried.rows("train")
+    counted = left.facts["data"]["sets"]["train"]["labels"]
+    assert counted == {name: sum(name in row["labels"] for row in rows) for name in counted}
+    assert left.facts["data"]["contradictions"]["rows"] == 0
+    said = read_predictions(left.predictions["validation"]).to_pylist()
+    assert [row["label"] for row in said] == [row["labels"] for row in tried.rows("validation")]
+    assert sum(row["label"] == row["prediction"] for row in said) / len(said) == found["accuracy"]
 
 
 def test_several_labels_of_a_csv_file_are_learned_in_two_goes_as_in_one(tried: Tried) -> None:
