@@ -48,8 +48,9 @@ def announce_data(run: Run, data: TextData, truncated: dict[str, int], max_lengt
     if left_out:
         _say("Left out", "; ".join(left_out))
     _say("Columns", f"{' + '.join(data.text_columns)} -> {data.label_column} ({target})")
-    if run.class_weights is not None:
-        _say("Weights", weights_in_words(run.class_weights, data.labels.names, SHOWN_CLASSES))
+    weights = run.class_weights if run.config.class_weights is not None else None
+    if weights is not None:
+        _say("Weights", weights_in_words(weights, data.labels.names, SHOWN_CLASSES))
     task = TASKS.get(run.config.task_name or "")
     if task is not None and task.label_names and not data.labels.regression and data.labels.names != task.label_names:
         usual = {*task.label_names, *map(str, range(len(task.label_names)))}
