@@ -18,6 +18,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 from worker_invariance import SPLITS
 
 from ftloop import TrainConfig, UserError, evaluate, prepare, updates
+from ftloop.config import parse_args
 from ftloop.weights import class_weights, weight_problems, weighted_loss
 
 WORKER = Path(__file__).with_name("worker_invariance.py")
@@ -46,13 +47,17 @@ def test_balanced_weighs_each_of_several_labels_by_the_rows_without_it() -> None
     assert balanced(list(hot), 2).tolist() == pytest.approx([3.0, 1 / 3])
 
 
-def test_weights_by_name_are_taken_in_the_order_of_the_labels() -> None:
+def test_weights_by_name_are_taken_in_the_order_of_the_labels(tmp_path: Path) -> None:
     model = tiny_bert(2, id2label={0: "no", 1: "yes"})
     config = TrainConfig(class_weights='{"yes": 3, "no": 0.5}')
     assert class_weights(config, rows_of([0, 1]), model).tolist() == [0.5, 3.0]
     assert class_weights(config, None, model).tolist() == [0.5, 3.0]
     assert TrainConfig(class_weights={"yes": 3.0, "no": 0.5}) == config
     assert TrainConfig(class_weights="none").class_weights is None
+    assert parse_args(["--class_weights", '{"yes": 3, "no": 0.5}']) == config
+    assert parse_args(["--class_weights", "balanced"]).class_weights == "balanced"
+    (tmp_path / "mine.yaml").write_text("class_weights:\n  'yes': 3\n  'no': 0.5\n")
+    assert parse_args([str(tmp_path / "mine.yaml")]) == config
 
 
 def test_the_loss_is_each_rows_own_times_its_weight_over_the_number_of_rows() -> None:
