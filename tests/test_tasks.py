@@ -199,7 +199,7 @@ def test_several_labels_a_row_are_learned_and_predicted(tried: Tried) -> None:
     assert "any number of 6 labels: 0=topic 0, 1=topic 1" in tried.said
     assert tried.baseline["f1"] < 0.6
     assert found["f1"] > 0.9
-    assert found["f1_macro"] > 0.8
+    assert found["f1_macro"] > 0.7
     assert found["accuracy"] > tried.baseline["accuracy"] + 0.3
     assert tried.config["problem_type"] == "multi_label_classification"
     with (tried.out / "test_predictions.tsv").open(newline="") as file:
