@@ -16,12 +16,14 @@ from transformers.trainer_utils import EvalPrediction
 
 from ftloop.config import TrainConfig
 from ftloop.data import Labels, TextData
+from ftloop.freeze import trained_parameters
 from ftloop.glue import TASKS
 from ftloop.hub import PACKAGED_MODEL
 from ftloop.logs import format_numbers, scores
 from ftloop.metrics import ComputeMetrics
 from ftloop.padding import padding_edges, padding_shares
 from ftloop.run import MANY_ROWS, Run
+from ftloop.weights import weights_in_words
 
 SHOWN_CLASSES = 20
 
@@ -50,11 +52,15 @@ def announce_data(run: Run, data: TextData, truncated: dict[str, int], max_lengt
     names = [f"{i}={name}" for i, name in enumerate(data.labels.names[:SHOWN_CLASSES])]
     more = [f"... {data.labels.count} classes"] if data.labels.count > SHOWN_CLASSES else []
     target = "a number" if data.labels.regression else ", ".join(names + more)
+    target = f"any number of {data.labels.count} labels: {target}" if data.labels.multi_label else target
     _say("Data", f"{counts} rows{f' ({unlabelled[0]} without labels)' if unlabelled else ''}")
     left_out = [f"{name}: {told}" for name, rows in sets.items() if (told := _left_out(run, data, name, len(rows)))]
     if left_out:
         _say("Left out", "; ".join(left_out))
     _say("Columns", f"{' + '.join(data.text_columns)} -> {data.label_column} ({target})")
+    weights = run.class_weights if run.config.class_weights is not None else None
+    if weights is not None:
+        _say("Weights", weights_in_words(weights, data.labels.names, SHOWN_CLASSES))
     task = TASKS.get(run.config.task_name or "")
     if task is not None and task.label_names and not data.labels.regression and data.labels.names != task.label_names:
         usual = {*task.label_names, *map(str, range(len(task.label_names)))}
@@ -105,6 +111,11 @@ def with_baseline(run: Run, labels: Labels, name: str, label_ids: np.ndarray) ->
     if labels.regression:
         constant = np.full(len(label_ids), np.mean(label_ids))
         answer = f"{np.mean(label_ids):.3g}"
+    elif labels.multi_label:
+        combinations, counts = np.unique(label_ids, axis=0, return_counts=True)
+        usual = combinations[counts.argmax()]
+        constant = np.tile(usual, (len(label_ids), 1))
+        answer = f"{[labels.names[i] for i in np.flatnonzero(usual)] or 'no label'}"
     else:
         counts = np.bincount(label_ids, minlength=labels.count)
         constant = np.full(len(label_ids), counts.argmax())
@@ -125,6 +136,12 @@ def announce_model(run: Run, name: str, new_weights: list[str]) -> None:
     model: Any = run.unwrapped_model
     heads = f"; new: {', '.join(new_weights)}" if new_weights else ""
     _say("Model", f"{name} ({type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters{heads})")
+    trained, parameters = trained_parameters(model)
+    if trained < parameters:
+        frozen = ["the embeddings"] if run.config.freeze_embeddings else []
+        frozen += [f"the {_count(run.config.freeze_layers, 'lowest layer')}"] if run.config.freeze_layers else []
+        what = f"{' and '.join(frozen)}; " if frozen else ""
+        _say("Frozen", f"{what}{trained / 1e6:.3g} of {parameters / 1e6:.3g} M parameters are trained")
 
 
 def announce_plan(run: Run) -> None:

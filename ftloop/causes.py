@@ -530,7 +530,7 @@ def rows_or_micro_batches_count_alike(case: Case) -> Iterator[Cause]:
 
 @at("loss")
 def arguments_of_the_loss(case: Case) -> Iterator[Cause]:
-    yield from _arguments(case, "bf16", "fp16", "label_smoothing_factor", "problem_type")
+    yield from _arguments(case, "bf16", "fp16", "label_smoothing_factor", "class_weights", "problem_type")
 
 
 # --- the gradient and what the optimizer gets ------------------------------------------------------------------------

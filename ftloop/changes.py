@@ -84,6 +84,7 @@ BY_RESULT = {
     "dataset_name",
     "gradient_accumulation_steps",
     "label_column_name",
+    "label_delimiter",
     "max_seq_length",
     "max_steps",
     "max_train_samples",

@@ -93,6 +93,12 @@ class TrainConfig:
     output_dir: str = _model("trainer_output", "Where checkpoints, the final model and the results go.")
 
     model_name_or_path: str | None = _model(None, "A model folder, or a name on the model hub.")
+    classifier_dropout: float | None = _model(None, "Dropout before the classifier. None: the model's own.")
+    hidden_dropout: float | None = _model(
+        None, "Dropout in the model's body, attention probabilities left as they are. None: the model's own."
+    )
+    freeze_embeddings: bool = _model(False, "Do not train the embeddings.")
+    freeze_layers: int = _model(0, "Do not train so many of the encoder's layers, from the lowest.")
 
     task_name: str | None = _data(None, "A GLUE task (cola, mnli, mrpc, ...), or demo: the built-in sentence pairs.")
     dataset_name: str | None = _data(None, "A data set on the hub.")
@@ -102,6 +108,9 @@ class TrainConfig:
     test_file: str | None = _data(None, "Test rows, same formats; without labels they are predicted and written.")
     text_column_names: list[str] | None = _data(None, "One or two text columns; inferred from the usual names.")
     label_column_name: str | None = _data(None, "The label column; inferred from the usual names.")
+    label_delimiter: str | None = _data(
+        None, "Several labels a row: what stands between them in a label that is text, such as | or a comma."
+    )
     max_seq_length: int | None = _data(None, "Tokens at which inputs are cut off; by default the tokenizer's limit.")
     pad_to_max_length: bool = _data(False, "Pad every row to max_seq_length: --padding max_length.")
     padding: str = _data(
@@ -130,6 +139,9 @@ class TrainConfig:
         None,
         "With token_budget: tokens of a micro-batch, padding included. None: per_device_train_batch_size times the "
         "mean length.",
+    )
+    class_weights: dict[str, Any] | Literal["balanced"] | None = _training(
+        None, "What each class counts in the loss: balanced, by its rows, or JSON of label names with a number each."
     )
     label_smoothing_factor: float = _training(0.0, "Share of the target spread evenly over the classes.")
     seed: int = _training(42, "Seeds the new head, dropout and the order of rows.")
@@ -305,10 +317,12 @@ def coerce(value: Any, wanted: Any) -> Any:
     Raises: ValueError that says what was expected.
     """
     if typing.get_origin(wanted) in (types.UnionType, typing.Union):  # a Literal makes the older kind
-        (inner,) = [t for t in typing.get_args(wanted) if t is not type(None)]
+        inner, *word_or_mapping = [t for t in typing.get_args(wanted) if t is not type(None)]
         word = value[0] if isinstance(value, list) and len(value) == 1 else value  # `--sample_texts none`
         if word is None or (isinstance(word, str) and word.lower() in ("none", "null")):
             return None
+        if word_or_mapping and not (isinstance(value, dict) or str(value).lstrip().startswith("{")):
+            return coerce(value, word_or_mapping[0])
         return coerce(value, inner)
     origin = typing.get_origin(wanted)
     if origin is Literal:
@@ -414,8 +428,9 @@ _NOT_NEGATIVE = (
     "early_stopping_threshold",
     "seed",
     "data_seed",
+    "freeze_layers",
 )
-_BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
+_BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor", "classifier_dropout", "hidden_dropout")
 _COUNTED = ("num_train_epochs", "warmup_steps", "eval_delay", "eval_steps", "save_steps", "logging_steps")
 _PROCESSES = ("dataloader_num_workers", "preprocessing_num_workers")
 _MOST_PROCESSES = 1024
@@ -434,7 +449,7 @@ def _range_problems(config: TrainConfig) -> list[str]:
             problems.append(f"{name}: {value} must not be negative")
     for name in _BELOW_ONE:
         value = getattr(config, name)
-        if not 0 <= value < 1:
+        if value is not None and not 0 <= value < 1:
             problems.append(f"{name}: {value} must be at least 0 and below 1")
     for kind in ("logging", "eval", "save"):
         steps = config.evaluation_interval if kind == "eval" else getattr(config, f"{kind}_steps")
@@ -485,7 +500,7 @@ def _combination_problems(config: TrainConfig) -> list[str]:
     if config.needs_metric and config.eval_strategy == "no":
         reasons = "load_best_model_at_end, save_strategy=best and early_stopping_patience"
         problems.append(f"eval_strategy: {reasons} decide by an evaluation; set it to epoch or steps")
-    problems += _batching_problems(config)
+    problems += [*_weight_problems(config), *_batching_problems(config)]
     if config.text_column_names is not None and len(set(config.text_column_names)) < len(config.text_column_names):
         problems.append(f"text_column_names: {config.text_column_names[0]!r} is named twice")
     if config.text_column_names is not None and len(config.text_column_names) > 2:
@@ -504,6 +519,17 @@ def _combination_problems(config: TrainConfig) -> list[str]:
     if config.train_file is None and (config.validation_file or config.test_file):
         problems.append("train_file: validation_file and test_file need it beside them")
     return problems
+
+
+def _weight_problems(config: TrainConfig) -> list[str]:
+    given = config.class_weights
+    if given is not None and config.trainer_compat:
+        return ["class_weights: not with trainer_compat; no argument of Trainer weighs classes"]
+    return [
+        f"class_weights: the weight of {shown(name)} must be a number above 0, not {shown(weight)}"
+        for name, weight in (given.items() if isinstance(given, dict) else ())
+        if isinstance(weight, (bool, str)) or weight is None or not 0 < weight < _MOST
+    ]
 
 
 def _batching_problems(config: TrainConfig) -> list[str]:

@@ -1,7 +1,7 @@
 """From a data set's name or files to what the model eats: load, check, tokenize, collate.
 
-Raw rows hold their texts and the label as text. The training set settles which labels there are; every other set is
-held against it. Nothing here starts long work before all it can check has been checked.
+Raw rows hold their texts, and the label as text or as a list of texts. The training set settles which labels there are;
+every other set is held against it. Nothing here starts long work before all it can check has been checked.
 """
 
 from __future__ import annotations
@@ -47,11 +47,13 @@ LARGEST = 3.4e38  # of float32, as which a number is learned
 
 @dataclass(frozen=True)
 class Labels:
-    """What the model predicts: classes by id, or one number when `names` is empty."""
+    """What the model predicts: one of several classes, or any number of them, or one number when `names` is empty."""
 
     names: tuple[str, ...]
     ids: dict[str, int]
     """From a raw label, as text, to its id."""
+    multi_label: bool = False
+    """Whether a row has a list of them, which may be empty."""
 
     @property
     def regression(self) -> bool:
@@ -62,7 +64,12 @@ class Labels:
         """Width of the model's output."""
         return len(self.names) or 1
 
-    def encode(self, raw: str) -> int | float:
+    def encode(self, raw: Any) -> int | float | np.ndarray:
+        """What is learned of a raw label; of a list, 1 for each class that is in it and 0 for the others, float32."""
+        if self.multi_label:
+            hot = np.zeros(self.count, np.float32)
+            hot[[self.ids[name] for name in raw]] = 1.0
+            return hot
         return float(raw) if self.regression else self.ids[raw]
 
 
@@ -131,13 +138,17 @@ def load_text_data(config: TrainConfig) -> TextData:
         _check_complete(dataset, dataset.column_names, f"the {name} set")
         if label_column in dataset.column_names:
             _check_known(dataset, label_column, labels, f"the {name} set")
-    metrics = task.metrics if task and task.label_names == labels.names else None
+    metrics = task.metrics if task and task.label_names == labels.names and not labels.multi_label else None
     return TextData(train, validation, test, columns, label_column, labels, metrics, read)
 
 
 def _blank_lines(path: str | None) -> int:
     assert path is not None
     return known(file_of(user_path(path, "file")), "blank lines", lambda: rows.blank_lines(path))
+
+
+def _holds_lists(path: str, column: str) -> bool:
+    return known(file_of(user_path(path, "file")), f"lists: {column}", lambda: rows.holds_lists(path, column))
 
 
 def _column_names(path: str) -> list[str]:
@@ -166,7 +177,9 @@ def _load_from_files(config: TrainConfig) -> Loaded:
         if missing or not (label_is_there or split == "test"):
             missing = missing or [label_column]
             raise UserError(f"{path}: no column {', '.join(missing)}; it has {', '.join(there)}")
-        tables[split] = rows.read_table(path, columns, label_column if label_is_there else None)
+        lists = label_is_there and _holds_lists(path, label_column)
+        label = label_column if label_is_there else None
+        tables[split] = rows.read_table(path, columns, label, lists, config.label_delimiter)
     train = tables.pop("train")
     test = {"test": tables.pop("test")} if "test" in tables else {}
     return train, tables, test, columns, label_column, None
@@ -187,8 +200,10 @@ def _load_by_name(config: TrainConfig) -> Loaded:
         columns, label_column = task.text_columns, "label"
     else:
         columns, label_column = find_columns(config, splits["train"].column_names, source)
-    label_names = getattr(splits["train"].features.get(label_column), "names", None)  # only a ClassLabel has them
-    splits = {name: _as_text_rows(dataset, columns, label_column) for name, dataset in splits.items()}
+    _, label_names = _list_and_class_names(splits["train"], label_column)
+    splits = {
+        name: _as_text_rows(dataset, columns, label_column, config.label_delimiter) for name, dataset in splits.items()
+    }
     validation = task.validation_splits if task else ("validation",)
     test = task.test_splits if task else ("test",)
     return (
@@ -225,28 +240,55 @@ def _hub_splits(config: TrainConfig) -> dict[str, Dataset]:
         raise unavailable(what, error) from error
 
 
-def _as_text_rows(dataset: Dataset, columns: Sequence[str], label_column: str) -> Dataset:
-    """Keep the columns used, as files give them: all text, a class by its name, a number with its point."""
-    from datasets import Features, Value
+def _as_text_rows(dataset: Dataset, columns: Sequence[str], label_column: str, delimiter: str | None) -> Dataset:
+    """Keep the columns used, as files give them: all text, a class by its name, a number with its point; and a list of
+    such where a row has several labels.
+    """
+    from datasets import Features, List, Value
 
     keep = [name for name in [*columns, label_column] if name in dataset.column_names]
-    names = getattr(dataset.features.get(label_column), "names", None)  # only a ClassLabel has them
+    lists, names = _list_and_class_names(dataset, label_column)
+    several = lists or delimiter is not None
+    kinds = {name: List(Value("string")) if several and name == label_column else Value("string") for name in keep}
     return dataset.select_columns(keep).map(
-        partial(_as_text_batch, label_column=label_column, class_names=names),
+        partial(
+            _as_text_batch, label_column=label_column, class_names=names, several=several, label_delimiter=delimiter
+        ),
         batched=True,
         with_indices=True,
-        features=Features({name: Value("string") for name in keep}),
+        features=Features(kinds),
         desc="Reading",
     )
 
 
+def _list_and_class_names(dataset: Dataset, column: str) -> tuple[bool, list[str] | None]:
+    """Whether a column holds lists, and the names of its classes where it has them."""
+    from datasets import LargeList, List
+
+    kind = dataset.features.get(column)
+    lists = isinstance(kind, (List, LargeList))
+    return lists, getattr(kind.feature if lists else kind, "names", None)  # only a ClassLabel has them
+
+
 def _as_text_batch(
-    batch: dict[str, list[Any]], indices: list[int], label_column: str, class_names: list[str] | None
-) -> dict[str, list[str | None]]:
-    def text(value: Any, column: str, index: int) -> str | None:
-        if column == label_column and class_names is not None and value is not None:
-            return None if value == -1 else class_names[value]  # GLUE and others mark a missing class with -1
-        return rows.as_text(value, f"the data set, row {index + 1}: column {column}")
+    batch: dict[str, list[Any]],
+    indices: list[int],
+    label_column: str,
+    class_names: list[str] | None,
+    several: bool,
+    label_delimiter: str | None,
+) -> dict[str, list[Any]]:
+    def named(value: Any) -> Any:
+        if class_names is None or value is None:
+            return value
+        return None if value == -1 else class_names[value]  # GLUE and others mark a missing class with -1
+
+    def text(value: Any, column: str, index: int) -> Any:
+        where = f"the data set, row {index + 1}: column {column}"
+        if column != label_column:
+            return rows.as_text(value, where)
+        value = [named(item) for item in value] if isinstance(value, list) else named(value)
+        return rows.as_names(value, where, label_delimiter) if several else rows.as_text(value, where)
 
     return {
         column: [text(value, column, index) for value, index in zip(values, indices, strict=True)]
@@ -284,7 +326,8 @@ def _first(dataset: Dataset, count: int | None) -> Dataset:
 
 
 def _without_secret_labels(dataset: Dataset, label_column: str, labels: Labels) -> Dataset:
-    """A set whose labels are all missing, or all GLUE's -1, is a set without labels; unless -1 is a class."""
+    """A set whose labels are all missing, or all GLUE's -1, is a set without labels; unless -1 is a class. So is one
+    whose lists are all empty."""
     secret = {None, "", NO_LABEL, "-1.0"} - labels.ids.keys()
     if label_column in dataset.column_names and set(_distinct(dataset, label_column)) <= secret:
         return dataset.remove_columns(label_column)
@@ -308,8 +351,22 @@ def _missing(dataset: Dataset, column: str) -> tuple[int, list[int]]:
 
 
 def _distinct(dataset: Dataset, column: str) -> list[str]:
-    """The different values of a column, in the order of their first rows."""
+    """The different values of a column, or of the lists in it, in the order of their first rows."""
+    if has_lists(dataset, column):
+        return known(rows_of(dataset), f"distinct in lists: {column}", lambda: _names_in(dataset, column)[0])
     return known(rows_of(dataset), f"distinct: {column}", lambda: dataset.unique(column))
+
+
+def has_lists(dataset: Dataset, column: str) -> bool:
+    return _list_and_class_names(dataset, column)[0]
+
+
+def _names_in(dataset: Dataset, column: str) -> tuple[list[str], int]:
+    """The different names in lists, and how many names there are in all."""
+    import pyarrow.compute as pc
+
+    names = pc.list_flatten(dataset.with_format("arrow")[:][column])
+    return pc.unique(names).to_pylist(), len(names)
 
 
 def _find_labels(train: Dataset, column: str, task_names: tuple[str, ...] | None) -> Labels:
@@ -317,9 +374,11 @@ def _find_labels(train: Dataset, column: str, task_names: tuple[str, ...] | None
 
     All whole numbers, or any texts: classes. Numbers, at least one with a fraction or a point: regression. The names
     that the task or the data set has for its classes are used, in its order, where the labels are those names or their
-    numbers.
+    numbers. Lists of them: any number of classes for each row.
     """
     raw = _distinct(train, column)
+    if has_lists(train, column):
+        return _find_multi_labels(train, column, raw, task_names)
     if "" in raw:
         raise UserError(f"the training set: column {column!r} is empty in {_rows_with(train, column, '')}")
     odd = {label for label in raw if _is_not_finite(label)}
@@ -330,22 +389,43 @@ def _find_labels(train: Dataset, column: str, task_names: tuple[str, ...] | None
         raise UserError(f"the training set: the label {shown(first)} in {where} is no finite number; all others are")
     if task_names == () and all(_is_number(label) for label in raw):
         return Labels((), {})
-    numbered = {str(id): id for id in range(len(task_names or ()))}
-    named = {name: id for id, name in enumerate(task_names or ())}
-    if task_names and (set(raw) <= set(numbered) or set(raw) <= set(named)):
-        names, ids = task_names, numbered | named
-    elif whole:
-        ids = {label: id for id, label in enumerate(sorted(raw, key=Decimal))}  # int() reads 4300 digits at most
-        names = tuple(ids)
-    elif all(_is_number(label) for label in raw):
+    if not whole and not set(raw) <= set(task_names or ()) and all(_is_number(label) for label in raw):
         return Labels((), {})
-    else:
-        ids = {label: id for id, label in enumerate(sorted(raw))}
-        names = tuple(ids)
     if len(raw) < 2:
         only = f"all {len(train)} rows have the label {shown(raw[0])}"
         raise UserError(f"the training set: {only}; at least two are needed")
-    return Labels(names, ids)
+    return _classes(raw, task_names)
+
+
+def _classes(raw: list[str], task_names: tuple[str, ...] | None, multi_label: bool = False) -> Labels:
+    """Those of the task or the data set where the labels are these or their numbers; else the labels, in order."""
+    numbered = {str(id): id for id in range(len(task_names or ()))}
+    named = {name: id for id, name in enumerate(task_names or ())}
+    if task_names and (set(raw) <= set(numbered) or set(raw) <= set(named)):
+        return Labels(task_names, numbered | named, multi_label)
+    whole = all(re.fullmatch(r"[+-]?\d+", label) for label in raw)
+    ordered = sorted(raw, key=Decimal) if whole else sorted(raw)  # int() reads 4300 digits at most
+    return Labels(tuple(ordered), {label: id for id, label in enumerate(ordered)}, multi_label)
+
+
+def _find_multi_labels(train: Dataset, column: str, raw: list[str], task_names: tuple[str, ...] | None) -> Labels:
+    """The classes of which each row has a list. Raises: UserError where there is nothing to be told apart by them."""
+    fraction = next((label for label in raw if not re.fullmatch(r"[+-]?\d+", label)), None)
+    if fraction is not None and all(_is_number(label) or _is_not_finite(label) for label in raw):
+        where = _rows_with(train, column, fraction)
+        raise UserError(
+            f"the training set: {shown(fraction)} in the list of {where} is no name; lists of names are learned, "
+            "not lists of numbers"
+        )
+    if len(raw) < 2:
+        only = f"only the label {shown(raw[0])} occurs" if raw else "no row has a label"
+        raise UserError(
+            f"the training set: {only} in its lists; at least two are needed (whether a row has a single one are two "
+            "classes: give each row one of two texts)"
+        )
+    if _names_in(train, column)[1] == len(raw) * len(train):
+        raise UserError(f"the training set: all {len(train)} rows have the same {len(raw)} labels")
+    return _classes(raw, task_names, multi_label=True)
 
 
 def _is_number(text: str) -> bool:
@@ -362,11 +442,16 @@ def _is_not_finite(text: str) -> bool:
 
 
 def _rows_with(dataset: Dataset, column: str, value: str) -> str:
-    found = [row + 1 for row, label in enumerate(dataset[column]) if label == value]
+    lists = has_lists(dataset, column)
+    found = [n for n, label in enumerate(dataset[column], 1) if (value in (label or ()) if lists else label == value)]
     return f"{len(found)} rows (row {', '.join(map(str, found[:SHOWN]))}{' ...' if len(found) > SHOWN else ''}, from 1)"
 
 
 def _check_known(dataset: Dataset, column: str, labels: Labels, what: str) -> None:
+    if has_lists(dataset, column) != labels.multi_label:
+        kinds = ("one label a row", "lists of labels")
+        ours, theirs = kinds[not labels.multi_label], kinds[labels.multi_label]
+        raise UserError(f"{what}: column {column!r} holds {ours}, and the training set's {theirs}")
     fits: Callable[[str], bool] = _is_number if labels.regression else labels.ids.__contains__
     for label in _distinct(dataset, column):
         if not fits(label):
@@ -375,6 +460,16 @@ def _check_known(dataset: Dataset, column: str, labels: Labels, what: str) -> No
                 f"{what}: the label {shown(label)} in {_rows_with(dataset, column, label)} "
                 f"is not one of the training set's: {training}"
             )
+
+
+def label_ids(encoded: Dataset) -> np.ndarray:
+    """What is learned, of all tokenized rows: one number each, or rows x classes."""
+    values = encoded.with_format("arrow")[:]["label"].combine_chunks()
+    if has_lists(encoded, "label"):
+        hot: np.ndarray = values.flatten().to_numpy().reshape(len(encoded), -1)
+        return hot
+    numbers: np.ndarray = values.to_numpy()
+    return numbers
 
 
 def digest_rows(dataset: Any) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _prediction_step(run: Run, model: Any, inputs: Inputs, rows: int) -> tuple[T
             return None, _logits(model(**inputs), after_loss=False)
         counted = inputs if rows == num_rows(inputs) else first_rows(inputs, max(rows, 1))
         loss, outputs = forward(run, model, counted, count_items(run, [inputs]))
-    logits = _logits(outputs, after_loss=not run.config.label_smoothing_factor)
+    logits = _logits(outputs, after_loss=not (run.config.label_smoothing_factor or run.config.class_weights))
     repeated = num_rows(inputs) - len(logits)
     if repeated > 0:  # as many rows on every process; these are cut off after gathering
         logits = torch.cat([logits, logits[-1:].expand(repeated, *logits.shape[1:])])

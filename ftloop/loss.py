@@ -11,22 +11,28 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from ftloop.errors import UserError
 from ftloop.run import Inputs, Run
+from ftloop.weights import weighted_loss
 
 
 def forward(run: Run, model: Any, inputs: Inputs, num_items: Tensor | None = None) -> tuple[Tensor, Any]:
     """Loss of a batch, a scalar, the mean over its rows; and the model's outputs.
 
+    With `class_weights` a row's loss is multiplied by the weight of its class, in `eval_loss` too, which so can be held
+    against the training's, as with label smoothing.
     `num_items` is given only with trainer_compat: the labels of the whole update over all processes, which Trainer
     hands to models that accept loss kwargs, before it multiplies their loss by the number of processes.
     Mirrors: Trainer.compute_loss.
     """
     inputs = dict(inputs)
     smoothing = run.config.label_smoothing_factor
-    labels = inputs.pop("labels", None) if smoothing else None
+    weights = run.class_weights
+    labels = inputs.pop("labels", None) if smoothing or weights is not None else None
     if num_items is not None:
         inputs["num_items_in_batch"] = num_items
     outputs = model(**inputs)
-    if labels is not None:
+    if labels is not None and weights is not None:
+        loss = weighted_loss(outputs["logits"] if isinstance(outputs, dict) else outputs[0], labels, weights, smoothing)
+    elif labels is not None:
         loss = LabelSmoother(smoothing)(outputs, labels, num_items_in_batch=num_items)
     elif isinstance(outputs, dict) and "loss" not in outputs:
         raise UserError(f"the model gave no loss, only {', '.join(outputs)}, from {', '.join(inputs)}: labels missing?")
@@ -56,7 +62,7 @@ def loss_divisor(run: Run, rows: int, rows_in_window: int, window_size: int, num
 
     The gradients of an update are summed over its micro-batches and averaged over W processes, so a row counts
     1 / `rows_in_window` when its micro-batch's mean is weighted by rows * W / rows_in_window. With equal micro-batches
-    the divisor is exactly their number.
+    the divisor is exactly their number. Class weights change nothing in that: a weighted row's loss is a row's loss.
 
     Differs: with trainer_compat, as Trainer: nothing where the model accepts loss kwargs (so k micro-batches give k
     times the loss), else the number of micro-batches whatever their rows.

@@ -13,6 +13,7 @@ import numpy as np
 from ftloop.config import TrainConfig
 from ftloop.data import Labels
 from ftloop.errors import UserError
+from ftloop.weights import weight_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,8 @@ PreprocessLogits = Callable[["Tensor", "Tensor"], "Tensor"]
 
 def metric_names(labels: Labels, names: tuple[str, ...] | None = None) -> tuple[str, ...]:
     """The task's own `names`, or the usual ones."""
+    if labels.multi_label:
+        return names or ("accuracy", "f1", "f1_macro")
     return names or (("mse", "pearson", "spearmanr") if labels.regression else ("accuracy", "f1"))
 
 
@@ -35,6 +38,9 @@ def check_metric(config: TrainConfig, labels: Labels, names: tuple[str, ...] | N
         problems.append(f"metric_for_best_model: {wanted!r} is none of this data's: {', '.join(there)}")
     if config.label_smoothing_factor and labels.regression:
         problems.append("label_smoothing_factor: only for classes, and these labels are numbers")
+    if config.label_smoothing_factor and labels.multi_label:
+        problems.append("label_smoothing_factor: only where a row has one label, and these are lists of labels")
+    problems += weight_problems(config, labels.names)
     if problems:
         raise UserError(*problems)
 
@@ -42,8 +48,10 @@ def check_metric(config: TrainConfig, labels: Labels, names: tuple[str, ...] | N
 def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> ComputeMetrics:
     """The `compute_metrics` of a task: accuracy and F1 for classes, MSE and correlations for numbers.
 
-    F1 is that of class 1 where there are two classes, the macro average beyond. `names` picks others (GLUE's own).
-    Predictions are logits, or what `answers` has made of them.
+    F1 is that of class 1 where there are two classes, the macro average beyond. Of several labels a row, those count as
+    predicted whose probability is above 0.5; accuracy is the share of rows all of whose labels are right, F1 the micro
+    average, and the macro average is given too. `names` picks others (GLUE's own). Predictions are logits, or what
+    `answers` has made of them.
     """
     chosen = metric_names(labels, names)
 
@@ -51,6 +59,8 @@ def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> Compute
         logits = evaluated.predictions[0] if isinstance(evaluated.predictions, tuple) else evaluated.predictions
         decided = labels.regression or np.ndim(logits) == 1
         predicted = np.reshape(logits, -1) if decided else np.argmax(logits, axis=-1)
+        if labels.multi_label:
+            predicted = (np.asarray(logits) > 0).astype(np.int8)
         return {name: _SCORES[name](evaluated.label_ids, predicted, labels.count) for name in chosen}
 
     return compute_metrics
@@ -58,8 +68,9 @@ def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> Compute
 
 def answers(logits: Tensor, label_ids: Tensor) -> Tensor:
     """What the scores here need of a batch's logits, for `preprocess_logits_for_metrics`: one number a row, the class
-    or, of a regression, the number itself."""
-    del label_ids
+    or, of a regression, the number itself. Where a row has several labels, 1 for each that is predicted, else 0."""
+    if label_ids.ndim == 2:
+        return (logits > 0).char()
     return logits.reshape(-1) if logits.shape[-1] == 1 else logits.argmax(dim=-1)
 
 
@@ -81,10 +92,17 @@ def _accuracy(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float
 
 def _f1(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
     f1_score = _imported("sklearn.metrics").f1_score
+    if np.ndim(true) == 2:
+        return float(f1_score(true, predicted, average="micro", zero_division=0.0))
     if num_labels == 2:
         return float(f1_score(true, predicted, average="binary", pos_label=1, zero_division=0.0))
     # All classes count, also those that this set happens not to hold.
     return float(f1_score(true, predicted, labels=range(num_labels), average="macro", zero_division=0.0))
+
+
+def _f1_macro(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    """Of several labels a row; each counts alike, also one that this set happens not to hold."""
+    return float(_imported("sklearn.metrics").f1_score(true, predicted, average="macro", zero_division=0.0))
 
 
 def _matthews(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
@@ -117,6 +135,7 @@ def _varies(true: np.ndarray, predicted: np.ndarray) -> bool:
 _SCORES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "f1_macro": _f1_macro,
     "matthews_correlation": _matthews,
     "mse": _mse,
     "pearson": _pearson,

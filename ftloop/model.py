@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftloop.config import TrainConfig
 from ftloop.data import Labels
 from ftloop.errors import UserError, first_line
 from ftloop.facts import known, rows_of
@@ -83,8 +84,11 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(name_or_path: str, labels: Labels) -> tuple[PreTrainedModel, list[str]]:
-    """The model with a head for `labels`, in float32, and the names of the weights that are new.
+def load_model(
+    name_or_path: str, labels: Labels, train_config: TrainConfig | None = None
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model with a head for `labels`, in float32, and the names of the weights that are new; with the dropout that
+    `train_config` asks for.
 
     The new head is drawn from the global random generator: seed it first.
     Raises: UserError when neither the folder, the hub nor the cache has it, or more than the head would be new.
@@ -98,8 +102,11 @@ def load_model(name_or_path: str, labels: Labels) -> tuple[PreTrainedModel, list
         num_labels=labels.count,
         id2label=dict(enumerate(labels.names or ("LABEL_0",))),
         label2id={name: id for id, name in enumerate(labels.names or ("LABEL_0",))},
-        problem_type=None,  # that of an earlier fine-tuning; the model finds its own from the labels
+        # Not that of an earlier fine-tuning; elsewhere the model finds its own from the labels.
+        problem_type="multi_label_classification" if labels.multi_label else None,
     )
+    for name, value in dropout_settings(train_config, config).items():
+        setattr(config, name, value)
     # A head for another number of labels is replaced.
     model, new = load_weights(name_or_path, config=config, ignore_mismatched_sizes=True)
     body = f"{model.base_model_prefix}."
@@ -111,6 +118,45 @@ def load_model(name_or_path: str, labels: Labels) -> tuple[PreTrainedModel, list
             f"{lost[0]}{f' and {len(lost) - 1} others' if len(lost) > 1 else ''} would be drawn at random"
         )
     return model, new
+
+
+# What the architectures call them in their configuration; the first that is there is taken.
+_CLASSIFIER_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "summary_last_dropout")
+_HIDDEN_DROPOUT = (
+    ("hidden_dropout_prob",),
+    ("hidden_dropout",),
+    ("embedding_dropout", "mlp_dropout"),  # ModernBERT
+    ("resid_pdrop", "embd_pdrop"),  # GPT-2
+    ("dropout",),  # DistilBERT, BART, XLNet
+    ("dropout_rate",),  # T5
+)
+
+
+def dropout_settings(config: TrainConfig | None, model_config: Any) -> dict[str, float]:
+    """`classifier_dropout` and `hidden_dropout` under the names that the architecture has for them.
+
+    Raises: UserError where it has none.
+    """
+    settings: dict[str, float] = {}
+    problems = []
+    family = getattr(model_config, "model_type", None) or type(model_config).__name__
+    if config is not None and config.classifier_dropout is not None:
+        name = next((name for name in _CLASSIFIER_DROPOUT if hasattr(model_config, name)), None)
+        if family in ("deberta", "deberta-v2"):
+            name = "cls_dropout"  # read where it is there, and not in the configuration by default
+        if name is None:
+            problems.append(f"classifier_dropout: {family} has no such setting; leave it out")
+        else:
+            settings[name] = config.classifier_dropout
+    if config is not None and config.hidden_dropout is not None:
+        names = next((names for names in _HIDDEN_DROPOUT if all(hasattr(model_config, n) for n in names)), None)
+        if names is None:
+            problems.append(f"hidden_dropout: {family} has no such setting; leave it out")
+        else:
+            settings |= dict.fromkeys(names, config.hidden_dropout)
+    if problems:
+        raise UserError(*problems)
+    return settings
 
 
 def load_weights(name_or_path: str, **settings: Any) -> tuple[PreTrainedModel, list[str]]:

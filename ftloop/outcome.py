@@ -81,7 +81,7 @@ def read_outcome(folder: str | Path) -> Outcome:
 
 
 def read_predictions(path: Path) -> pa.Table:
-    """Columns: the texts as they are named in the data, `label`, `prediction`, `score` (classes only), `logits`.
+    """Columns: the texts as they are named in the data, `label`, `prediction`, `score` (one class a row), `logits`.
 
     Raises: UserError when the file cannot be read.
     """
@@ -153,15 +153,18 @@ def run_facts(
 
 
 def _kind(labels: Labels) -> str:
-    return "regression" if labels.regression else "classes"
+    return "regression" if labels.regression else "multi_label" if labels.multi_label else "classes"
 
 
 def _label_counts(rows: Dataset, labels: Labels) -> dict[str, float] | dict[str, int]:
     """Rows of each class; of numbers mean and standard deviation."""
-    values = rows.with_format("arrow")[:]["label"].to_numpy()
+    from ftloop.data import label_ids
+
+    values = label_ids(rows)
     if labels.regression:
         return {"mean": float(np.mean(values)), "std": float(np.std(values))}
-    counts = np.bincount(values, minlength=labels.count)
+    several = labels.multi_label
+    counts = values.sum(axis=0, dtype=np.int64) if several else np.bincount(values, minlength=labels.count)
     return {name: int(count) for name, count in zip(labels.names, counts, strict=True)}
 
 
@@ -169,6 +172,9 @@ def _contradictions(data: TextData) -> dict[str, int]:
     """Training rows whose texts stand there with another label too, of those that were looked through."""
     columns = list(data.text_columns)
     table = data.train.with_format("arrow")[: min(len(data.train), CONTRADICTIONS_OF)]
+    if data.labels.multi_label:
+        together = [json.dumps(sorted(names)) for names in table[data.label_column].to_pylist()]
+        table = table.set_column(table.column_names.index(data.label_column), data.label_column, [together])
     found = table.group_by(columns).aggregate([(data.label_column, "count_distinct"), (data.label_column, "count")])
     labels = found[f"{data.label_column}_count_distinct"].to_numpy()
     rows = found[f"{data.label_column}_count"].to_numpy()
@@ -216,11 +222,22 @@ def _free(column: str) -> str:
 
 
 def decided(labels: Labels, logits: np.ndarray, label_ids: np.ndarray) -> dict[str, Any]:
-    """Of each row: its label, what the logits say, and with what probability."""
+    """Of each row: its label, what the logits say, and with what probability; lists of names where there are several
+    labels a row."""
     if labels.regression:
         return {"label": label_ids.astype(np.float32).reshape(-1), "prediction": logits.reshape(-1)}
+    if labels.multi_label:
+        return {"label": _names(labels, label_ids > 0), "prediction": _names(labels, logits > 0)}
     names = np.asarray(labels.names, object)
     chosen = logits.argmax(axis=-1)
     shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
     score = shares[np.arange(len(shares)), chosen] / shares.sum(axis=-1)
     return {"label": names[label_ids], "prediction": names[chosen], "score": score.astype(np.float32)}
+
+
+def _names(labels: Labels, hot: np.ndarray) -> pa.Array:
+    """Of rows x classes, a list of names for each row."""
+    import pyarrow as pa
+
+    rows = [[labels.names[label] for label in np.flatnonzero(row)] for row in hot]
+    return pa.array(rows, pa.list_(pa.string()))

@@ -1,7 +1,8 @@
 """Rows from local files: csv, tsv, json, jsonl, parquet. Every fault is told with its file and line.
 
 Rows go through Arrow on disk, so a large file is never held in memory (a json list is, while it is read). Every value
-is kept as text: what a label means (a class or a number) is decided over all rows, in data.py, not by the first ones.
+is kept as text, a list of labels as a list of texts: what a label means (a class or a number) is decided over all rows,
+in data.py, not by the first ones.
 """
 
 from __future__ import annotations
@@ -67,8 +68,24 @@ def column_names(path: str) -> list[str]:
     return names
 
 
-def read_table(path: str, text_columns: Sequence[str], label_column: str | None) -> Any:
-    """The rows of a file as a `datasets.Dataset` of strings: the text columns and, if there is one, the label.
+def holds_lists(path: str, column: str) -> bool:
+    """Whether the values of a column are lists, going by the first that is there. One of the other kind is a fault."""
+    path = str(user_path(path, "file"))
+    if _suffix(path) in (".csv", ".tsv"):
+        return False
+    values = (record.get(column) for _, record in _records(path, [column]))
+    return isinstance(next((value for value in values if not _is_missing(value)), None), list)
+
+
+def read_table(
+    path: str,
+    text_columns: Sequence[str],
+    label_column: str | None,
+    lists: bool = False,
+    label_delimiter: str | None = None,
+) -> Any:
+    """The rows of a file as a `datasets.Dataset` of strings: the text columns and, if there is one, the label. Where
+    labels are `lists`, or are split at `label_delimiter`, each is a list of strings.
 
     Raises: UserError when there is no row, or naming file, line and column of the first fault.
     """
@@ -76,15 +93,25 @@ def read_table(path: str, text_columns: Sequence[str], label_column: str | None)
 
     path = str(user_path(path, "file"))
     columns = [*text_columns, *([label_column] if label_column else [])]
+    several = label_column if lists or label_delimiter is not None else None
+    kinds = {name: datasets.Value("string") for name in columns}
+    if several is not None:
+        kinds[several] = datasets.List(datasets.Value("string"))
     with _told_if_unreadable(path):
         stamp = file_of(path)
     try:
         return datasets.Dataset.from_generator(
             _text_rows,
-            features=datasets.Features({name: datasets.Value("string") for name in columns}),
+            features=datasets.Features(kinds),
             # The stamp makes a changed file miss the cache, which knows the arguments alone. A tuple, because a list
             # would be taken for shards, one call of the generator for each.
-            gen_kwargs={"path": path, "columns": tuple(columns), "stamp": stamp},
+            gen_kwargs={
+                "path": path,
+                "columns": tuple(columns),
+                "stamp": stamp,
+                "several": several,
+                "delimiter": label_delimiter,
+            },
         )
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, (UserError, OSError)):  # OSError: of the cache, as on a full disk
@@ -92,19 +119,25 @@ def read_table(path: str, text_columns: Sequence[str], label_column: str | None)
         raise
 
 
-def _text_rows(path: str, columns: tuple[str, ...], stamp: tuple[Any, ...]) -> Iterator[dict[str, str | None]]:
+def _text_rows(
+    path: str, columns: tuple[str, ...], stamp: tuple[Any, ...], several: str | None, delimiter: str | None
+) -> Iterator[dict[str, str | list[str] | None]]:
     del stamp
     place = None
     for place, record in _records(path, columns):
-        yield {name: as_text(record.get(name), f"{path}, {place}: column {name}") for name in columns}
+        row: dict[str, str | list[str] | None] = {}
+        for name in columns:
+            value, where = record.get(name), f"{path}, {place}: column {name}"
+            row[name] = as_names(value, where, delimiter) if name == several else as_text(value, where)
+        yield row
     if place is None:
         raise UserError(f"{path}: no rows")
 
 
 def as_text(value: Any, where: str) -> str | None:
     """A value as text; None where it is missing. Raises: UserError for what is neither text nor number."""
-    if isinstance(value, float) and math.isnan(value):
-        return None  # how pandas writes a missing value
+    if _is_missing(value):
+        return None
     if isinstance(value, float) and math.isinf(value):
         raise UserError(f"{where} holds an infinite number")
     if isinstance(value, str) and not value.isascii():
@@ -112,13 +145,39 @@ def as_text(value: Any, where: str) -> str | None:
             value.encode()
         except UnicodeEncodeError:
             raise UserError(f"{where} holds half a surrogate pair, which is no text") from None
-    if value is None or isinstance(value, str):
+    if isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
     raise UserError(f"{where} holds {type(value).__name__}, not a text or a number")
+
+
+def as_names(value: Any, where: str, delimiter: str | None) -> list[str] | None:
+    """A label of several names: a list, or a text split at the delimiter, where an empty one is of no name. None where
+    it is missing. Raises: UserError.
+    """
+    if _is_missing(value):
+        return None
+    if isinstance(value, list):
+        names = [as_text(item, where) for item in value]
+    elif delimiter is None:
+        raise UserError(f"{where} holds {type(value).__name__}, where others hold a list of names")
+    else:
+        text = as_text(value, where) or ""
+        names = [name.strip() for name in text.split(delimiter)] if text.strip() else []
+    for number, name in enumerate(names):
+        if not name:
+            raise UserError(f"{where}: name {number + 1} of its list is empty")
+        if name in names[:number]:
+            vector = "; names are wanted, not a vector of 0 and 1" if name in ("0", "1", "0.0", "1.0") else ""
+            raise UserError(f"{where}: {shown(name)} is there twice{vector}")
+    return [name for name in names if name is not None]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))  # NaN is how pandas writes it
 
 
 def blank_lines(path: str) -> int:

@@ -39,7 +39,9 @@ from ftloop.config import TrainConfig
 from ftloop.data import digest_rows
 from ftloop.errors import UserError
 from ftloop.fast import speed_up
+from ftloop.freeze import freeze
 from ftloop.metrics import ComputeMetrics, PreprocessLogits
+from ftloop.model import dropout_settings
 from ftloop.optim import check_schedule, create_optimizer, create_scheduler
 from ftloop.padding import Collator, collator, padded_lengths, row_lengths
 from ftloop.plan import TrainingPlan, make_plan
@@ -47,6 +49,7 @@ from ftloop.ranks import check_alike, check_launched
 from ftloop.sampling import BudgetSampler, OrderSampler, RowOrder, TokenBudget, longest_first, order_rows
 from ftloop.state import LossMeter, Mishaps, TrainerState, begin
 from ftloop.stopping import Stop, outlive_the_signal
+from ftloop.weights import class_weights
 
 if TYPE_CHECKING:
     from accelerate.optimizer import AcceleratedOptimizer
@@ -110,6 +113,8 @@ class Run:
     optimizer: AcceleratedOptimizer = None  # type: ignore[assignment]
     scheduler: LRScheduler = None  # type: ignore[assignment]
 
+    class_weights: Tensor | None = None
+    """What each class counts in the loss, by id; None: all the same."""
     source_rows: Dataset[Any] | None = None
     """The training rows as they were read, texts and label, to be quoted where one of them has to be named."""
     update_so_far: list[Any] = field(default_factory=list)
@@ -310,6 +315,8 @@ def prepare(
     model.to(accelerator.device)
     if config.attn_implementation is not None:
         model.set_attn_implementation(config.attn_implementation)
+    _check_dropout(config, model)
+    freeze(model, config)
     speed_up(model, config.fast_dropout and accelerator.device.type == "cpu", config.first_token_only)
     _align_config(model, processing_class)
     if config.gradient_checkpointing:
@@ -338,6 +345,8 @@ def prepare(
         columns=frozenset(inspect.signature(model.forward).parameters) | {"label", "label_ids", "labels"},
         flos_per_token=6 * model.num_parameters(exclude_embeddings=True) if hasattr(model, "num_parameters") else 0,
     )
+    if config.class_weights is not None:
+        run.class_weights = class_weights(config, train_dataset, model).to(accelerator.device)
     if train_dataset is None:
         run.model = accelerator.prepare_model(model, evaluation_mode=True)
         return run
@@ -357,6 +366,17 @@ def prepare(
     run.stop.group = _stop_group(config, accelerator)
     begin(run.state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
     return run
+
+
+def _check_dropout(config: TrainConfig, model: Any) -> None:
+    """Raises: UserError for a model that was built with other dropout than is asked for; it cannot be put into it."""
+    model_config = getattr(model, "config", None)
+    for name, value in dropout_settings(config, model_config).items():
+        if getattr(model_config, name, None) != value:
+            raise UserError(
+                f"{name}: the model was built with {getattr(model_config, name, None)}, not {value}: build it so, "
+                "with ftloop.model.load_model or its own configuration"
+            )
 
 
 def _check_alike(run: Run) -> None:

@@ -100,7 +100,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         with_baseline,
     )
     from ftloop.checkpoint import find_checkpoint
-    from ftloop.data import load_text_data, tokenize
+    from ftloop.data import label_ids, load_text_data, tokenize
     from ftloop.durable import check_writable
     from ftloop.metrics import answers, check_metric, metrics_for
     from ftloop.model import check_model, check_token_ids, load_model, load_tokenizer, longest_input
@@ -149,7 +149,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     check_metric(config, data.labels, data.metrics)
     samples = pair_up(config.sample_texts or [], pairs=len(data.text_columns) == 2)
     seed_everything(config)  # the new head is drawn here
-    model, new_weights = load_model(config.model_name_or_path, data.labels)
+    model, new_weights = load_model(config.model_name_or_path, data.labels, config)
     max_length = longest_input(model, tokenizer, config.max_seq_length)
     once = config if accelerator.is_local_main_process else replace(config, overwrite_cache=False)  # on each machine
     with in_turns(accelerator, group, "tokenizing the data"):
@@ -183,8 +183,7 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         announce_padding(run, lengths, max_length)
         announce_plan(run)
         for name, rows in list(validation.items())[:1]:
-            labels = rows.with_format("arrow")[:]["label"].to_numpy()
-            run.compute_metrics = with_baseline(run, data.labels, name, labels)
+            run.compute_metrics = with_baseline(run, data.labels, name, label_ids(rows))
     if checkpoint is not None:
         load_checkpoint(run, checkpoint, is_whole=True)
     elif config.resume_from_checkpoint is not None and not is_trained:
@@ -293,7 +292,8 @@ def _final_evaluation(run: Run, data: TextData, sets: dict[str, Dataset], prefix
 
 
 def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> None:
-    """A test set without labels: one line a row in `<name>_predictions.tsv`, in the rows' order."""
+    """A test set without labels: one line a row in `<name>_predictions.tsv`, in the rows' order. Between several labels
+    of a row, and their probabilities, stands `label_delimiter`, or a bar."""
     import torch
 
     from ftloop.durable import retried, write_text
@@ -302,7 +302,14 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     logits = predict(run, rows).predictions
     if not run.is_main:
         return
-    if data.labels.regression:
+    if data.labels.multi_label:
+        delimiter = run.config.label_delimiter or "|"
+        lines = []
+        for i, row in enumerate(torch.from_numpy(logits).sigmoid().tolist()):
+            there = [label for label, score in enumerate(row) if score > 0.5]
+            scores = delimiter.join(f"{row[label]:.6f}" for label in there)
+            lines.append([i, delimiter.join(data.labels.names[label] for label in there), scores])
+    elif data.labels.regression:
         lines = [[index, f"{value:.6g}"] for index, value in enumerate(logits.reshape(-1))]
     else:
         best = torch.from_numpy(logits).softmax(dim=-1).max(dim=-1)

@@ -45,6 +45,7 @@ def test_every_setting_that_may_be_changed_is_one_and_stands_in_one_place() -> N
     assert sum(map(len, sets)) == len(FREE | OTHER_BITS | BY_RESULT)
     assert SETTINGS.keys() >= FREE | OTHER_BITS | BY_RESULT
     another_run = {"seed", "learning_rate", "model_name_or_path", "bf16", "trainer_compat", "label_smoothing_factor"}
+    another_run |= {"class_weights", "freeze_embeddings", "freeze_layers", "classifier_dropout", "hidden_dropout"}
     assert not another_run & (FREE | OTHER_BITS | BY_RESULT)
 
 
@@ -56,6 +57,8 @@ def test_every_setting_that_may_be_changed_is_one_and_stands_in_one_place() -> N
         ({"learning_rate": 1e-4}, r"learning_rate \(0\.001 then, 0\.0001 now\)"),
         ({"bf16": True, "weight_decay": 0.5}, r"weight_decay \(0\.0 then, 0\.5 now\), bf16 \(False then, True now\)"),
         ({"per_device_train_batch_size": 8}, r"per_device_train_batch_size \(4 then, 8 now\)"),
+        ({"freeze_layers": 1}, r"freeze_layers \(0 then, 1 now\)"),
+        ({"class_weights": "balanced"}, r"class_weights \(None then, balanced now\)"),
         ({"trainer_compat": True}, r"trainer_compat \(False then, True now\)"),
     ],
 )

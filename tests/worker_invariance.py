@@ -44,7 +44,7 @@ def rows_of_three_lengths(count: int) -> Dataset:
     return Dataset.from_list(cut)
 
 
-def prepared(root: Path, split: tuple[int, int, int], batching: str) -> Any:
+def prepared(root: Path, split: tuple[int, int, int], batching: str, **settings: Any) -> Any:
     processes, rows, micro_batches = split
     assert processes == dist_size()
     arguments: dict[str, Any] = {"batching": batching, "per_device_train_batch_size": rows}
@@ -59,6 +59,7 @@ def prepared(root: Path, split: tuple[int, int, int], batching: str) -> Any:
         use_cpu=True,
         disable_tqdm=True,
         **arguments,
+        **settings,
     )
     train_rows, eval_rows = rows_of_three_lengths(75), rows_of_three_lengths(EVAL_ROWS)
     return prepare(config, tiny_bert(dropout=0.0), train_rows, eval_rows, data_collator=pad)
@@ -87,6 +88,18 @@ def invariance(root: Path) -> list[dict[str, Any]]:
         {"split": split, "batching": batching} | train_on(prepared(root / f"{split}-{batching}", split, batching))
         for split, batching in itertools.product(splits, orders)
     ]
+
+
+def weighted(root: Path, **settings: Any) -> list[dict[str, Any]]:
+    """Every split for so many processes, with class weights."""
+    settings = settings or {"class_weights": {"LABEL_0": 0.4, "LABEL_1": 3.0}}
+    splits = [split for split in SPLITS if split[0] == dist_size()]
+    return [{"split": split} | train_on(prepared(root / f"{split}", split, "random", **settings)) for split in splits]
+
+
+def frozen(root: Path) -> list[dict[str, Any]]:
+    """The same with parts that are not trained, recomputed in the backward pass."""
+    return weighted(root / "frozen", freeze_embeddings=True, freeze_layers=1, gradient_checkpointing=True)
 
 
 def saved(root: Path) -> list[dict[str, Any]]:
@@ -153,7 +166,14 @@ def dist_size() -> int:
 
 
 def main(output: str, folder: str, *cases: str) -> None:
-    known = {"invariance": invariance, "saved": saved, "resumed": resumed, "counts": counts}
+    known = {
+        "invariance": invariance,
+        "weighted": weighted,
+        "frozen": frozen,
+        "saved": saved,
+        "resumed": resumed,
+        "counts": counts,
+    }
     found = {case: known[case](Path(folder)) for case in cases}
     if os.environ.get("RANK", "0") == "0":
         Path(output).write_text(json.dumps(found))
