@@ -14,14 +14,14 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from ftloop.errors import UserError
@@ -35,7 +35,8 @@ INDENT = 10  # a topic of 9 characters and a space, as on all of the console
 NARROWEST, WIDEST = 60, 120
 CURVE = 48  # characters
 SHOWN_ROWS = (8, 4, 4, 4)  # drawn of an update's first micro-batches; of further ones only the numbers are told
-SHOWN_GRADIENTS = 3
+SHOWN_NAMES = 3  # of parameters
+MOST_NUMBERS = 32  # of rows that are not drawn
 SHOWN_MICRO_BATCHES = 8  # of those whose losses are written out as a sum
 MOST_WORDS = 2**29  # that are made again to count how many were drawn: two seconds
 BLOCK = 624  # words that the Mersenne Twister makes at a time
@@ -55,6 +56,51 @@ class Marks:
 
 
 ASCII = Marks("#", "=", ".", "_.-:=+*#", "^", "-", "...")
+
+
+@dataclass(frozen=True)
+class Page:
+    """The console, as wide as it is. Lines go out above the progress bars."""
+
+    write: Callable[[str], None]
+    width: int
+    marks: Marks
+
+    @staticmethod
+    def of(run: Run) -> Page:
+        encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+        width = min(max(shutil.get_terminal_size((100, 24)).columns, NARROWEST), WIDEST)
+        return Page(run.say, width, Marks() if can_show("".join(vars(Marks()).values()), encoding) else ASCII)
+
+    @property
+    def room(self) -> int:
+        """For text, beside the topic."""
+        return self.width - INDENT
+
+    def say(self, topic: str, *sentences: str) -> None:
+        """A topic and its text, wrapped."""
+        text = printable(" ".join(sentences))
+        for i, line in enumerate(textwrap.wrap(text, self.room, break_on_hyphens=False)):
+            self.write(f"{topic if i == 0 else '':<{INDENT - 1}} {line}")
+
+    def line(self, text: str) -> None:
+        """One that is not wrapped but cut."""
+        self.write(f"{'':<{INDENT}}{self.cut(printable(text), self.room)}".rstrip())
+
+    def cut(self, text: str, room: int, keep_end: bool = False) -> str:
+        if len(text) <= room:
+            return text
+        kept = max(room - len(self.marks.cut), 0)
+        return f"{self.marks.cut}{text[len(text) - kept :]}" if keep_end else f"{text[:kept]}{self.marks.cut}"
+
+    def table(self, rows: Sequence[tuple[str, str, str]]) -> None:
+        """What, the name of a parameter, and a number of it."""
+        first, last = (max((len(row[i]) for row in rows), default=0) for i in (0, 2))
+        room = self.room - first - last - 4
+        names = [self.cut(name, room, keep_end=True) for _, name, _ in rows]
+        width = max(map(len, names), default=0)
+        for (what, _, number), name in zip(rows, names, strict=True):
+            self.line(f"{what:<{first}}  {name:<{width}}  {number}" if first else f"{name:<{width}}  {number}")
 
 
 @dataclass
@@ -117,449 +163,362 @@ def explain(run: Run, number: int, step: TrainingStep = usual_step) -> Iterator[
     narrator = Narrator(run, number, step)
     try:
         yield narrator.training_step
-        narrator.end()
+        narrator.look_for_one_left_out()
     finally:
         narrator.detach()
 
 
 class Narrator:
-    """Attached to one training, at its training step and before and after its optimizer's."""
+    """Attached to one training: at its training step, and before and after its optimizer's."""
 
     def __init__(self, run: Run, number: int, step: TrainingStep) -> None:
-        self.run, self.left, self._step = run, number, step
-        self._random = rng_state(False)
-        self._is_resumed = False
+        self.run, self.left, self.page = run, number, Page.of(run)
+        self._step = step
         self._update: Happening | None = None
         self._has_begun = False
+        self._random: dict[str, Any] | None = rng_state(False)
         optimizer: Any = getattr(run.optimizer, "optimizer", run.optimizer)  # the one Accelerate has wrapped
         self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_step_pre_hook(self._before_optimizer),
+            optimizer.register_step_post_hook(self._after_optimizer),
         ]
-        encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-        self.marks = Marks() if _can_show("".join(vars(Marks()).values()), encoding) else ASCII
-        self.width = min(max(shutil.get_terminal_size((100, 24)).columns, NARROWEST), WIDEST)
 
     def training_step(self, run: Run, inputs: Inputs, divisor: float, num_items: Tensor | None) -> Tensor:
-        if self._update is not None and self._update.number <= run.state.global_step:
-            self._say_left_out()
+        self.look_for_one_left_out()
         if self.left == 0:
             return self._step(run, inputs, divisor, num_items)
-        if not self._has_begun:
-            self._introduce()
-        if self._update is None:
-            self._begin()
-        assert self._update is not None
-        update, index = self._update, len(self._update.micro_batches)
-        self._say_rows(update, index, inputs)
-        rows, before = len(rows_of_micro_batch(run, update.number, index)), rng_state(False)
-        loss = self._step(run, inputs, divisor, num_items)
-        update.micro_batches.append(MicroBatch(rows, divisor, loss, words_drawn(before, rng_state(False))))
-        self._say_loss(update, num_rows(inputs))
+        update = self._update = self._update or self._begin()
+        say_batch(self.page, run, update, inputs)
+        rows, before = rows_of_micro_batch(run, update.number, len(update.micro_batches)), rng_state(False)
+        share = self._step(run, inputs, divisor, num_items)
+        update.micro_batches.append(MicroBatch(len(rows), divisor, share, words_drawn(before, rng_state(False))))
+        say_backward(self.page, run, update, num_rows(inputs))
         if len(update.micro_batches) == update.size:
-            self._say_sum(update, num_items)
-            self._say_gradient(update)
-        return loss
+            update.norm = norm_of_gradients(run)
+            say_loss(self.page, run, update, num_items)
+            say_gradient(self.page, run, update)
+        return share
 
-    def end(self) -> None:
-        """Of the training: what was left out last is told."""
+    def look_for_one_left_out(self) -> None:
+        """Of an update for which the optimizer took no step, nobody has told the end."""
         if self._update is not None and self._update.number <= self.run.state.global_step:
-            self._say_left_out()
+            self.page.say("Weights", f"none moved: {why_none_moved(self.run, self._update)}")
+            self._end()
 
     def detach(self) -> None:
+        self._update = None
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._update = None
 
-    # ------------------------------------------------------------------ what is looked at
-
-    def _begin(self) -> None:
+    def _begin(self) -> Happening:
         run, plan = self.run, self.run.plan
+        if not self._has_begun:
+            self._has_begun = True
+            self.left = min(self.left, plan.max_steps - run.state.global_step)
+            if run.resumed_from is not None:
+                self._random = None  # since then the loop has put the checkpoint's in place
+            introduce(self.page, run, self.left)
         number = run.state.global_step + 1
         epoch, index = divmod(number - 1, plan.updates_per_epoch)
-        update = Happening(number, epoch, index, plan.window_size(index), plan.rows_in_window(epoch, index))
-        if not self._is_resumed:
-            update.words_before = words_drawn(self._random, rng_state(False))
-        self._is_resumed = False
-        self._update = update
-        where = f"epoch {epoch + 1} of {plan.num_train_epochs}, its update {index + 1} of {plan.updates_per_epoch}"
-        rule = self.marks.rule
-        title = f"{rule * 2} Update {number} of {plan.max_steps} "
-        self.run.say("")
-        self.run.say(f"{title}{rule * max(self.width - len(title) - len(where) - 4, 2)} {where} {rule}")
+        before = {} if self._random is None else words_drawn(self._random, rng_state(False))
+        update = Happening(number, epoch, index, plan.window_size(index), plan.rows_in_window(epoch, index), before)
+        say_title(self.page, run, update)
+        return update
 
-    def _before_step(self, *_: Any) -> None:
-        update = self._update
+    def _before_optimizer(self, *_: Any) -> None:
+        update, run = self._update, self.run
         if update is None or len(update.micro_batches) < update.size:
             return
-        optimizer: Any = self.run.optimizer
-        update.learning_rate = float(optimizer.param_groups[0]["lr"])
-        self._say_clipping(update)
-        self._say_rate(update)
-        update.weights = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters() if p.requires_grad}
+        groups: Any = run.optimizer.param_groups
+        update.learning_rate = float(groups[0]["lr"])
+        say_clipping(self.page, run, update)
+        say_rate(self.page, run, update)
+        parameters = run.unwrapped_model.named_parameters()
+        update.weights = {name: p.detach().to("cpu", copy=True) for name, p in parameters if p.requires_grad}
 
-    def _after_step(self, *_: Any) -> None:
+    def _after_optimizer(self, *_: Any) -> None:
         update = self._update
         if update is None or not update.weights:
             return
-        moved = self._moved(update.weights)
+        say_weights(self.page, self.run, update, how_far_moved(self.run, update.weights))
         update.weights = {}
-        self._say_weights(update, moved)
-        self._say_random(update)
-        self._say_next(update)
-        self._close_update()
+        say_random(self.page, update)
+        say_next(self.page, self.run, update)
+        self._end()
 
-    def _close_update(self) -> None:
+    def _end(self) -> None:
         self._update = None
         self._random = rng_state(False)
         self.left -= 1
         if self.left == 0:
-            self.run.say("")
-            self._say("Explain", "done: from here on it trains in silence. More in ftloop/README.md")
-            for handle in self._handles:
-                handle.remove()
+            self.page.write("")
+            self.page.say("Explain", "done: from here on it trains in silence. More in ftloop/README.md")
 
-    def _parameters(self) -> list[tuple[str, Tensor]]:
-        return list(self.run.unwrapped_model.named_parameters())
 
-    def _gradients(self) -> dict[str, Tensor]:
-        return {name: p.grad.to_dense() for name, p in self._parameters() if p.grad is not None}
+def introduce(page: Page, run: Run, number: int) -> None:
+    """What is known before the first update."""
+    plan, config, marks = run.plan, run.config, page.marks
+    page.write("")
+    what = "next update" if number == 1 else f"next {number} updates"
+    page.say("Explain", f"the {what} of {plan.max_steps}, as {'it happens' if number == 1 else 'they happen'}")
+    page.say("Model", "; ".join(about_the_model(run)))
+    say_groups(page, run)
+    warmup = f"after {_count(plan.warmup_steps, 'update')} of warmup" if plan.warmup_steps else "no warmup"
+    rates = f"{config.lr_scheduler_type}, peak {config.learning_rate:g}, {warmup}"
+    page.say("Schedule", f"{rates}, {_count(plan.max_steps, 'update')} in all")
+    page.line(curve(run, marks))
+    size = f"up to {plan.budget.max_tokens} tokens" if plan.budget else f"{plan.per_device_train_batch_size} rows"
+    processes = f" on each of {plan.num_processes} processes" if plan.num_processes > 1 else ""
+    page.say(
+        "An update",
+        f"{_count(plan.gradient_accumulation_steps, 'micro-batch', 'micro-batches')} of {size}{processes}:",
+        "each goes forward to a loss and backward to gradients, which add up. Then once: clip, one step of AdamW, the",
+        "next learning rate, gradients cleared",
+    )
+    example: Any = run.train_dataset[0]
+    types = example.get("token_type_ids") if hasattr(example, "get") else None
+    second = f"{marks.second} token of its second text, " if types is not None and any(types) else ""
+    page.say(
+        "Rows",
+        f"have their numbers in the training set, from 1; {marks.token} token,",
+        f"{second}{marks.padding} padding, which is computed and masked",
+    )
 
-    def _moved(self, before: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-        """Of each parameter: the norm of what was added to it, and its norm before."""
-        moved = {}
-        for name, parameter in self._parameters():
-            if name in before:
-                old = before[name].to(parameter.device)
-                moved[name] = float((parameter.detach() - old).float().norm()), float(old.float().norm())
-        return moved
 
-    def _head(self) -> list[str]:
-        """Parameters above the pretrained part, where the model tells which that is."""
-        prefix = getattr(self.run.unwrapped_model, "base_model_prefix", "")
-        names = [name for name, _ in self._parameters()]
-        above = [name for name in names if not name.startswith(f"{prefix}.")]
-        return above if prefix and len(above) < len(names) else []
+def about_the_model(run: Run) -> Iterator[str]:
+    model, parameters = run.unwrapped_model, dict(run.unwrapped_model.named_parameters())
+    shape = {"num_hidden_layers": "layers", "hidden_size": "wide", "num_attention_heads": "heads"}
+    known = getattr(model, "config", None)
+    told = [f"{getattr(known, name)} {what}" for name, what in shape.items() if getattr(known, name, None)]
+    yield f"{type(model).__name__}{': ' if told else ''}{', '.join(told)}"
+    yield f"{sum(p.numel() for p in parameters.values()):,} parameters in {len(parameters)} tensors"
+    if head := above_the_pretrained(run):
+        yield f"the head above the pretrained part: {_listed(head, 3)}"
+    drops = sorted({module.p for module in model.modules() if isinstance(module, nn.Dropout) and module.p})
+    yield f"dropout {', '.join(f'{p:g}' for p in drops)}" if drops else "no dropout"
+    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in parameters.values()})
+    mixed = {"bf16": "bfloat16", "fp16": "float16"}.get(run.accelerator.mixed_precision)
+    products = f", matrix products in {mixed} (autocast)" if mixed else ""
+    yield f"weights in {' and '.join(kinds)} on {run.accelerator.device}{products}"
+    if run.accelerator.scaler is not None:
+        yield f"losses scaled by {run.accelerator.scaler.get_scale():g}, so that float16 gradients do not vanish"
 
-    # ------------------------------------------------------------------ what is said
 
-    def _say(self, topic: str, text: str) -> None:
-        """A topic and its text, wrapped."""
-        for i, line in enumerate(textwrap.wrap(_printable(text), self.width - INDENT) or [""]):
-            self.run.say(f"{topic if i == 0 else '':<{INDENT - 1}} {line}")
+def say_groups(page: Page, run: Run) -> None:
+    """What AdamW does with which parameters."""
+    groups: Any = [group for group in run.optimizer.param_groups if group["params"]]
+    kernel = "fused, one kernel for all tensors" if groups[0].get("fused") else "not fused"
+    betas = " and ".join(f"{beta:g}" for beta in groups[0]["betas"])
+    page.say("Optimizer", f"AdamW ({kernel}), betas {betas}, epsilon {groups[0]['eps']:g}")
+    parameters = list(run.unwrapped_model.named_parameters())
+    names = {id(p): name for name, p in parameters}
+    kinds = {"frozen": [p for _, p in parameters if not p.requires_grad]}
+    for group in groups:
+        decay = f"decay {group['weight_decay']:g}" if group["weight_decay"] else "no decay"
+        kinds[decay] = kinds.get(decay, []) + group["params"]
+    told = [(kind, members, f"{sum(p.numel() for p in members):,}") for kind, members in kinds.items() if members]
+    first, digits = (max(len(row[i]) for row in told) for i in (0, 2))
+    for kind, members, numbers in told:
+        example = ".".join(names.get(id(members[0]), "").split(".")[-2:])
+        page.line(f"{kind:<{first}} {len(members):>4} tensors  {numbers:>{digits}} parameters  as {example}")
 
-    def _line(self, text: str) -> None:
-        self.run.say(f"{'':<{INDENT}}{_printable(text)}"[: self.width])
 
-    def _introduce(self) -> None:
-        run, plan, config = self.run, self.run.plan, self.run.config
-        self._has_begun = True
-        # The loop has put the checkpoint's random state in place since this was attached.
-        self._is_resumed = run.resumed_from is not None
-        self.left = min(self.left, plan.max_steps - run.state.global_step)
-        self.run.say("")
-        one = self.left == 1
-        self._say(
-            "Explain",
-            f"the {'next update' if one else f'next {self.left} updates'} of {plan.max_steps}, while "
-            f"{'it happens' if one else 'they happen'}",
-        )
-        self._say("Model", self._model())
-        self._say_groups()
-        rates = f"{config.lr_scheduler_type}, peak {config.learning_rate:g}"
-        warmup = f"after {_count(plan.warmup_steps, 'update')} of warmup" if plan.warmup_steps else "no warmup"
-        self._say("Schedule", f"{rates}, {warmup}, {_count(plan.max_steps, 'update')} in all")
-        self._line(self._curve())
-        size = f"up to {plan.budget.max_tokens} tokens" if plan.budget else f"{plan.per_device_train_batch_size} rows"
-        processes = f", on each of {plan.num_processes} processes" if plan.num_processes > 1 else ""
-        self._say(
-            "An update",
-            f"{_count(plan.gradient_accumulation_steps, 'micro-batch', 'micro-batches')} of {size}"
-            f"{processes}: each goes forward to a loss and backward to gradients, which add up. Then once: clip, "
-            "one step of AdamW, the next learning rate, gradients cleared",
-        )
-        marks = self.marks
-        second = f"{marks.second} token of its second text, " if self._has_pairs() else ""
-        self._say(
-            "Rows",
-            "have their numbers in the training set, counted from 1; "
-            f"{marks.token} token, {second}{marks.padding} padding, which is computed and masked",
-        )
+def say_title(page: Page, run: Run, update: Happening) -> None:
+    plan, rule = run.plan, page.marks.rule
+    title = f"{rule * 2} Update {update.number} of {plan.max_steps} "
+    where = f" epoch {update.epoch + 1} of {plan.num_train_epochs}, its update {update.index + 1}"
+    where += f" of {plan.updates_per_epoch} {rule * 2}"
+    page.write("")
+    page.write(f"{title}{rule * max(page.width - len(title) - len(where), 2)}{where}")
 
-    def _has_pairs(self) -> bool:
-        example: Any = self.run.train_dataset[0]
-        types = example.get("token_type_ids") if hasattr(example, "get") else None
-        return types is not None and any(types)
 
-    def _model(self) -> str:
-        run, model = self.run, self.run.unwrapped_model
-        known: Any = getattr(model, "config", None)
-        shape = [
-            f"{getattr(known, name)} {what}"
-            for name, what in (
-                ("num_hidden_layers", "layers"),
-                ("hidden_size", "wide"),
-                ("num_attention_heads", "heads"),
-            )
-            if getattr(known, name, None)
-        ]
-        parameters = self._parameters()
-        total = sum(p.numel() for _, p in parameters)
-        told = [f"{type(model).__name__}{': ' if shape else ''}{', '.join(shape)}"]
-        told.append(f"{total:,} parameters in {len(parameters)} tensors")
-        head = self._head()
-        if head:
-            told.append(f"the head above the pretrained part: {_listed(head, 3)}")
-        drops = sorted({m.p for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.p})
-        told.append(f"dropout {', '.join(f'{p:g}' for p in drops)}" if drops else "no dropout")
-        kinds = sorted({str(p.dtype).removeprefix("torch.") for _, p in parameters})
-        precision = f"weights in {' and '.join(kinds)} on {run.accelerator.device}"
-        mixed = run.accelerator.mixed_precision
-        if mixed in ("bf16", "fp16"):
-            precision += f", matrix products in {'bfloat16' if mixed == 'bf16' else 'float16'} (autocast)"
-        if run.accelerator.scaler is not None:
-            precision += f", gradients scaled by {run.accelerator.scaler.get_scale():g} against underflow"
-        return "; ".join([*told, precision])
-
-    def _say_groups(self) -> None:
-        optimizer: Any = self.run.optimizer
-        groups = [group for group in optimizer.param_groups if group["params"]]
-        first = groups[0]
-        kernel = "fused, one kernel for all tensors" if first.get("fused") else "not fused"
-        betas = " and ".join(f"{beta:g}" for beta in first["betas"])
-        self._say("Optimizer", f"AdamW ({kernel}), betas {betas}, epsilon {first['eps']:g}")
-        names = {id(p): name for name, p in self._parameters()}
-        rows = [
-            (
-                f"decay {group['weight_decay']:g}" if group["weight_decay"] else "no decay",
-                [names.get(id(p), "") for p in group["params"]],
-                sum(p.numel() for p in group["params"]),
-            )
-            for group in groups
-        ]
-        frozen = [(name, p) for name, p in self._parameters() if not p.requires_grad]
-        if frozen:
-            rows.append(("frozen", [name for name, _ in frozen], sum(p.numel() for _, p in frozen)))
-        kind, digits = max(len(what) for what, _, _ in rows), max(len(f"{numbers:,}") for _, _, numbers in rows)
-        for what, members, numbers in rows:
-            example = ".".join(members[0].split(".")[-2:])
-            told = f"{what:<{kind}} {len(members):>4} tensors  {numbers:>{digits},} parameters  as {example}"
-            self._line(self._cut(told, self.width - INDENT))
-
-    def _say_rows(self, update: Happening, index: int, inputs: Inputs) -> None:
-        run = self.run
-        ours = rows_of_micro_batch(run, update.number, index)
-        main = _main_input(inputs)
-        rows, shape = num_rows(inputs), " x ".join(map(str, inputs[main].shape))
-        of = (
-            ""
-            if run.accelerator.num_processes == 1
-            else (
-                f" of process {run.accelerator.process_index}; {_count(run.accelerator.num_processes - 1, 'other')} at it "
-                "with rows of their own"
-            )
-        )
-        told = f"{index + 1} of {update.size}{of}: {_count(rows, 'row')}, {main} {shape}"
-        mask = _mask(inputs, main)
-        if mask is not None:
-            real, every = int((mask > 0).sum()), mask.size
-            told += f", {real:,} tokens + {every - real:,} padding ({(every - real) / every:.1%})"
-        self._say("Batch", told)
-        labels = [_label(run, value) for value in inputs["labels"]] if "labels" in inputs else [""] * rows
-        numbers = [str(row + 1) for row in ours] + ["again"] * (rows - len(ours))
-        drawn = SHOWN_ROWS[index] if mask is not None and index < len(SHOWN_ROWS) else 0
-        if mask is not None and drawn:
-            for line in self._drawn(mask[:drawn], numbers, labels):
-                self._line(line)
-        if rows > drawn:
-            self._say("", f"{f'and {rows - drawn} more: ' if drawn else ''}rows {_listed(numbers[drawn:], 32)}")
-        text = _text(run, inputs, main, None if mask is None else mask[0] > 0)
+def say_batch(page: Page, run: Run, update: Happening, inputs: Inputs) -> None:
+    """A micro-batch before it goes forward: which rows, how long, how much of it is padding."""
+    index, processes, main = len(update.micro_batches), run.accelerator.num_processes, main_input(inputs)
+    rows, ours = num_rows(inputs), rows_of_micro_batch(run, update.number, index)
+    of = f" of process {run.accelerator.process_index} of {processes}" if processes > 1 else ""
+    told = f"{index + 1} of {update.size}{of}: {_count(rows, 'row')}, {main} {' x '.join(map(str, inputs[main].shape))}"
+    mask = kinds_of_token(inputs, main)
+    if mask is not None:
+        real, every = int((mask > 0).sum()), mask.size
+        told += f", {real:,} tokens + {every - real:,} padding ({(every - real) / every:.1%})"
+    page.say("Batch", told)
+    labels = [label_name(run, value) for value in inputs["labels"]] if "labels" in inputs else [""] * rows
+    numbers = [str(row + 1) for row in ours] + ["again"] * (rows - len(ours))  # with trainer_compat, to fill the round
+    drawn = SHOWN_ROWS[index] if mask is not None and index < len(SHOWN_ROWS) else 0
+    if mask is not None and drawn:
+        draw_rows(page, mask[:drawn], numbers, labels)
+    if rows > drawn:
+        page.say("", f"{f'and {rows - drawn} more: ' if drawn else ''}rows {_listed(numbers[drawn:], MOST_NUMBERS)}")
+    if mask is not None:
         label = f" ({labels[0]})" if labels[0] else ""
-        if text:
-            self._line(self._cut(f"row {numbers[0]}{label}: {text}", self.width - INDENT))
+        page.line(f"row {numbers[0]}{label}: {as_text(run, inputs[main][0].cpu()[torch.from_numpy(mask[0] > 0)])}")
 
-    def _drawn(self, mask: np.ndarray, numbers: Sequence[str], labels: Sequence[str]) -> Iterator[str]:
-        """One line a row: where its tokens are and where padding."""
-        tokens = mask.shape[1]
-        number, count = max(map(len, numbers)), len(str(tokens))
-        label = min(max(map(len, labels)), 20)
-        cells = min(tokens, self.width - INDENT - len("row   ") - number - 2 * count - len("  of    ") - label)
-        for row, which, what in zip(mask, numbers, labels, strict=False):
-            picture = draw(row, cells, self.marks)
-            told = f"row {which:>{number}}  {picture}  {int((row > 0).sum()):>{count}} of {tokens}"
-            yield f"{told}  {self._cut(what, label)}".rstrip()
 
-    def _say_loss(self, update: Happening, rows_there: int) -> None:
-        run, last = self.run, update.micro_batches[-1]
-        told = f"loss {_number(_whole(last))}, mean of its {_count(rows_there, 'row')}"
-        self._say("", f"{told}; backward: gradient norm now {_number(self._norm())}")
-        at_once = run.mishaps.micro_batch_rows
-        if run.config.auto_micro_batch and at_once is not None and at_once < rows_there:
-            self._say(
-                "",
-                f"split: whole it did not fit into memory, so {_count(at_once, 'row')} went through at a time; "
-                "their gradients and losses add up to the whole's",
-            )
+def draw_rows(page: Page, mask: np.ndarray, numbers: Sequence[str], labels: Sequence[str]) -> None:
+    """One line a row: where its tokens are and where padding."""
+    tokens, number, label = mask.shape[1], max(map(len, numbers)), min(max(map(len, labels)), 20)
+    counts = [f"{int((row > 0).sum()):>{len(str(tokens))}} of {tokens}" for row in mask]
+    cells = min(tokens, page.room - len("row ") - number - len(counts[0]) - label - 6)
+    for row, count, which, what in zip(mask, counts, numbers, labels, strict=False):
+        page.line(f"row {which:>{number}}  {draw(row, cells, page.marks)}  {count}  {page.cut(what, label)}")
 
-    def _say_sum(self, update: Happening, num_items: Tensor | None) -> None:
-        self._say("Loss", combined(self.run, update, num_items))
-        if self.run.accelerator.num_processes > 1:
-            self._say(
-                "",
-                "this process's; the update's is the mean over the processes, as its gradient, which they "
-                "exchanged in the last backward pass",
-            )
 
-    def _norm(self) -> float:
-        """Of all gradients as they are, the function that `clip_grad_norm_` uses, without fp16's scale."""
-        gradients = list(self._gradients().values())
-        scaler = self.run.accelerator.scaler
-        scale = 1.0 if scaler is None else float(scaler.get_scale())
-        return float(get_total_norm(gradients)) / scale if gradients else 0.0
-
-    def _say_gradient(self, update: Happening) -> None:
-        update.norm = self._norm()
-        norms = {name: float(gradient.norm()) for name, gradient in self._gradients().items()}
-        broken = [name for name, norm in norms.items() if not math.isfinite(norm)]
-        self._say(
-            "Gradient", f"norm {_number(update.norm)}; its square is the sum over {len(norms)} tensors. The largest:"
+def say_backward(page: Page, run: Run, update: Happening, rows: int) -> None:
+    """What came of a micro-batch."""
+    told = f"loss {_number(whole_loss(update.micro_batches[-1]))}, mean of its {_count(rows, 'row')}"
+    page.say("", f"{told}; backward: gradient norm now {_number(norm_of_gradients(run))}")
+    at_once = run.mishaps.micro_batch_rows
+    if run.config.auto_micro_batch and at_once is not None and at_once < rows:
+        page.say(
+            "",
+            f"split: whole it did not fit into memory, so {_count(at_once, 'row')} at a time went through the model;",
+            "losses and gradients of the parts add up to those of the whole",
         )
-        if broken:
-            self._say("", f"not finite in {_count(len(broken), 'tensor')}: {_listed(broken, SHOWN_GRADIENTS)}")
-            return
-        total = math.sqrt(sum(norm**2 for norm in norms.values()))
-        scale = update.norm / total if total else 1.0  # fp16's
-        largest = sorted(norms, key=lambda name: -norms[name])[:SHOWN_GRADIENTS]
-        names = self._aligned(largest)
-        for name, shown in zip(largest, names, strict=True):
-            share = (norms[name] / total) ** 2 if total else 0.0
-            self._line(f"{shown}  {_number(norms[name] * scale)}  {share:.0%} of the sum")
 
-    def _aligned(self, names: Sequence[str]) -> list[str]:
-        room = self.width - INDENT - 30
-        cut = [self._cut(name, room, keep_end=True) for name in names]
-        width = max(map(len, cut), default=0)
-        return [name.ljust(width) for name in cut]
 
-    def _say_clipping(self, update: Happening) -> None:
-        limit = self.run.config.max_grad_norm
-        after = float(get_total_norm(list(self._gradients().values())))
-        if not limit:
-            told = "none (max_grad_norm 0)"
-        elif not math.isfinite(update.norm):
-            told = f"to max_grad_norm {limit:g} cannot mend what is not finite"
-        elif update.norm <= limit:
-            told = f"none: {_number(update.norm)} is within max_grad_norm {limit:g}"
-        else:
-            told = f"to max_grad_norm {limit:g}: all times {limit / (update.norm + 1e-6):.4f}"
-        self._say("Clipping", f"{told}, measured after it: {_number(after)}")
+def say_loss(page: Page, run: Run, update: Happening, num_items: Tensor | None) -> None:
+    page.say("Loss", combined(run, update, num_items))
+    if run.accelerator.num_processes > 1:
+        page.say(
+            "",
+            "of this process; the update's is the mean over all, and so is its gradient: they exchanged theirs in the",
+            "last backward pass",
+        )
 
-    def _say_rate(self, update: Happening) -> None:
-        run, plan, rate = self.run, self.run.plan, update.learning_rate
-        peak, step = run.config.learning_rate, self._schedule_step()
-        warmup = f", warming up ({step + 1} of {plan.warmup_steps})" if step < plan.warmup_steps else ""
-        share = f": {100 * rate / peak:.3g}% of the peak" if peak else ""
-        self._say("Rate", f"{rate:.4g}, update {update.number} of {plan.max_steps}{warmup}{share}")
-        curve = self._curve()
-        if curve:
-            self._line(curve)
-            self._line(" " * position(step, plan.max_steps, len(curve)) + self.marks.here)
-        optimizer: Any = run.optimizer
-        decays = [group for group in optimizer.param_groups if group["weight_decay"] and group["params"]]
-        for group in decays:
-            decay = group["weight_decay"]
-            told = f"shrink by rate x {decay:g} = {rate * decay:.3g} of themselves"
-            self._say("Decay", f"{len(group['params'])} tensors {told}")
 
-    def _schedule_step(self) -> int:
-        """Behind the update's number where updates were left out."""
-        return int(self.run.scheduler.last_epoch)
+def say_gradient(page: Page, run: Run, update: Happening) -> None:
+    norms = {name: float(gradient.norm()) for name, gradient in gradients(run).items()}
+    if broken := [name for name, norm in norms.items() if not math.isfinite(norm)]:
+        page.say("Gradient", f"not finite in {len(broken)} of {len(norms)} tensors: {_listed(broken, SHOWN_NAMES)}")
+        return
+    page.say("Gradient", f"norm {_number(update.norm)}; its square is the sum over {len(norms)} tensors. The largest:")
+    total = math.sqrt(sum(norm**2 for norm in norms.values())) or 1.0
+    scale = update.norm / total  # fp16's is still in them
+    largest = sorted(norms, key=lambda name: -norms[name])[:SHOWN_NAMES]
+    page.table([("", n, f"{_number(norms[n] * scale)}  {(norms[n] / total) ** 2:.0%} of the sum") for n in largest])
 
-    def _curve(self) -> str:
-        """The learning rate over the whole run."""
-        rates = getattr(self.run.scheduler, "lr_lambdas", None)
-        steps = self.run.plan.max_steps
-        if not rates:
-            return ""
-        cells = steps * max(CURVE // steps, 1) if steps <= CURVE else CURVE
-        return sparkline([float(rates[0](cell * steps // cells)) for cell in range(cells)], self.marks.levels)
 
-    def _say_weights(self, update: Happening, moved: dict[str, tuple[float, float]]) -> None:
-        broken = [name for name, (change, _) in moved.items() if not math.isfinite(change)]
-        changed = {name: change for name, (change, _) in moved.items() if change}
-        if broken:
-            self._say("Weights", f"no longer finite in {_count(len(broken), 'tensor')}: {_listed(broken, 3)}")
-            return
-        if not changed:
-            why = (
-                "the learning rate is 0, where a warmup begins" if update.learning_rate == 0 else self._why_not(update)
-            )
-            self._say("Weights", f"none moved: {why}")
-            return
-        self._say("Weights", f"{len(changed)} of {len(moved)} tensors moved; the most, by their own norm:")
-        relative = {name: change / norm for name, (change, norm) in moved.items() if norm}
-        shapes = {name: p.ndim for name, p in self._parameters()}
-        # Biases begin at 0, and near it a small step is many times what was there.
-        kinds = {
-            "matrix": [name for name in relative if shapes[name] > 1],
-            "vector": [name for name in relative if shapes[name] < 2],
-            "head": [name for name in self._head() if name in relative and shapes[name] > 1],
-        }
-        most = [(kind, max(names, key=relative.__getitem__)) for kind, names in kinds.items() if names]
-        for (kind, name), shown in zip(most, self._aligned([name for _, name in most]), strict=True):
-            self._line(f"{kind:<7} {shown}  {relative[name]:.3%}")
+def say_clipping(page: Page, run: Run, update: Happening) -> None:
+    limit, after = run.config.max_grad_norm, _number(float(get_total_norm(list(gradients(run).values()))))
+    if not math.isfinite(update.norm):
+        told = "cannot mend what is not finite"
+    elif not limit:
+        told = "none, by max_grad_norm 0"
+    elif update.norm <= limit:
+        told = f"none: {_number(update.norm)} is within max_grad_norm {limit:g}"
+    else:
+        told = f"to max_grad_norm {limit:g}: all times {limit / (update.norm + 1e-6):.4f}"
+    page.say("Clipping", f"{told}, measured after it: {after}")
 
-    def _why_not(self, update: Happening) -> str:
-        if self.run.accelerator.scaler is not None:
-            return "a gradient overflowed in fp16, so the scaler left this update out and halves its scale"
-        if update.is_finite and not int(self.run.mishaps.first_nonfinite):
-            return "no gradient reached them"
-        return f"the loss or gradient is not finite (on_nonfinite={self.run.config.on_nonfinite})"
 
-    def _say_random(self, update: Happening) -> None:
-        for kind in ("cpu", "cuda"):
-            in_each = [micro_batch.words[kind] for micro_batch in update.micro_batches if kind in micro_batch.words]
-            if not in_each:
-                continue
-            told = "words of 32 bits drawn on the CPU: " if kind == "cpu" else f"{kind.upper()} offset moved by: "
-            before = update.words_before.get(kind, 0)
-            if before or before is None:
-                told += f"{_words(before)} before them{' (a new iterator takes 2)' if kind == 'cpu' else ''}, "
-            each = [_words(words) for words in in_each]
-            told += f"{_and(each) if len(each) <= SHOWN_MICRO_BATCHES else _listed(each, SHOWN_MICRO_BATCHES)} by "
-            told += "dropout" if any(in_each) else "the forward passes"
-            others = [name for name in ("python", "numpy") if self._moved_too(update, name)]
-            if kind == "cpu":
-                told += f"; {_and(others)} drew too" if others else "; Python and NumPy: none"
-            self._say("Random", told)
+def say_rate(page: Page, run: Run, update: Happening) -> None:
+    plan, rate, peak = run.plan, update.learning_rate, run.config.learning_rate
+    step = int(run.scheduler.last_epoch)  # behind the update's number where updates were left out
+    warmup = f", warming up ({step + 1} of {plan.warmup_steps})" if step < plan.warmup_steps else ""
+    share = f": {100 * rate / peak:.3g}% of the peak" if peak else ""
+    page.say("Rate", f"{rate:.4g}, update {update.number} of {plan.max_steps}{warmup}{share}")
+    if shown := curve(run, page.marks):
+        page.line(shown)
+        page.line(" " * position(step, plan.max_steps, len(shown)) + page.marks.here)
+    groups: Any = run.optimizer.param_groups
+    for group in groups:
+        if (decay := group["weight_decay"]) and group["params"]:
+            shrink = f"shrink by rate x {decay:g} = {rate * decay:.3g} of themselves"
+            page.say("Decay", f"{len(group['params'])} tensors {shrink}")
 
-    @staticmethod
-    def _moved_too(update: Happening, generator: str) -> bool:
-        each = [update.words_before, *(micro_batch.words for micro_batch in update.micro_batches)]
-        return any(words.get(generator) for words in each)
 
-    def _say_next(self, update: Happening) -> None:
-        ends_epoch, due = due_after(self.run, update)
-        told = [f"epoch {update.epoch + 1} is over"] if ends_epoch else []
-        told += [f"due now: {', '.join(due)}"] if due else []
-        is_last = update.number >= self.run.plan.max_steps
-        told.append("that was the last update" if is_last else f"{'then ' if told else ''}update {update.number + 1}")
-        self._say("Next", "; ".join(told))
+def say_weights(page: Page, run: Run, update: Happening, moved: Mapping[str, tuple[float, float]]) -> None:
+    if broken := [name for name, (change, _) in moved.items() if not math.isfinite(change)]:
+        page.say(
+            "Weights", f"no longer finite in {len(broken)} of {len(moved)} tensors: {_listed(broken, SHOWN_NAMES)}"
+        )
+        return
+    changed = sum(change > 0 for change, _ in moved.values())
+    if not changed:
+        page.say("Weights", f"none moved: {why_none_moved(run, update)}")
+        return
+    page.say("Weights", f"{changed} of {len(moved)} tensors moved; the most, by their own norm:")
+    relative = {name: change / norm for name, (change, norm) in moved.items() if norm}
+    # Vectors apart: biases begin at 0, and near it a small step is many times what was there.
+    matrices = {name for name, p in run.unwrapped_model.named_parameters() if p.ndim > 1}
+    kinds = {
+        "matrix": [name for name in relative if name in matrices],
+        "vector": [name for name in relative if name not in matrices],
+        "head": [name for name in above_the_pretrained(run) if name in relative and name in matrices],
+    }
+    most = {kind: max(names, key=relative.__getitem__) for kind, names in kinds.items() if names}
+    page.table([(kind, name, f"{relative[name]:.3%}") for kind, name in most.items()])
 
-    def _say_left_out(self) -> None:
-        """No step was taken, so nobody has told."""
-        assert self._update is not None
-        self._say("Weights", f"update {self._update.number} was left out: {self._why_not(self._update)}")
-        self._close_update()
 
-    def _cut(self, text: str, room: int, keep_end: bool = False) -> str:
-        if len(text) <= room:
-            return text
-        kept = max(room - len(self.marks.cut), 0)
-        if keep_end:
-            return f"{self.marks.cut}{text[len(text) - kept :]}"
-        return f"{text[:kept]}{self.marks.cut}"
+def say_random(page: Page, update: Happening) -> None:
+    """How far the random generators went: dropout draws, and so does whoever makes an iterator of a loader."""
+    before, within = update.words_before, [micro_batch.words for micro_batch in update.micro_batches]
+    drawn = []
+    for device in ("cpu", "cuda"):
+        each = [_words(words[device]) for words in within if device in words]
+        if not each:
+            continue
+        told = "words of 32 bits drawn on the CPU: " if device == "cpu" else "the GPU's offset moved by "
+        if before.get(device, 0) != 0:
+            told += f"{_words(before[device])} before them{' (a new iterator takes 2)' if device == 'cpu' else ''}, "
+        told += f"{_and(each) if len(each) <= SHOWN_MICRO_BATCHES else _listed(each, SHOWN_MICRO_BATCHES)} "
+        told += "by dropout" if any(words[device] for words in within) else "in the forward passes"
+        drawn.append(told)
+    others = [name for name in ("Python", "NumPy") if any(words.get(name.lower()) for words in (before, *within))]
+    drawn.append(f"{_and(others)} drew too" if others else "Python and NumPy: none")
+    page.say("Random", "; ".join(drawn))
+
+
+def say_next(page: Page, run: Run, update: Happening) -> None:
+    ends_epoch, due = due_after(run, update)
+    told = [f"epoch {update.epoch + 1} is over"] if ends_epoch else []
+    told += [f"due now: {', '.join(due)}"] if due else []
+    is_last = update.number >= run.plan.max_steps
+    told.append("that was the last update" if is_last else f"{'then ' if told else ''}update {update.number + 1}")
+    page.say("Next", "; ".join(told))
+
+
+def why_none_moved(run: Run, update: Happening) -> str:
+    if run.accelerator.scaler is not None and not math.isfinite(update.norm):
+        return "a gradient overflowed in float16, so the scaler leaves this update out and lowers its scale"
+    if update.is_finite and update.learning_rate == 0:
+        return "the learning rate is 0"
+    if update.is_finite and not int(run.mishaps.first_nonfinite):
+        return "no gradient reached them"
+    ends = "; training stops before it logs or saves" if run.config.on_nonfinite == "raise" else ""
+    return f"the loss or gradient is not finite (on_nonfinite={run.config.on_nonfinite}{ends})"
+
+
+def gradients(run: Run) -> dict[str, Tensor]:
+    parameters = run.unwrapped_model.named_parameters()
+    return {name: p.grad.to_dense() for name, p in parameters if p.grad is not None}
+
+
+def norm_of_gradients(run: Run) -> float:
+    """By the function that `clip_grad_norm_` uses, without fp16's scale, which is still in them before it clips."""
+    there = list(gradients(run).values())
+    scale = 1.0 if run.accelerator.scaler is None else float(run.accelerator.scaler.get_scale())
+    return float(get_total_norm(there)) / scale if there else 0.0
+
+
+def how_far_moved(run: Run, before: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+    """Of each parameter: the norm of what was added to it, and its norm before."""
+    moved = {}
+    for name, parameter in run.unwrapped_model.named_parameters():
+        if name in before:
+            old = before[name].to(parameter.device)
+            moved[name] = float((parameter.detach() - old).float().norm()), float(old.float().norm())
+    return moved
+
+
+def above_the_pretrained(run: Run) -> list[str]:
+    """Parameters of the head, where the model tells which part is pretrained."""
+    prefix = getattr(run.unwrapped_model, "base_model_prefix", "")
+    names = [name for name, _ in run.unwrapped_model.named_parameters()]
+    above = [name for name in names if not name.startswith(f"{prefix}.")]
+    return above if prefix and len(above) < len(names) else []
 
 
 def rows_of_micro_batch(run: Run, global_step: int, index: int) -> list[int]:
@@ -578,16 +537,17 @@ def rows_of_micro_batch(run: Run, global_step: int, index: int) -> list[int]:
 def combined(run: Run, update: Happening, num_items: Tensor | None) -> str:
     """How the losses of the micro-batches make the update's, with their numbers."""
     done, processes = update.micro_batches, run.accelerator.num_processes
-    whole, together = [_number(_whole(micro_batch)) for micro_batch in done], _number(update.loss)
+    whole, together = [_number(whole_loss(micro_batch)) for micro_batch in done], _number(update.loss)
     divisors = {micro_batch.divisor for micro_batch in done}
     if num_items is not None:
-        told = (
-            f"added up, nothing divided, as Trainer does where forward takes **kwargs: the model is told of the "
-            f"{int(num_items)} rows of the update and could divide by them, which heads like BERT's do not do"
+        times = f", each times the {processes} processes" if processes > 1 else ""
+        return (
+            f"{_sum(whole)} = {together}: added up undivided{times}, as in Trainer, which leaves that to the model and "
+            f"tells it of the update's {int(num_items)} labels; BERT's head takes the mean of its own rows all the same"
         )
-        return f"{_sum(whole)} = {together}: {told}"
     if len(done) == 1 and divisors == {1.0}:
-        return f"{together}: one micro-batch is the whole update, each row counts 1/{update.rows}"
+        of = " of each process" if processes > 1 else ""
+        return f"{together}: one micro-batch{of} is the whole update, each row counts 1/{update.rows}"
     if len(divisors) == 1 and divisors != {math.inf}:
         divided = [f"{loss}/{done[0].divisor:g}" for loss in whole]
         if run.config.trainer_compat:
@@ -677,6 +637,15 @@ def draw(row: np.ndarray, cells: int, marks: Marks) -> str:
     return "".join((marks.padding, marks.token, marks.second)[row[i]] for i in middles)
 
 
+def curve(run: Run, marks: Marks) -> str:
+    """The learning rate over the whole run; empty where its schedule does not tell."""
+    rates, steps = getattr(run.scheduler, "lr_lambdas", None), run.plan.max_steps
+    if not rates:
+        return ""
+    cells = steps * (CURVE // steps) if steps <= CURVE else CURVE
+    return sparkline([float(rates[0](cell * steps // cells)) for cell in range(cells)], marks.levels)
+
+
 def sparkline(values: Sequence[float], levels: str) -> str:
     top = max(values, default=0.0) or 1.0
     return "".join(levels[min(int(max(value, 0.0) / top * len(levels)), len(levels) - 1)] for value in values)
@@ -687,44 +656,39 @@ def position(step: int, steps: int, cells: int) -> int:
     return -(-step * cells // steps) if cells >= steps else step * cells // steps
 
 
-def _main_input(inputs: Inputs) -> str:
+def main_input(inputs: Inputs) -> str:
     tensors = [name for name, value in inputs.items() if isinstance(value, Tensor) and value.ndim]
     return next((name for name in ("input_ids", "inputs_embeds") if name in tensors), tensors[0])
 
 
-def _mask(inputs: Inputs, main: str) -> np.ndarray | None:
-    """Per row and token: 0 padding, 1 a token, 2 one of the second text. None where there are no tokens to tell of."""
+def kinds_of_token(inputs: Inputs, main: str) -> np.ndarray | None:
+    """Per row and token: 0 padding, 1 a token, 2 one of the second text. None where no mask tells."""
     ids, mask, types = inputs[main], inputs.get("attention_mask"), inputs.get("token_type_ids")
-    if main != "input_ids" or ids.ndim != 2:
+    if main != "input_ids" or mask is None or mask.shape != ids.shape:
         return None
-    marks = torch.ones(ids.shape, dtype=torch.int64)
+    kinds = (mask != 0).long()
     if types is not None and types.shape == ids.shape:
-        marks += (types == 1).cpu()
-    if mask is not None and mask.shape == ids.shape:
-        marks *= (mask != 0).cpu()
-    told: np.ndarray = marks.numpy()
+        kinds = kinds * (1 + (types == 1).long())
+    told: np.ndarray = kinds.cpu().numpy()
     return told
 
 
-def _label(run: Run, value: Tensor) -> str:
+def label_name(run: Run, value: Tensor) -> str:
     names = getattr(getattr(run.unwrapped_model, "config", None), "id2label", None) or {}
     if value.ndim:
         return ", ".join(str(names.get(i, i)) for i, on in enumerate(value.tolist()) if on) or "none"
     if value.is_floating_point():
         return f"{float(value):g}"
-    return _printable(str(names.get(int(value), int(value))))
+    return printable(str(names.get(int(value), int(value))))
 
 
-def _text(run: Run, inputs: Inputs, main: str, is_real: np.ndarray | None) -> str:
-    """The first row as the model gets it: as text where there is a tokenizer, else its numbers."""
-    if main != "input_ids" or is_real is None:
-        return ""
-    ids = inputs[main][0].cpu()[torch.from_numpy(is_real)].tolist()
+def as_text(run: Run, tokens: Tensor) -> str:
+    """What the model reads: as text where there is a tokenizer, else its numbers."""
     decode = getattr(run.processing_class, "decode", None)
-    return str(decode(ids)) if decode is not None else f"tokens {' '.join(map(str, ids))}"
+    return str(decode(tokens.tolist())) if decode is not None else f"tokens {' '.join(map(str, tokens.tolist()))}"
 
 
-def _whole(micro_batch: MicroBatch) -> float:
+def whole_loss(micro_batch: MicroBatch) -> float:
     """The loss before it was divided."""
     share, divisor = float(micro_batch.share), micro_batch.divisor
     return share * divisor if divisor != math.inf else share
@@ -759,12 +723,12 @@ def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Texts come from files: one with an escape sequence in it is shown, and not obeyed."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _can_show(text: str, encoding: str) -> bool:
+def can_show(text: str, encoding: str) -> bool:
     try:
         text.encode(encoding)
     except (UnicodeEncodeError, LookupError):
