@@ -439,7 +439,7 @@ def say_weights(page: Page, run: Run, update: Happening, moved: Mapping[str, tup
     if not changed:
         page.say("Weights", f"none moved: {why_none_moved(run, update)}")
         return
-    page.say("Weights", f"{changed} of {len(moved)} tensors moved; the most, by their own norm:")
+    page.say("Weights", f"{changed} of {len(moved)} tensors moved; the most relative to their norm:")
     relative = {name: change / norm for name, (change, norm) in moved.items() if norm}
     # Vectors apart: biases begin at 0, and near it a small step is many times what was there.
     matrices = {name for name, p in run.unwrapped_model.named_parameters() if p.ndim > 1}

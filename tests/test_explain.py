@@ -314,7 +314,7 @@ def test_a_console_without_the_characters_gets_others_and_texts_with_escapes_are
     tokenizer = tiny_tokenizer()
     tokenizer.padding_side = "left"
     texts = [(row["sentence1"], row["sentence2"]) for row in tiny_pairs(6)]
-    rows = [tokenizer(*pair, truncation=True) | {"label": i % 2} for i, pair in enumerate(texts)]
+    rows = [{**tokenizer(*pair, return_token_type_ids=True)} | {"label": i % 2} for i, pair in enumerate(texts)]
     model = tiny_bert()
     model.config.id2label = {0: "no\x1b[2J", 1: "yes"}
     config = TrainConfig(output_dir=str(tmp_path), **QUIET, per_device_train_batch_size=6, max_steps=1)
