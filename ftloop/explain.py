@@ -79,12 +79,11 @@ class Page:
 
     def say(self, topic: str, *sentences: str) -> None:
         """A topic and its text, wrapped."""
-        text = printable(" ".join(sentences))
-        for i, line in enumerate(textwrap.wrap(text, self.room, break_on_hyphens=False)):
+        for i, line in enumerate(textwrap.wrap(" ".join(sentences), self.room, break_on_hyphens=False)):
             self.write(f"{topic if i == 0 else '':<{INDENT - 1}} {line}")
 
     def line(self, text: str) -> None:
-        """One that is not wrapped but cut."""
+        """One that is not wrapped but cut. Texts and labels come in these, and no escape sequence in them is obeyed."""
         self.write(f"{'':<{INDENT}}{self.cut(printable(text), self.room)}".rstrip())
 
     def cut(self, text: str, room: int, keep_end: bool = False) -> str:
@@ -545,19 +544,16 @@ def combined(run: Run, update: Happening, num_items: Tensor | None) -> str:
             f"{_sum(whole)} = {together}: added up undivided{times}, as in Trainer, which leaves that to the model and "
             f"tells it of the update's {int(num_items)} labels; BERT's head takes the mean of its own rows all the same"
         )
-    if len(done) == 1 and divisors == {1.0}:
-        of = " of each process" if processes > 1 else ""
-        return f"{together}: one micro-batch{of} is the whole update, each row counts 1/{update.rows}"
-    if len(divisors) == 1 and divisors != {math.inf}:
-        divided = [f"{loss}/{done[0].divisor:g}" for loss in whole]
-        if run.config.trainer_compat:
-            return (
-                f"{_sum(divided)} = {together}: each micro-batch counts alike, however many rows it has, as in Trainer"
-            )
-        return f"{_sum(divided)} = {together}: equal sizes, each row counts 1/{update.rows}"
+    counts = f"each row counts 1/{update.rows}{' in the mean over the processes' if processes > 1 else ''}"
+    if divisors == {float(len(done))}:
+        if len(done) == 1:
+            return f"{together}: one micro-batch{' of each process' if processes > 1 else ''} is all of it, {counts}"
+        alike = "each micro-batch counts alike, whatever its rows, as in Trainer"
+        told = alike if run.config.trainer_compat else f"equal sizes, {counts}"
+        return f"{_sum([f'{loss}/{len(done)}' for loss in whole])} = {together}: {told}"
     times = f"{processes} x " if processes > 1 else ""
     weighed = [f"{loss} x {times}{m.rows}/{update.rows}" for loss, m in zip(whole, done, strict=True)]
-    return f"{_sum(weighed)} = {together}: each row counts 1/{update.rows}"
+    return f"{_sum(weighed)} = {together}: {counts}"
 
 
 def due_after(run: Run, update: Happening) -> tuple[bool, list[str]]:
@@ -679,7 +675,7 @@ def label_name(run: Run, value: Tensor) -> str:
         return ", ".join(str(names.get(i, i)) for i, on in enumerate(value.tolist()) if on) or "none"
     if value.is_floating_point():
         return f"{float(value):g}"
-    return printable(str(names.get(int(value), int(value))))
+    return str(names.get(int(value), int(value)))
 
 
 def as_text(run: Run, tokens: Tensor) -> str:
