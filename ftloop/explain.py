@@ -269,11 +269,13 @@ def introduce(page: Page, run: Run, number: int) -> None:
     page.line(curve(run, marks))
     size = f"up to {plan.budget.max_tokens} tokens" if plan.budget else f"{plan.per_device_train_batch_size} rows"
     processes = f" on each of {plan.num_processes} processes" if plan.num_processes > 1 else ""
+    several = plan.gradient_accumulation_steps > 1
     page.say(
         "An update",
         f"{_count(plan.gradient_accumulation_steps, 'micro-batch', 'micro-batches')} of {size}{processes}:",
-        "each goes forward to a loss and backward to gradients, which add up. Then once: clip, one step of AdamW, the",
-        "next learning rate, gradients cleared",
+        f"{'each goes' if several else 'it goes'} forward to a loss and backward to",
+        f"gradients{', which add up. Then once' if several else '. Then'}: clip, one step of AdamW, the next learning",
+        "rate, gradients cleared",
     )
     example: Any = run.train_dataset[0]
     types = example.get("token_type_ids") if hasattr(example, "get") else None
@@ -461,7 +463,9 @@ def say_random(page: Page, update: Happening) -> None:
             continue
         told = "words of 32 bits drawn on the CPU: " if device == "cpu" else "the GPU's offset moved by "
         if before.get(device, 0) != 0:
-            told += f"{_words(before[device])} before them{' (a new iterator takes 2)' if device == 'cpu' else ''}, "
+            told += (
+                f"{_words(before[device])} before them{' (a new iterator takes 2)' if device == 'cpu' else ''}, then "
+            )
         told += f"{_and(each) if len(each) <= SHOWN_MICRO_BATCHES else _listed(each, SHOWN_MICRO_BATCHES)} "
         told += "by dropout" if any(words[device] for words in within) else "in the forward passes"
         drawn.append(told)

@@ -364,7 +364,7 @@ def test_what_dropout_draws_is_told(tmp_path: Path, capsys: pytest.CaptureFixtur
         with explain(run, 1, step) as narrated:
             list(updates(run, narrated))
         text = " ".join(capsys.readouterr().out.split())
-        told.append(number(r", ([\d,]+) (?:by dropout|in the forward passes)", text))
+        told.append(number(r"then ([\d,]+) (?:by dropout|in the forward passes)", text))
         assert told[-1] == words_between(*states[-2:])
     assert told[0] > 0
     assert told[1] == 0
