@@ -543,7 +543,8 @@ def combined(run: Run, update: Happening, num_items: Tensor | None) -> str:
     whole, together = [_number(whole_loss(micro_batch)) for micro_batch in done], _number(update.loss)
     divisors = {micro_batch.divisor for micro_batch in done}
     if num_items is not None:
-        times = f", each times the {processes} processes" if processes > 1 else ""
+        multiplied = processes > 1 and run.config.average_tokens_across_devices
+        times = f", each times the {processes} processes" if multiplied else ""
         return (
             f"{_sum(whole)} = {together}: added up undivided{times}, as in Trainer, which leaves that to the model and "
             f"tells it of the update's {int(num_items)} labels; BERT's head takes the mean of its own rows all the same"
