@@ -23,6 +23,7 @@ from ftloop.run import Run
 FREE = {  # the training is the same
     "ddp_timeout",
     "disable_tqdm",
+    "explain",
     "keep_freed_memory",
     "dataloader_num_workers",
     "dataloader_pin_memory",

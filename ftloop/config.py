@@ -219,6 +219,7 @@ class TrainConfig:
 
     record: str | None = _logging(None, "Write down every update into this file, for python -m ftloop.compare.")
     record_full: bool = _logging(False, "With record: digests of every parameter and its gradient too; slower.")
+    explain: int | None = _logging(None, "Narrate so many updates while they happen: rows, losses, gradients, weights.")
 
     dataloader_drop_last: bool = _loader(False, "Drop the last, incomplete batch.")
     dataloader_num_workers: int = _loader(0, "Worker processes that collate batches.")
@@ -417,6 +418,7 @@ _POSITIVE = (
     "save_total_limit",
     "ddp_timeout",
     "max_train_seconds",
+    "explain",
 )
 _NOT_NEGATIVE = (
     "learning_rate",

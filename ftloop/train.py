@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import time
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,15 +253,20 @@ def _use(
 
 
 def _train(run: Run) -> TrainResult:
-    """Train, and with `record` write down every update."""
-    from ftloop.loop import train
+    """Train; with `record` write down every update, with `explain` narrate the first ones."""
+    from ftloop.loop import TrainingStep, train, training_step
 
-    if run.config.record is None:
-        return train(run)
-    from ftloop.record import record
+    step: TrainingStep = training_step
+    with ExitStack() as watching:
+        if run.config.record is not None:
+            from ftloop.record import record
 
-    with record(run, run.config.record, full=run.config.record_full) as recording:
-        return train(run, recording.training_step)
+            step = watching.enter_context(record(run, run.config.record, run.config.record_full)).training_step
+        if run.config.explain is not None:
+            from ftloop.explain import explain
+
+            step = watching.enter_context(explain(run, run.config.explain, step))
+        return train(run, step)
 
 
 def _final_evaluation(run: Run, data: TextData, sets: dict[str, Dataset], prefix: str) -> None:

@@ -408,7 +408,7 @@ ORDER = [
     ("logs", "resume"),
     ("guard",),
     ("loop", "announce", "outcome"),
-    ("record",),  # it and what follows stand beside: the loop imports none of them
+    ("record", "explain"),  # it and what follows stand beside: the loop imports none of them
     ("diff",),
     ("causes", "overlay"),
     ("compare", "train"),
