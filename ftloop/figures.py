@@ -214,8 +214,12 @@ def _calibration(axes: Axes, told: tuple[str, list[dict[str, Any]]], colours: di
     name, bins = told
     confidence = [each["confidence"] for each in bins]
     axes.plot([0, 1], [0, 1], color=colours["soft"], linewidth=1, linestyle=":", label="as sure as right")
-    axes.plot(confidence, [each["right"] for each in bins], marker="o", label=f"{bins[0]['rows']} rows each")
-    low = min([*confidence, *(each["right"] for each in bins)])
+    right = [each["right"] for each in bins]
+    axes.vlines(
+        confidence, [each["low"] for each in bins], [each["high"] for each in bins], color=COLOURS[0], alpha=0.5
+    )
+    axes.plot(confidence, right, "o", color=COLOURS[0], label=f"{bins[0]['rows']} rows each, 95 % interval")
+    low = min([*confidence, *(each["low"] for each in bins)])
     axes.set(
         title=f"Calibration, {name}",
         xlabel="how sure it was (probability)",

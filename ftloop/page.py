@@ -53,10 +53,10 @@ p{margin:0 0 10px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(220px,100%),1fr));gap:12px;margin:16px 0}
 .tiles .card{margin:0}
 .tile b{display:block;font-size:1.9rem;line-height:1.15;font-variant-numeric:tabular-nums}
-.tile span{display:block;color:var(--soft);font-size:.88rem}
-.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:16px;align-items:start}
-.two .card{margin:0}
-.two+.card,.card+.two,.two+.two{margin-top:16px}
+.tile span{display:block;font-size:.88rem}
+.tile span:not([class]){color:var(--soft)}
+.two{columns:2 420px;column-gap:16px}
+.two .card{display:inline-block;width:100%}
 .scroll{overflow-x:auto;max-width:100%;-webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;overflow-wrap:normal}
 table.full{width:100%}
@@ -64,19 +64,19 @@ th,td{padding:6px 10px 6px 0;text-align:left;vertical-align:top;border-bottom:1p
 tr:last-child td{border-bottom:0}
 thead th{color:var(--soft);font-weight:600;white-space:nowrap}
 td.n,th.n{text-align:right;white-space:nowrap}
-td.name{max-width:16rem;overflow-wrap:anywhere}
+td.name{min-width:6.5rem;max-width:16rem;overflow-wrap:anywhere}
+td small{display:block;color:var(--soft)}
 td.text{min-width:15rem;max-width:26rem;overflow-wrap:anywhere}
 .good{color:var(--good)}.bad{color:var(--bad)}
 table.matrix td,table.matrix th{padding:8px 10px;text-align:center;border:1px solid var(--line)}
 table.matrix th[scope=row]{text-align:right}
-table.matrix small{display:block;color:var(--soft)}
 .advice{background:var(--note);border-left:4px solid var(--edge)}
 img{max-width:100%;height:auto;display:block;margin:0 auto;border-radius:4px}
 pre{margin:0;font:.84rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre-wrap}
 code{font:.88em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 summary{cursor:pointer;font-weight:600}
 details[open] summary{margin-bottom:10px}
-.bar{position:relative;height:8px;min-width:90px;margin-top:8px;border-radius:4px;background:var(--line)}
+.bar{position:relative;height:8px;min-width:90px;margin:8px 0 4px;border-radius:4px;background:var(--line)}
 .bar i{position:absolute;top:0;bottom:0;border-radius:4px;background:rgba(var(--tint),.55)}
 .bar b{position:absolute;top:-3px;bottom:-3px;width:2px;background:var(--ink)}
 .bar u{position:absolute;top:-3px;bottom:-3px;border-left:2px dotted var(--bad)}
@@ -140,7 +140,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: set[int]
 
 
 def _card(title: str, *parts: str) -> str:
-    return f"<section class=card><h3>{text(title)}</h3>{''.join(parts)}</section>"
+    """A picture has its title in it."""
+    head = "" if parts[0].startswith("<picture>") else f"<h3>{text(title)}</h3>"
+    return f"<section class=card>{head}{''.join(parts)}</section>"
 
 
 def _picture(pictures: dict[str, dict[str, bytes]], name: str, told: str) -> str:
@@ -198,7 +200,7 @@ def _head(report: dict[str, Any], title: str) -> list[str]:
             mood = {"better": "good", "worse": "bad"}.get(how, "")
             tiles.append(
                 f"<div class='card tile'><span>{TITLES[metric]}, {text(name)}</span><b>{score(values['value'])}</b>"
-                f"<span>95 % interval {score(values['low'])} to {score(values['high'])}</span>"
+                f"<span>95 % interval {_interval(values)}</span>"
                 f"<span class='{mood}'>baseline {score(values['baseline'])}{f': {how}' if how else ''}</span></div>"
             )
         lines.append(f"<div class=tiles>{''.join(tiles)}</div>")
@@ -270,8 +272,7 @@ def _metrics(scored: dict[str, Any]) -> str:
         rows.append(
             (
                 f"{TITLES.get(metric, text(metric))}{_bar(metric, values)}",
-                score(values["value"]),
-                f"{score(values['low'])} to {score(values['high'])}" if values["low"] is not None else "–",
+                f"{score(values['value'])}<small>{_interval(values)}</small>",
                 score(values["baseline"]),
             )
         )
@@ -279,7 +280,11 @@ def _metrics(scored: dict[str, Any]) -> str:
     drawn = " or ".join(f"{count:,}" for count in sorted(counts, reverse=True)) or "no"
     positive = f" F1, precision and recall are those of “{text(scored['positive'])}”." if "positive" in scored else ""
     note = f"<p class=soft>Intervals: bootstrap, percentiles of {drawn} resamples of the rows.{positive}</p>"
-    return _card("Metrics", _table(("", "value", "95 % interval", "baseline"), rows, {1, 2, 3}), note)
+    return _card("Metrics", _table(("", "value, 95 % interval", "baseline"), rows, {1, 2}), note)
+
+
+def _interval(values: dict[str, Any]) -> str:
+    return "–" if values["low"] is None else f"{score(values['low'])} to {score(values['high'])}"
 
 
 def _bar(metric: str, values: dict[str, Any]) -> str:
@@ -392,7 +397,7 @@ def _mistakes(scored: dict[str, Any], name: str) -> str:
         )
     few, rest = "".join(items[:5]), "".join(items[5:])
     more = f"<details><summary>{len(items) - 5} more</summary>{rest}</details>" if rest else ""
-    return f"<section class=card style='margin-top:16px'><h3>{title}, {text(name)}</h3>{few}{more}</section>"
+    return f"<section class=card><h3>{title}, {text(name)}</h3>{few}{more}</section>"
 
 
 def _names(value: Any) -> str:

@@ -44,7 +44,8 @@ def make_report(outcome: Outcome, sets: str = "both") -> dict[str, Any]:
         missing.append(
             "what the model is and what it was trained on: only `python -m ftloop.train` writes ftloop_run.json"
         )
-    wanted = {name: path for name, path in outcome.predictions.items() if sets == "both" or name.startswith(sets)}
+    named = sorted(outcome.predictions)  # the test set first
+    wanted = {name: outcome.predictions[name] for name in named if sets == "both" or name.startswith(sets)}
     if not wanted:
         missing.append(
             "scores, tables and curves of single rows: there are no predictions of a labelled set"
@@ -165,17 +166,13 @@ def _cut(text: Any) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}... ({len(text)} characters)"
 
 
-def write_report(
-    folder: str | Path, sets: str = "both", output: str | Path | None = None, say: Callable[[str], None] = print
-) -> Path:
-    """Write the report of the run in `folder` into `output`, by default `report/` in it. Returns: its report.html.
+def write_report(report: dict[str, Any], final: Path, say: Callable[[str], None] = print) -> Path:
+    """Make the folder `final` of a report, in place of one that is there. Returns: its report.html.
 
-    Raises: UserError when no run has ended there or nothing can be written; SaveError.
+    Raises: UserError when nothing can be written there, SaveError.
     """
     from ftloop.page import page
 
-    report = make_report(read_outcome(folder), sets)
-    final = Path(folder) / FOLDER if output is None else Path(output)
     check_replaceable(final)
     pictures = _pictures(report, say)
     files: dict[str, str | bytes] = {
@@ -232,9 +229,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        output = None if given.output is None else user_path(given.output, "output")
-        written = write_report(user_path(given.folder, "DIR"), given.set, output)
-        print(f"Report    {written}")
+        folder = user_path(given.folder, "DIR")
+        final = folder / FOLDER if given.output is None else user_path(given.output, "output")
+        check_replaceable(final)
+        print(f"Report    {write_report(make_report(read_outcome(folder), given.set), final)}")
     except Exception as error:
         return tell(error, "--traceback" in words)
     return ExitCode.DONE

@@ -336,22 +336,29 @@ def calibration(answers: Answers) -> list[dict[str, Any]]:
     """How sure the model was, and how often right, in bins with as many rows each. Of several labels a row, each label
     is an answer of its own.
     """
-    share = probabilities(answers)
+    chances = probabilities(answers)
     if answers.kind == "multi_label":
-        confidence = np.maximum(share, 1 - share).reshape(-1)
+        confidence = np.maximum(chances, 1 - chances).reshape(-1)
         right = (answers.said == answers.true).reshape(-1)
     else:
-        confidence, right = share.max(axis=1) if len(share) else share.reshape(-1), answers.said == answers.true
+        confidence, right = chances.max(axis=1, initial=0.0), answers.said == answers.true
     bins = equal_mass(confidence)
-    return [
-        {
-            "confidence": float(confidence[bins == index].mean()),
-            "right": float(right[bins == index].mean()),
-            "rows": int((bins == index).sum()),
-        }
-        for index in range(BINS)
-        if (bins == index).any()
-    ]
+    found = []
+    for index in range(BINS):
+        rows = int((bins == index).sum())
+        if rows:
+            share = float(right[bins == index].mean())
+            low, high = wilson(share, rows)
+            sure = float(confidence[bins == index].mean())
+            found.append({"confidence": sure, "right": share, "low": low, "high": high, "rows": rows})
+    return found
+
+
+def wilson(share: float, rows: int) -> tuple[float, float]:
+    """The 95 % interval of a share of so many rows, after Wilson."""
+    z = 1.959964
+    centre, room = share + z**2 / (2 * rows), z * math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
+    return max((centre - room) / (1 + z**2 / rows), 0.0), min((centre + room) / (1 + z**2 / rows), 1.0)
 
 
 def _curves(answers: Answers) -> dict[str, Any] | None:

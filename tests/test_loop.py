@@ -404,11 +404,12 @@ ORDER = [
     ("run",),
     ("loss", "memory"),
     ("evaluation", "checkpoint", "changes", "predict"),
+    ("throughput", "scoring", "reproduce"),
     ("logs", "resume"),
     ("guard",),
     ("loop", "announce", "outcome"),
-    ("record",),  # it and what follows stand beside: the loop imports none of them
-    ("diff",),
+    ("record", "advice", "figures", "page", "card", "board"),  # these and what follows: the loop imports none of them
+    ("diff", "report"),
     ("causes", "overlay"),
     ("compare", "train"),
 ]
