@@ -1,4 +1,4 @@
-"""The model card of a run: `README.md` in its output_dir, as the model hub reads it; the same bytes for the same run."""
+"""The model card of a run: `README.md` in its output_dir, as the hub reads it; the same bytes for the same run."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _data_name(outcome: Outcome) -> str:
         return shared_path(config["dataset_name"])
     if config.get("task_name"):
         return "demo" if config["task_name"] == "demo" else f"glue/{config['task_name']}"
-    return PurePath(config.get("train_file") or "data").stem
+    return PurePath(config.get("train_file") or "data").name
 
 
 def metadata(outcome: Outcome, scored: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -223,10 +223,11 @@ def _training(outcome: Outcome) -> str:
     device, config = outcome.facts["device"], outcome.config
     lines = ["## Training\n", "| setting | value |", "|---|---|"]
     given = given_settings(config, whole_paths=False)
-    lines += [f"| {_code(name)} | {_code(value)} |" for name, value in given.items() if name != "sample_texts"]
-    where = (
-        f"{device['name']}, {device['precision']}, {outcome.num_processes} process(es), {device['threads']} thread(s)"
-    )
+    left_out = ("output_dir", "sample_texts")  # they are in the command
+    lines += [f"| {_code(name)} | {_code(value)} |" for name, value in given.items() if name not in left_out]
+    processes, threads = outcome.num_processes, device["threads"]
+    where = f"{device['name']}, {device['precision']}, {processes} process{'' if processes == 1 else 'es'} with "
+    where += f"{threads} CPU thread{'' if threads == 1 else 's'}"
     versions = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
     command = shell_line(reproducing_command(config, outcome.num_processes, device, whole_paths=False))
     lines += [

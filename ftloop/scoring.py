@@ -117,6 +117,8 @@ def intervals(statistics: Statistics, draws: Iterator[Weights], ones: Weights) -
         drawn = np.concatenate([part[name] for part in parts]) if parts else np.array([])
         drawn = drawn[np.isfinite(drawn)]
         low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (math.nan, math.nan)
+        if low == high:  # of rows that are all alike, resamples say nothing of others
+            low, high = wilson(float(value[0]), int(ones.sum())) if name == "accuracy" else (math.nan, math.nan)
         found[name] = {"value": number(value[0]), "low": number(low), "high": number(high), "resamples": len(drawn)}
     return found
 
