@@ -100,7 +100,7 @@ def _wanted(report: dict[str, Any]) -> dict[str, tuple[Draw, Any, float]]:
 
 def short(name: str, longest: int = 18) -> str:
     name = printable(name)
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[len(name) - longest // 2 + 1 :]}"
 
 
 def _losses(axes: Axes, history: dict[str, Any], colours: dict[str, str]) -> None:

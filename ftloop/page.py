@@ -65,7 +65,9 @@ tr:last-child td{border-bottom:0}
 thead th{color:var(--soft);font-weight:600;white-space:nowrap}
 td.n,th.n{text-align:right;white-space:nowrap}
 td.name{min-width:6.5rem;max-width:16rem;overflow-wrap:anywhere}
-td small{display:block;color:var(--soft)}
+td small,th small{display:block;color:var(--soft);font-weight:400}
+.scroll+p{margin-top:10px}
+.wide td:last-child{min-width:11rem}
 td.text{min-width:15rem;max-width:26rem;overflow-wrap:anywhere}
 .good{color:var(--good)}.bad{color:var(--bad)}
 table.matrix td,table.matrix th{padding:8px 10px;text-align:center;border:1px solid var(--line)}
@@ -201,7 +203,11 @@ def _head(report: dict[str, Any], title: str) -> list[str]:
             tiles.append(
                 f"<div class='card tile'><span>{TITLES[metric]}, {text(name)}</span><b>{score(values['value'])}</b>"
                 f"<span>95 % interval {_interval(values)}</span>"
-                f"<span class='{mood}'>baseline {score(values['baseline'])}{f': {how}' if how else ''}</span></div>"
+                + (
+                    f"<span class='{mood}'>baseline {score(values['baseline'])}: {how}</span></div>"
+                    if how
+                    else "</div>"
+                )
             )
         lines.append(f"<div class=tiles>{''.join(tiles)}</div>")
         lines.append(
@@ -280,7 +286,7 @@ def _metrics(scored: dict[str, Any]) -> str:
     drawn = " or ".join(f"{count:,}" for count in sorted(counts, reverse=True)) or "no"
     positive = f" F1, precision and recall are those of “{text(scored['positive'])}”." if "positive" in scored else ""
     note = f"<p class=soft>Intervals: bootstrap, percentiles of {drawn} resamples of the rows.{positive}</p>"
-    return _card("Metrics", _table(("", "value, 95 % interval", "baseline"), rows, {1, 2}), note)
+    return _card("Metrics", _table(("", "value<small>95 % interval</small>", "baseline"), rows, {1, 2}), note)
 
 
 def _interval(values: dict[str, Any]) -> str:
@@ -290,7 +296,7 @@ def _interval(values: dict[str, Any]) -> str:
 def _bar(metric: str, values: dict[str, Any]) -> str:
     """Value, interval and baseline on a line from 0 to 1."""
     numbers = [values[name] for name in ("value", "low", "high")]
-    if any(each is None or not 0 <= each <= 1 for each in numbers) or metric in ("mse", "mae", "log_loss"):
+    if any(each is None or not 0 <= each <= 1 for each in numbers) or metric in LESS_IS_BETTER:
         return ""
     value, low, high = (100 * each for each in numbers)
     bar = f"<i style='left:{low:.1f}%;width:{max(high - low, 0.5):.1f}%'></i><b style='left:{value:.1f}%'></b>"
@@ -386,7 +392,7 @@ def _mistakes(scored: dict[str, Any], name: str) -> str:
     items = []
     for each in found:
         if is_number:
-            how = f"{each['prediction']:.4g} for <b>{each['label']:.4g}</b>, off by {each['error']:.4g}"
+            how = f"said {each['prediction']:.4g}, label <b>{each['label']:.4g}</b>: off by {each['error']:.4g}"
         else:
             label = f"label <b class=good>{_names(each['label'])}</b>"
             how = f"<b class=bad>{_names(each['prediction'])}</b> with {each['probability']:.1%}; {label}"
@@ -511,7 +517,8 @@ def _data(facts: dict[str, Any]) -> str:
             told = ", ".join(f"{text(label, 40)} {count:,}" for label, count in most[:8])
             told += f", ... {len(labels)} in all" if len(labels) > 8 else ""
         rows.append((text(name), f"{each['rows']:,}", f"{each['truncated']:,}", told))
-    return _card("Data", _table(("set", "rows", "truncated", "labels"), rows, {1, 2}))
+    table = _table(("set", "rows", "truncated", "labels"), rows, {1, 2})
+    return _card("Data", f"<div class=wide>{table}</div>")
 
 
 def text_lines(value: str) -> str:
