@@ -87,6 +87,8 @@ details[open] summary{margin-bottom:10px}
 .mistake p{margin:0 0 4px}
 .mistake .texts{padding-left:10px;border-left:3px solid var(--line)}
 footer{color:var(--soft);font-size:.85rem;margin-top:28px}
+@media (max-width:480px){table{font-size:.82rem}th,td{padding-right:7px}td.name{min-width:5rem}
+table.matrix th{max-width:5.2rem;padding:6px;overflow-wrap:anywhere;white-space:normal}}
 @media print{body{background:#fff}.card{break-inside:avoid}}
 """
 

@@ -15,11 +15,11 @@ import pytest
 from folders import left_by_a_run
 
 import ftloop.report as report
-import ftloop.train
 from ftloop.config import TrainConfig, parse_args
 from ftloop.errors import ExitCode, UserError
 from ftloop.outcome import read_outcome, read_predictions
 from ftloop.reproduce import given_settings, reproducing_command, shell_line
+from ftloop.train import _report, main
 
 VOID = {"meta", "img", "source", "br"}
 
@@ -259,7 +259,7 @@ def test_a_report_that_fails_does_not_fail_the_run(
 ) -> None:
     monkeypatch.setattr(report, "make_report", lambda *_: 1 / 0)
     folder = left_by_a_run(tmp_path / "run", "classes", 2, 20)
-    ftloop.train._report(TrainConfig(output_dir=str(folder), report=True))
+    _report(TrainConfig(output_dir=str(folder), report=True))
     assert capsys.readouterr().out == (
         "Report    could not be made (ZeroDivisionError: division by zero); "
         f"try python -m ftloop.report {folder} --traceback\n"
@@ -278,7 +278,7 @@ def test_asked_for_when_training_it_is_there_at_the_end_and_in_tensorboard(
     words += ["--model_name_or_path", str(tiny_folder / "model"), "--use_cpu", "--eval_strategy", "epoch"]
     words += ["--logging_steps", "2", "--output_dir", str(output_dir), "--report", "--disable_tqdm"]
     words += ["--resume_from_checkpoint", "last", "--logging_dir", str(board)]
-    assert ftloop.train.main(words) == ExitCode.DONE
+    assert main(words) == ExitCode.DONE
     said = capsys.readouterr().out
     assert f"Report    {output_dir / 'report' / 'report.html'}\n" in said
     names = {path.name for path in (output_dir / "report").iterdir()}
@@ -305,8 +305,8 @@ def test_asked_for_when_training_it_is_there_at_the_end_and_in_tensorboard(
 
     # Killed before it was made, it is made by the same command; a complete run is not touched.
     shutil.rmtree(output_dir / "report")
-    assert ftloop.train.main(words) == ExitCode.DONE
+    assert main(words) == ExitCode.DONE
     assert (output_dir / "report" / "report.html").is_file()
     before = (output_dir / "report" / "report.html").stat().st_mtime_ns
-    assert ftloop.train.main(words) == ExitCode.DONE
+    assert main(words) == ExitCode.DONE
     assert (output_dir / "report" / "report.html").stat().st_mtime_ns == before
