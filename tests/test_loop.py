@@ -408,8 +408,8 @@ ORDER = [
     ("logs", "resume"),
     ("guard",),
     ("loop", "announce", "outcome"),
-    ("record", "advice", "figures", "page", "card", "board"),  # these and what follows: the loop imports none of them
-    ("diff", "report"),
+    ("record", "advice", "figures", "page", "card"),  # these and what follows: the loop imports none of them
+    ("diff", "report", "board"),
     ("causes", "overlay"),
     ("compare", "train"),
 ]
