@@ -40,6 +40,7 @@ FREE = {  # the training is the same
     "preprocessing_num_workers",
     "record",
     "record_full",
+    "report",
     "report_to",
     "resume_from_checkpoint",
     "resume_with_changes",

@@ -215,6 +215,10 @@ class TrainConfig:
     report_to: Literal["none", "tensorboard"] = _logging("none", "Where logs go besides console and files.")
     disable_tqdm: bool | None = _logging(None, "No progress bars. None: bars where the console is a terminal.")
 
+    report: bool = _logging(
+        False, "Write output_dir/report at the end: figures, tables and intervals in a report.html."
+    )
+
     traceback: bool = _logging(False, "Show where in the code an error was raised.")
 
     record: str | None = _logging(None, "Write down every update into this file, for python -m ftloop.compare.")

@@ -36,6 +36,7 @@ class Logs:
         )
         self.writer = _summary_writer(run) if run.is_main and run.config.tensorboard else None
         self.pace = Pace(time.monotonic(), run.state.global_step, run.plan.max_steps)
+        self.throughput = _throughput(run) if self.writer is not None else None
 
     def __enter__(self) -> Logs:
         return self
@@ -54,6 +55,8 @@ class Logs:
         state.log_history.append(values | {"step": state.global_step})
         if self.writer is not None:
             write_scalars(self.writer, values, state.global_step)
+        if self.throughput is not None:
+            self.throughput.leave_out(values.get("eval_runtime", 0.0))
 
     def losses(self) -> None:
         """Log the mean loss of the updates since the last log line: the one place where the host waits for it.
@@ -74,6 +77,8 @@ class Logs:
         meter.logged_at = state.global_step
         store_flos(run)
         self.record(values | counted)
+        if self.throughput is not None:  # to TensorBoard alone: the history is Trainer's
+            write_scalars(self.writer, self.throughput.tell(), state.global_step)
         if self.bar.disable and run.is_main:
             shown = ", ".join(f"{name}={value:.4g}" for name, value in values.items() if value is not None)
             shown += "".join(f", {name}={count}" for name, count in counted.items())
@@ -153,12 +158,19 @@ def _summary_writer(run: Run) -> Any:
     folder = run.config.logging_dir or os.environ.get("TENSORBOARD_LOGGING_DIR")
     folder = os.path.expanduser(folder or os.path.join(run.config.output_dir, "runs", stamp))
     writer = SummaryWriter(log_dir=folder)
+    run.board = folder
     print(f"Watch     tensorboard --logdir {folder}", flush=True)
     writer.add_text("args", json.dumps(run.config.to_dict(), indent=2))
     model: Any = run.unwrapped_model
     if getattr(model, "config", None) is not None:
         writer.add_text("model_config", model.config.to_json_string())
     return writer
+
+
+def _throughput(run: Run) -> Any:
+    from ftloop.throughput import Throughput
+
+    return Throughput.of(run)
 
 
 def write_scalars(writer: Any, values: dict[str, Any], global_step: int) -> None:

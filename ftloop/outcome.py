@@ -93,6 +93,13 @@ def read_predictions(path: Path) -> pa.Table:
         raise UserError(f"{path}: not readable ({first_line(error)})") from error
 
 
+def printable(text: Any) -> str:
+    """Texts come from files: line ends, control characters and marks that turn the direction of writing are shown, and
+    not obeyed. Joiners stay, of which some scripts and emoji are made.
+    """
+    return "".join(c if c.isprintable() or c in "\u200c\u200d" else ascii(c)[1:-1] for c in str(text))
+
+
 def save_facts(run: Run, facts: dict[str, Any]) -> None:
     path, text = Path(run.config.output_dir) / FACTS, json.dumps(facts, indent=2, sort_keys=True) + "\n"
     retried(path.name, partial(write_text, path, text), run.say)
@@ -137,7 +144,7 @@ def run_facts(
                 for name, rows in sets.items()
             },
         },
-        "padding": {"share": share, "length_grouped": grouped},
+        "padding": {"share": share, "length_grouped": grouped, "tokens_per_row": float(some.mean())},
         "plan": {
             "updates": plan.max_steps,
             "updates_per_epoch": plan.updates_per_epoch,

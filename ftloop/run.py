@@ -115,6 +115,10 @@ class Run:
 
     class_weights: Tensor | None = None
     """What each class counts in the loss, by id; None: all the same."""
+    padding_edges: tuple[int, ...] | None = None
+    """The lengths to which `data_collator` pads; None: to each batch's longest row."""
+    board: str | None = None
+    """The folder of TensorBoard's event files, of a run that has written some."""
     source_rows: Dataset[Any] | None = None
     """The training rows as they were read, texts and label, to be quoted where one of them has to be named."""
     update_so_far: list[Any] = field(default_factory=list)
@@ -352,7 +356,7 @@ def prepare(
         return run
     if len(train_dataset) == 0:  # type: ignore[arg-type]
         raise UserError("the training set has no rows")
-    run.train_dataset = train_dataset
+    run.train_dataset, run.padding_edges = train_dataset, padding_edges
     _check_alike(run)
     budget = _order_rows(run, padding_edges)
     run.train_loader = train_loader(run)

@@ -20,7 +20,7 @@ if __package__ in (None, ""):
 
 from ftloop.allocator import keep_freed_memory
 from ftloop.config import TrainConfig, parse_args
-from ftloop.errors import ExitCode, UserError, part, tell
+from ftloop.errors import ExitCode, UserError, first_line, part, tell
 from ftloop.hub import use_cache_if_hub_is_silent
 from ftloop.stopping import Stop, Stopped, listening, signals_wait
 
@@ -120,6 +120,8 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     if is_complete:
         if _is_main():
             print(f"Finished  already: {config.output_dir} holds this run, complete", flush=True)
+            if config.report and not (Path(config.output_dir) / "report").exists():
+                _report(config)
             facts: dict[str, Any] = {}
             with suppress(UserError):
                 facts = read_outcome(config.output_dir).facts
@@ -232,6 +234,7 @@ def _use(
 ) -> None:
     """What the final model is for: evaluated on all sets, and its predictions. Then the run is complete."""
     from ftloop.announce import announce_next
+    from ftloop.card import write_card
     from ftloop.checkpoint import record_complete
     from ftloop.outcome import run_facts, save_facts
 
@@ -246,10 +249,37 @@ def _use(
     if run.is_main:
         truncated = {name: cut for name, (_, cut) in tokenized.items()}
         save_facts(run, run_facts(run, data, encoded, truncated, max_length))
+        write_card(run)
     record_complete(run)
+    if run.is_main:
+        _report(run.config, run.board)
     run.say(f"Results   {run.config.output_dir}: the model, all_results.json, trainer_state.json")
     if run.is_main:
         announce_next(run.config, pairs=len(data.text_columns) == 2)
+
+
+def _report(config: TrainConfig, board: str | None = None) -> None:
+    """With `report`, and for TensorBoard where the run wrote for it, what is worth seeing of the run. It is complete
+    without, so that a failure here is told and no more.
+    """
+    if not config.report and board is None:
+        return
+    root = Path(config.output_dir)
+    try:
+        from ftloop.outcome import read_outcome
+        from ftloop.report import make_report, write_report
+
+        outcome = read_outcome(root)
+        report = make_report(outcome)
+        if config.report:
+            print(f"Report    {write_report(report, root / 'report')}", flush=True)
+        if board is not None:
+            from ftloop.board import finish_board
+
+            finish_board(board, outcome, report)
+    except Exception as error:
+        again = f"python -m ftloop.report {root} --traceback"
+        print(f"Report    could not be made ({type(error).__name__}: {first_line(error)}); try {again}", flush=True)
 
 
 def _train(run: Run) -> TrainResult:

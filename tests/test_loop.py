@@ -405,11 +405,12 @@ ORDER = [
     ("run",),
     ("loss", "memory"),
     ("evaluation", "checkpoint", "changes", "predict"),
+    ("throughput", "scoring", "reproduce"),
     ("logs", "resume"),
     ("guard",),
     ("loop", "announce", "outcome"),
-    ("record", "explain"),  # it and what follows stand beside: the loop imports none of them
-    ("diff",),
+    ("record", "explain", "advice", "figures", "page", "card"),  # these and what follows: the loop imports none of them
+    ("diff", "report", "board"),
     ("causes", "overlay"),
     ("compare", "train"),
 ]

@@ -108,6 +108,8 @@ def test_every_flag_named_is_a_setting() -> None:
         "requeue",
         "number",
         "advise",
+        "set",
+        "output",
     }
     flags = set(re.findall(r"--(\w+)", README + WALKTHROUGH)) - of_others
     assert {"train_file", "trainer_compat", "resume_from_checkpoint"} <= flags
