@@ -63,6 +63,10 @@ def _main(words: list[str], is_own_process: bool) -> ExitCode:
                     keep_freed_memory()
                 use_cache_if_hub_is_silent(config)
                 with in_use(Path(config.output_dir)) if _is_main() else nullcontext():
+                    if config.seeds is not None:
+                        from ftloop.seeds import train_seeds
+
+                        return train_seeds(config, words, stop)
                     fine_tune(config, stop)
             except (Stopped, KeyboardInterrupt) as stopped:
                 with signals_wait():

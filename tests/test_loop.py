@@ -407,8 +407,8 @@ ORDER = [
     ("logs", "resume"),
     ("guard",),
     ("loop", "announce", "outcome"),
-    ("record",),  # it and what follows stand beside: the loop imports none of them
-    ("diff",),
+    ("record", "advice", "seeds"),  # they and what follows stand beside: the loop imports none of them
+    ("diff", "paired"),
     ("causes", "overlay"),
     ("compare", "train"),
 ]
