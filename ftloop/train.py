@@ -222,6 +222,7 @@ def _use(
     run: Run, data: TextData, tokenized: dict[str, tuple[Dataset, int]], samples: list[Any], max_length: int
 ) -> None:
     """What the final model is for: evaluated on all sets, and its predictions. Then the run is complete."""
+    from ftloop.advice import told
     from ftloop.checkpoint import record_complete
     from ftloop.outcome import run_facts, save_facts
 
@@ -237,6 +238,9 @@ def _use(
         truncated = {name: cut for name, (_, cut) in tokenized.items()}
         save_facts(run, run_facts(run, data, encoded, truncated, max_length))
     record_complete(run)
+    if run.is_main:
+        for line in told(run.config.output_dir):
+            print(line, flush=True)
     run.say(f"Results   {run.config.output_dir}: the model, all_results.json, trainer_state.json")
 
 
