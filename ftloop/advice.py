@@ -22,12 +22,13 @@ ENOUGH_LINES = 4  # of the log; from fewer, a course cannot be read
 LEARNED_NOTHING = 0.95  # of the loss that the classes' shares alone give: dropout and chance make up for the rest
 UNSTABLE = 1.1  # times the loss of equal shares: worse than knowing nothing
 TOO_SHORT = 1e-3  # how far AdamW can have moved a weight; those of a pretrained transformer are about 0.04 in size
-SURE_RATE, RISKY_RATE = 1e-5, 1e-4  # below and above what pretrained transformers are fine-tuned with, 2e-5 to 5e-5
+LOW_RATE, RISKY_RATE = 1e-5, 1e-4  # below and above what pretrained transformers are fine-tuned with, 2e-5 to 5e-5 ...
+LARGE = 10_000_000  # ... from so many parameters on; a smaller model may want ten times that
 RISEN = 1.1  # times the best validation loss ...
 RISEN_BY = 0.05  # ... and so much above it: a loss of 0.01 that becomes 0.012 is no overfitting
 CONTRADICTED = 0.02  # of the training rows; one or two duplicates are in any data
 NOISY = 1.5  # training loss to validation loss: dropout alone makes 1.1 to 1.2
-SETTLED = 0.95  # of the training loss between the two evaluations before; while it falls, it lags behind
+SETTLED = 0.95  # of the training loss a quarter of the log before; while it falls, it lags behind validation's
 MAJORITY = 0.75  # from here on accuracy looks good whatever a model does; MRPC has 0.67
 RARE = 0.5  # of the share that equal classes would have
 FEW = 5  # rows of a class in the validation set: fewer are missed by chance
@@ -176,10 +177,11 @@ class Evidence:
         return float(np.mean(values[:quarter])), float(np.mean(values[-quarter:]))
 
     def training_loss(self, after: int, until: int) -> float | None:
-        """Of the updates between two, as far as the log's lines lie there by more than half."""
-        lines = [line for line in self.logged if after < (line.after + line.step + 1) / 2 <= until]
-        updates = [line.step - line.after for line in lines]
-        return float(np.average([line.loss for line in lines], weights=updates)) if lines else None
+        """Of the updates between two: of each line as much as lies there; where that is little, of the line before."""
+        lying = [max(min(line.step, until) - max(line.after, after), 0) for line in self.logged]
+        if sum(lying) < (until - after) / 2:
+            return next((line.loss for line in reversed(self.logged) if line.step <= until), None)
+        return float(np.average([line.loss for line in self.logged], weights=lying))
 
 
 def _counted(path: Path, names: list[str]) -> Answers:
@@ -216,9 +218,11 @@ def _training_loss(e: Evidence) -> str | None:
     unlearned, (first, late) = e.unlearned_loss, e.ends("loss")
     if late < LEARNED_NOTHING * unlearned or (e.answers is not None and _beats_the_majority(e.answers)):
         return None
-    evidence = f"The training loss did not fall: {first:.3g} at first, {late:.3g} at the end, where {unlearned:.3g} is"
-    evidence += f" had without reading a text{f'. {constant}' if constant else ''}"
-    peak = max(line.learning_rate for line in e.logged)
+    evidence = (
+        f"The training loss did not fall: {first:.3g} at first, {late:.3g} at the end; without reading a text one"
+    )
+    evidence += f" has {unlearned:.3g}{f'. {constant}' if constant else ''}"
+    peak = float(e.config.get("learning_rate") or max(line.learning_rate for line in e.logged))
     updates = e.logged[-1].step
     worst = 1.5 * unlearned if e.classes is None else UNSTABLE * max(unlearned, math.log(len(e.classes)))
     norms = [line.grad_norm for line in e.logged if line.grad_norm is not None]
@@ -228,23 +232,23 @@ def _training_loss(e: Evidence) -> str | None:
         norm = (
             f", and the gradient's norm grew from {grown[0]:.3g} to {grown[1]:.3g}" if grown[1] > 3 * grown[0] else ""
         )
-        return f"{evidence}. Worse than that{norm}: the learning rate, {peak:g} at its peak, is too high. Try {lower}"
+        return f"{evidence}. It ended worse than unlearned{norm}: the learning rate, {peak:g}, is too high. Try {lower}"
     reach = updates * float(np.mean([line.learning_rate for line in e.logged]))
     if reach < TOO_SHORT:
         moved = f"{evidence}. {updates} updates at up to {peak:g} can have moved a weight by {reach:.1g} at most"
-        if peak < SURE_RATE:
+        if peak < LOW_RATE:
             return f"{moved}: the learning rate is too low. Try --learning_rate 5e-5"
         epochs = min(math.ceil(3 * TOO_SHORT / reach * max(e.epochs, 1)), 20)
         flag = f"--max_steps {10 * updates}" if e.config.get("max_steps", -1) > 0 else f"--num_train_epochs {epochs}"
         return f"{moved}: too few updates. Try {flag}, or more rows"
-    if constant and peak > RISKY_RATE:
+    if constant and peak > RISKY_RATE and e.outcome.facts.get("model", {}).get("parameters", 0) > LARGE:
         return f"{evidence}. So ends a learning rate too high for a pretrained model, and {peak:g} is high. Try {lower}"
     columns = " + ".join(e.data.get("text_columns", []))
     return (
         f"{evidence}, though {updates} updates at up to {peak:g} are enough to move every weight. Nothing was found in "
         f"{columns} that {e.data.get('label_column')} depends on: see whether the labels belong to these texts "
-        "(--text_column_names, --label_column_name); if they do, try --learning_rate "
-        f"{_round(peak / 5 if peak > 2e-5 else peak * 5)}"
+        f"(--text_column_names, --label_column_name); if they do, try --learning_rate {_round(peak * 2)} and "
+        f"{_round(peak / 3)}"
     )
 
 
@@ -281,13 +285,12 @@ def _labels(e: Evidence) -> str | None:
             "model can get all of these right. Look at them, and decide on one label or drop them; or try "
             "--label_smoothing_factor 0.1"
         )
-    if e.config.get("label_smoothing_factor") or e.config.get("class_weights") or len(e.evaluations) < 2:
+    quarter, unlearned = len(e.logged) // 4, e.unlearned_loss
+    is_weighed = e.config.get("label_smoothing_factor") or e.config.get("class_weights")
+    if is_weighed or quarter < 2 or not e.evaluations or unlearned is None or e.answers is None:
         return None
-    steps = [0, *(each["step"] for each in e.evaluations)]
-    before, late = (e.training_loss(*steps[place : place + 2]) for place in (len(steps) - 3, len(steps) - 2))
-    unlearned, last = e.unlearned_loss, e.evaluations[-1]["eval_loss"]
-    if before is None or late is None or unlearned is None or e.answers is None:
-        return None
+    before, late = (float(np.mean([line.loss for line in e.logged[-n * quarter :][:quarter]])) for n in (2, 1))
+    last = e.evaluations[-1]["eval_loss"]
     has_settled = late > max(SETTLED * before, 0.4 * unlearned)
     if has_settled and late > NOISY * last and _beats_the_majority(e.answers):
         return (
@@ -416,7 +419,7 @@ def _clipping(e: Evidence) -> str | None:
 def _validation_rows(e: Evidence) -> str | None:
     """So few rows that what is decided by them is decided by chance."""
     answers = e.answers
-    if answers is None:
+    if answers is None or (answers.predicted > 0).sum() < 2:  # the same answer to all has nothing of chance
         return None
     p = (answers.right.sum() + 2) / (answers.count + 4)  # Agresti's: a set where all are right has some noise too
     noise = 1.96 * math.sqrt(2 * p * (1 - p) / answers.count)
@@ -445,10 +448,12 @@ def _more_epochs(e: Evidence) -> str | None:
     falls = all(later < earlier for earlier, later in pairwise(losses))
     if not falls or losses[-1] > IMPROVING * losses[-2] or losses[-1] < 0.3 * unlearned or not last >= before + 0.01:
         return None
-    epochs = math.ceil(e.epochs)
+    longer = f"--num_train_epochs {2 * math.ceil(e.epochs)}"
+    if e.config.get("max_steps", -1) > 0:
+        longer = f"--max_steps {2 * e.config['max_steps']}"
     return (
-        f"It ended while it was getting better: in the last epoch the validation loss fell from {losses[-2]:.3g} to "
-        f"{losses[-1]:.3g}, {e.metric} rose from {before:.3g} to {last:.3g}. Try --num_train_epochs {2 * epochs}"
+        f"It ended while it was getting better: between the last two evaluations the validation loss fell from "
+        f"{losses[-2]:.3g} to {losses[-1]:.3g}, and {e.metric} rose from {before:.3g} to {last:.3g}. Try {longer}"
     )
 
 
