@@ -36,9 +36,7 @@ MOST = 0.5  # of the rows are truncated
 PADDING = 0.2  # of the computing would be saved
 CLIPPED = 4.0  # times the limit, the median norm: AdamW, which divides by the gradient's size, makes little of less
 CLIPPED_LINES = 10
-NOISE = (
-    0.08  # accuracy: from here on a set cannot tell a model from one that is 8 points better (MRPC's 408 rows: 0.05)
-)
+NOISE = 0.08  # accuracy: such a set cannot tell a model from one that is 8 points better (MRPC's 408 rows: 0.05)
 IMPROVING = 0.9  # of the validation loss before it
 
 

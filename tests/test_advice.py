@@ -293,7 +293,7 @@ CONSTANT = ((200, 0), (200, 0))
 MADE: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "one that learns": ({"training": FALLING, "validation": GOOD}, [], ""),
     "one that was not logged nor evaluated": ({"training": []}, [], ""),
-    "one with three log lines": ({"training": FLAT[:3], "confusion": ((120, 80), (80, 120))}, [], ""),
+    "one with three log lines": ({"training": FLAT[:3], "confusion": ((100, 100), (100, 100))}, [], ""),
     "one that learns a little": ({"training": [0.69] * 10 + [0.65] * 5}, [], ""),
     "one whose loss is that of the classes' shares, but which knows more": ({"training": FLAT}, [], ""),
     "one with a bad day in between": ({"training": [*FALLING[:6], 0.9, *FALLING[6:]], "validation": GOOD}, [], ""),
