@@ -49,6 +49,7 @@ FREE = {  # the training is the same
     "save_steps",
     "save_strategy",
     "save_total_limit",
+    "seeds",
     "test_file",
     "traceback",
 }

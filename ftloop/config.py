@@ -146,6 +146,9 @@ class TrainConfig:
     label_smoothing_factor: float = _training(0.0, "Share of the target spread evenly over the classes.")
     seed: int = _training(42, "Seeds the new head, dropout and the order of rows.")
     data_seed: int | None = _training(None, "Seeds the order of rows alone. None: seed.")
+    seeds: list[int] | None = _training(
+        None, "Train once for each, such as 1,2,3, into seed-N of output_dir; then mean and spread of their results."
+    )
     full_determinism: bool = _training(False, "Deterministic kernels, slower; for reproducing GPU runs.")
     resume_from_checkpoint: str | None = _training(None, "`last`, or a checkpoint folder.")
     resume_with_changes: bool = _training(False, "Resume although seed, data, model or the like are others now.")
@@ -338,6 +341,10 @@ def coerce(value: Any, wanted: Any) -> Any:
             near = _nearest(str(value), choices) if isinstance(value, str) else ""
             raise ValueError(f"{shown(value)} is not one of {', '.join(choices)}{near}")
         return choices[choices.index(value)]  # plain text, also where transformers' enum member was given
+    if origin is list and typing.get_args(wanted) == (int,):
+        words = value if isinstance(value, (list, tuple)) else [value]
+        words = [part for word in words for part in (word.split(",") if isinstance(word, str) else [word])]
+        return [typing.cast(int, _number(word, int)) for word in words]
     if origin is list:
         if not isinstance(value, (list, tuple)):
             value = [value]
@@ -482,6 +489,24 @@ def _range_problems(config: TrainConfig) -> list[str]:
     return problems
 
 
+def _seeds_problems(config: TrainConfig) -> list[str]:
+    seeds = config.seeds
+    if seeds is None:
+        return []
+    problems = []
+    if len(set(seeds)) < len(seeds):
+        problems.append(f"seeds: {max(seeds, key=seeds.count)} is there twice")
+    if len(seeds) < 2:
+        problems.append("seeds: give at least two, such as 1,2,3; one alone is --seed")
+    if any(not 0 <= seed < 2**32 for seed in seeds):
+        problems.append("seeds: each must not be negative, and be below 2**32")
+    if config.record is not None:
+        problems.append("record: not with seeds, which would all be written into one file")
+    if config.resume_from_checkpoint not in (None, "last"):
+        problems.append("resume_from_checkpoint: with seeds only `last`, which is another checkpoint for each")
+    return problems
+
+
 def _combination_problems(config: TrainConfig) -> list[str]:
     problems = []
     if config.fp16 and config.bf16:
@@ -506,7 +531,7 @@ def _combination_problems(config: TrainConfig) -> list[str]:
     if config.needs_metric and config.eval_strategy == "no":
         reasons = "load_best_model_at_end, save_strategy=best and early_stopping_patience"
         problems.append(f"eval_strategy: {reasons} decide by an evaluation; set it to epoch or steps")
-    problems += [*_weight_problems(config), *_batching_problems(config)]
+    problems += [*_seeds_problems(config), *_weight_problems(config), *_batching_problems(config)]
     if config.text_column_names is not None and len(set(config.text_column_names)) < len(config.text_column_names):
         problems.append(f"text_column_names: {config.text_column_names[0]!r} is named twice")
     if config.text_column_names is not None and len(config.text_column_names) > 2:

@@ -141,3 +141,8 @@ _SCORES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
     "pearson": _pearson,
     "spearmanr": _spearman,
 }
+
+
+def score(name: str, true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float | None:
+    """One of the scores by its name; None for a name that is none. `predicted` are classes, or numbers."""
+    return _SCORES[name](true, predicted, num_labels) if name in _SCORES else None

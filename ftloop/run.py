@@ -302,6 +302,8 @@ def prepare(
     Raises: UserError when the configuration cannot be carried out.
     Mirrors: Trainer.__init__, then Trainer._prepare_for_training.
     """
+    if config.seeds is not None:
+        raise UserError("seeds: the command trains several, each in a process of its own; here it is one, with `seed`")
     if config.eval_strategy != "no" and train_dataset is not None and eval_dataset is None:
         raise UserError(f"eval_strategy is {config.eval_strategy}, but no eval_dataset was given")
     if config.padding != "longest" and padding_edges is None:

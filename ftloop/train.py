@@ -63,6 +63,10 @@ def _main(words: list[str], is_own_process: bool) -> ExitCode:
                     keep_freed_memory()
                 use_cache_if_hub_is_silent(config)
                 with in_use(Path(config.output_dir)) if _is_main() else nullcontext():
+                    if config.seeds is not None:
+                        from ftloop.seeds import train_seeds
+
+                        return train_seeds(config, words, stop)
                     fine_tune(config, stop)
             except (Stopped, KeyboardInterrupt) as stopped:
                 with signals_wait():
@@ -233,6 +237,7 @@ def _use(
     run: Run, data: TextData, tokenized: dict[str, tuple[Dataset, int]], samples: list[Any], max_length: int
 ) -> None:
     """What the final model is for: evaluated on all sets, and its predictions. Then the run is complete."""
+    from ftloop.advice import told
     from ftloop.announce import announce_next
     from ftloop.card import write_card
     from ftloop.checkpoint import record_complete
@@ -252,6 +257,8 @@ def _use(
         write_card(run)
     record_complete(run)
     if run.is_main:
+        for line in told(run.config.output_dir):
+            print(line, flush=True)
         _report(run.config, run.board)
     run.say(f"Results   {run.config.output_dir}: the model, all_results.json, trainer_state.json")
     if run.is_main:

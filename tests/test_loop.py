@@ -409,8 +409,16 @@ ORDER = [
     ("logs", "resume"),
     ("guard",),
     ("loop", "announce", "outcome"),
-    ("record", "explain", "advice", "figures", "page", "card"),  # these and what follows: the loop imports none of them
-    ("diff", "report", "board"),
+    (
+        "record",
+        "explain",
+        "advice",
+        "seeds",
+        "figures",
+        "page",
+        "card",
+    ),  # and what follows: the loop imports none of them
+    ("diff", "report", "board", "paired"),
     ("causes", "overlay"),
     ("compare", "train"),
 ]
