@@ -93,9 +93,9 @@ class TrainConfig:
     output_dir: str = _model("trainer_output", "Where checkpoints, the final model and the results go.")
 
     model_name_or_path: str | None = _model(None, "A model folder, or a name on the model hub.")
-    classifier_dropout: float | None = _model(None, "Dropout before the classifier. None: the model's own.")
+    classifier_dropout: float | None = _model(None, "Dropout before the classifier; by default the model's own.")
     hidden_dropout: float | None = _model(
-        None, "Dropout in the model's body, attention probabilities left as they are. None: the model's own."
+        None, "Dropout in the model's body, but for attention probabilities; by default the model's own."
     )
     freeze_embeddings: bool = _model(False, "Do not train the embeddings.")
     freeze_layers: int = _model(0, "Do not train so many of the encoder's layers, from the lowest.")
