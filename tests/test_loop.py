@@ -409,16 +409,9 @@ ORDER = [
     ("logs", "resume"),
     ("guard",),
     ("loop", "announce", "outcome"),
-    (
-        "record",
-        "explain",
-        "advice",
-        "seeds",
-        "figures",
-        "page",
-        "card",
-    ),  # and what follows: the loop imports none of them
-    ("diff", "report", "board", "paired"),
+    # What follows stands beside the loop, which imports none of it.
+    ("record", "explain", "advice", "paired", "figures", "page", "card"),
+    ("diff", "report", "board", "seeds"),
     ("causes", "overlay"),
     ("compare", "train"),
 ]
