@@ -6,8 +6,10 @@ import ast
 import functools
 import importlib
 import inspect
+import json
 import keyword
 import re
+import sys
 from pathlib import Path
 
 import accelerate
@@ -24,6 +26,10 @@ from ftloop.compare import read
 from ftloop.config import SETTINGS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.append(str(CHECKOUT / "benchmarks"))
+
+import choices  # noqa: E402
+
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 WALKTHROUGH = (CHECKOUT / "ftloop" / "README.md").read_text(encoding="utf-8")
 
@@ -301,3 +307,27 @@ def test_every_link_leads_somewhere_and_nothing_is_left_to_fill_in() -> None:
                 links += 1
                 assert (page.parent / target).exists(), (page, target)
     assert links >= 4
+
+
+def test_the_walkthroughs_tables_of_choices_are_those_of_the_benchmarks_last_result() -> None:
+    """`benchmarks/choices.py` writes them; after `make bench-choices` the walkthrough wants the new ones."""
+    results = CHECKOUT / "benchmarks" / "results"
+    found = json.loads((results / "choices.json").read_text(encoding="utf-8"))
+    tables = (results / "choices.md").read_text(encoding="utf-8")
+    assert tables == choices.tables(found)
+    lines = tables.splitlines()
+    assert len(lines) > 20
+    for line in lines:
+        assert line in WALKTHROUGH, line
+    runs = [json.loads(line) for line in (results / "choices.runs.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert choices.summarized(runs, list(found["choices"])) == found["choices"]
+
+
+def test_a_majority_scores_what_scikit_learn_says_it_scores() -> None:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    for ones in (3, 5, 7):
+        labels = [1] * ones + [0] * (10 - ones)
+        named = [int(ones >= 5)] * 10
+        scores = {"accuracy": accuracy_score(labels, named), "f1": f1_score(labels, named)}
+        assert choices.majority([{"label": label} for label in labels]) == pytest.approx(scores)
