@@ -276,13 +276,23 @@ def test_every_step_of_the_walkthrough_names_trainers_method_our_function_and_a_
         assert code_spans(held_by), number
 
 
-def test_the_diagrams_are_as_wide_as_a_console() -> None:
-    for page in (README, WALKTHROUGH):
-        for block in re.findall(r"^```\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
-            if "+---" in block:
-                assert max(map(len, block.splitlines())) <= 100
-                boxes = [line.rstrip() for line in block.splitlines() if re.match(r" [+|].{92}[+|]$", line.rstrip())]
-                assert len({len(line) for line in boxes}) <= 1
+def test_the_diagrams_fit_a_console_and_their_large_boxes_are_closed() -> None:
+    diagrams = [
+        block.splitlines()
+        for page in (README, WALKTHROUGH)
+        for block in re.findall(r"^```\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+        if "---+" in block
+    ]
+    assert len(diagrams) >= 2
+    boxes = 0
+    for lines in diagrams:
+        assert max(map(len, lines)) <= 100
+        edges = [i for i, line in enumerate(lines) if re.fullmatch(r" \+-{50,}\+", line)]
+        for top, bottom in zip(edges[::2], edges[1::2], strict=True):
+            boxes += 1
+            assert {len(line) for line in lines[top : bottom + 1]} == {len(lines[top])}
+            assert {line[1] + line[-1] for line in lines[top + 1 : bottom]} == {"||"}
+    assert boxes == 2
 
 
 def test_every_cause_that_can_be_named_is_planted_by_a_test_and_told_in_the_walkthrough() -> None:
