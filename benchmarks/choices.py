@@ -19,15 +19,15 @@ import argparse
 import json
 import os
 import shlex
-import shutil
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from throughput import FTLOOP, RESULTS, ROOT, finish, machine, versions
+from throughput import FTLOOP, RESULTS, finish, machine, versions
 
 from ftloop.demo_data import demo_rows
 
@@ -97,16 +97,15 @@ def majority(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {"accuracy": max(ones, 1 - ones), "f1": 2 * ones / (1 + ones) if ones >= 0.5 else 0.0}
 
 
-def one_run(choice: Choice, seed: int, base: dict[str, Any], folder: Path) -> dict[str, Any]:
+def one_run(choice: Choice, seed: int, base: dict[str, Any]) -> dict[str, Any]:
     """By ftloop's command; what is told of it is read from the files it leaves."""
-    output_dir = folder / "out"
-    shutil.rmtree(output_dir, ignore_errors=True)
     flags = base | choice.changes | {"seed": seed}
     words = [*FTLOOP, "demo", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
-    _, peak_mb, _ = finish([*words, "--output_dir", str(output_dir)], dict(os.environ))
-    results = json.loads((output_dir / "all_results.json").read_text())
-    state = json.loads((output_dir / "trainer_state.json").read_text())
-    shutil.rmtree(output_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        _, peak_mb, _ = finish([*words, "--output_dir", folder], dict(os.environ))
+        results, state = (
+            json.loads((Path(folder) / name).read_text()) for name in ("all_results.json", "trainer_state.json")
+        )
     return {
         "accuracy": results["test_accuracy"],
         "f1": results["test_f1"],
@@ -220,13 +219,11 @@ def main() -> int:
         "majority": majority(test_rows),
         "tables": {table: [choice.name for choice in TABLES[table]] for table in given.tables},
     }
-    folder = ROOT / "runs" / "choices"
-    folder.mkdir(parents=True, exist_ok=True)
     for seed in given.seeds:
         for choice in choices.values():
             if not any(run["choice"] == choice.name and run["seed"] == seed for run in done):
                 print(f"{time.strftime('%H:%M:%S')} {choice.name}, seed {seed}", flush=True)
-                done.append({"choice": choice.name, "seed": seed, **one_run(choice, seed, base, folder), "key": key})
+                done.append({"choice": choice.name, "seed": seed, **one_run(choice, seed, base), "key": key})
                 with kept.open("a") as file:
                     file.write(json.dumps(done[-1]) + "\n")
             result["choices"] = summarized(done, list(choices))
