@@ -151,7 +151,8 @@ def tables(result: dict[str, Any]) -> str:
             cells = (name, told["n"], f"{mean['updates']:.0f}", tokens, f"{mean['peak_mb'] / 1000:.2f} GB")
             cells += (f"{100 * mean['accuracy']:.1f} % ({spread})", f"{mean['f1']:.3f}", f"{mean['test_loss']:.3f}")
             lines.append("| " + " | ".join(map(str, cells)) + " |")
-        parts.append("\n".join(lines))
+        if len(lines) > 3:  # one row alone says nothing
+            parts.append("\n".join(lines))
     baseline = result["majority"]
     parts.append(f"The majority class alone: {100 * baseline['accuracy']:.1f} %, F1 {baseline['f1']:.3f}.")
     return "\n\n".join(parts) + "\n"
