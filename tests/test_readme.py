@@ -139,7 +139,7 @@ def code_spans(text: str) -> list[str]:
     return re.findall(r"`([^`]+)`", fenced_and_not(text)[1])
 
 
-def tests_defined() -> set[str]:
+def names_of_tests() -> set[str]:
     return {
         node.name
         for path in (CHECKOUT / "tests").glob("test_*.py")
@@ -180,7 +180,7 @@ THEIRS = (
 
 def missing_names(spans: list[str]) -> list[str]:
     """Which of the spans name something that is not there: a test, file, flag, command, module.name or plain name."""
-    tests, words = tests_defined(), words_of_the_source()
+    tests, words = names_of_tests(), words_of_the_source()
     flags = set(SETTINGS) | OF_OTHERS
     targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     modules = {path.stem for path in (CHECKOUT / "ftloop").glob("*.py")}
