@@ -132,27 +132,31 @@ def summarized(done: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
     return told
 
 
+def finished(result: dict[str, Any]) -> dict[str, list[str]]:
+    """The choices of each table that have been run, of the tables where there is something to compare."""
+    found = {table: [name for name in names if name in result["choices"]] for table, names in result["tables"].items()}
+    return {table: names for table, names in found.items() if len(names) > 1}
+
+
 def tables(result: dict[str, Any]) -> str:
     """As Markdown, the way the walkthrough has them."""
     parts = []
     centre = result["choices"].get(THE_CENTRE.name)
-    for table, names in result["tables"].items():
+    for table, names in finished(result).items():
         lines = [
             f"| {table} | n | updates | computed tokens | memory | accuracy (min to max) | F1 | loss |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for name in names:
-            told = result["choices"].get(name)
-            if told is None:
-                continue
+            told = result["choices"][name]
             mean = {key: told[key]["mean"] for key in ("updates", "flos", "peak_mb", "accuracy", "f1", "test_loss")}
             tokens = f"{mean['flos'] / centre['flos']['mean']:.2f}" if centre else ""
-            spread = f"{100 * told['accuracy']['min']:.1f} to {100 * told['accuracy']['max']:.1f}"
+            low, high = (100 * told["accuracy"][end] for end in ("min", "max"))
+            spread = f" ({low:.1f} to {high:.1f})" if told["n"] > 1 else ""
             cells = (name, told["n"], f"{mean['updates']:.0f}", tokens, f"{mean['peak_mb'] / 1000:.2f} GB")
-            cells += (f"{100 * mean['accuracy']:.1f} % ({spread})", f"{mean['f1']:.3f}", f"{mean['test_loss']:.3f}")
+            cells += (f"{100 * mean['accuracy']:.1f} %{spread}", f"{mean['f1']:.3f}", f"{mean['test_loss']:.3f}")
             lines.append("| " + " | ".join(map(str, cells)) + " |")
-        if len(lines) > 3:  # one row alone says nothing
-            parts.append("\n".join(lines))
+        parts.append("\n".join(lines))
     baseline = result["majority"]
     parts.append(f"The majority class alone: {100 * baseline['accuracy']:.1f} %, F1 {baseline['f1']:.3f}.")
     return "\n\n".join(parts) + "\n"
@@ -164,13 +168,13 @@ def draw(result: dict[str, Any], path: Path) -> str | None:
         from matplotlib.figure import Figure
     except ImportError:
         return "no picture: matplotlib is not installed (the extra `plots`)"
-    finished = {
-        table: [name for name in names if name in result["choices"]] for table, names in result["tables"].items()
-    }
-    heights = [max(len(names), 1) for names in finished.values()]
+    told = finished(result)
+    if not told:
+        return "no picture: no two choices of a table are finished"
+    heights = [len(names) for names in told.values()]
     figure = Figure(figsize=(7, 0.32 * sum(heights) + 1.2 * len(heights)), layout="constrained")
-    axes_of = figure.subplots(len(finished), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for (table, names), axes in zip(finished.items(), axes_of, strict=True):
+    axes_of = figure.subplots(len(told), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for (table, names), axes in zip(told.items(), axes_of, strict=True):
         for place, name in enumerate(names):
             accuracy = result["choices"][name]["accuracy"]
             axes.plot(accuracy["all"], [place] * len(accuracy["all"]), "o", color="tab:blue", alpha=0.6)
