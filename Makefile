@@ -85,6 +85,14 @@ bench-padding: install ## what padding costs, for each way to pad and to batch (
 bench-large-data: install ## what many rows cost: starts, planning, evaluation; an hour (ARGS="--sizes 50000", ...; QUICK=1: short)
 	$(BIN)/python benchmarks/large_data.py $(if $(QUICK),--quick --output runs/large-data-quick.json) $(ARGS)
 
+.PHONY: bench-choices
+bench-choices: install ## what each argument does, one changed at a time, over seeds; an hour, can be resumed (QUICK=1: short)
+	$(BIN)/python benchmarks/choices.py $(if $(QUICK),--quick --seeds 1 --output runs/choices-quick.json) $(ARGS)
+
+.PHONY: notebook
+notebook: install ## run notebooks/model_finetuning.ipynb from top to bottom and write its outputs anew
+	$(BIN)/python tests/notebook.py
+
 .PHONY: advise
 advise: install ## how to batch your rows, from their lengths alone (ARGS="--train_file mine.csv")
 	$(BIN)/python benchmarks/padding.py --advise $(ARGS)

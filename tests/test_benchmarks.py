@@ -160,3 +160,29 @@ def test_a_fork_tells_by_how_much_a_function_makes_memory_grow() -> None:
     # Some kilobytes of other things; and the kernel counts pages in groups.
     assert told["grew"] == pytest.approx(50e6, rel=0.05)
     assert told["grew_at_most"] == pytest.approx(150e6, rel=0.05)
+
+
+def test_choices_scores_each_and_goes_on_where_it_was_left(tmp_path: Path) -> None:
+    """Four runs, then those of a second seed but for one that is there already."""
+    output = tmp_path / "choices.json"
+    told, printed = benchmark("choices", output, "--tables", "batch", "--seeds", "1")
+    runs = output.with_suffix(".runs.jsonl")
+    names = told["tables"]["batch"]
+    assert sorted(names) == sorted(told["choices"])
+    for name, row in told["choices"].items():
+        assert f"| {name} | 1 | " in printed, name
+        assert f"| {name} | 1 | " in output.with_suffix(".md").read_text()
+        assert 0 <= row["accuracy"]["min"] == row["accuracy"]["max"] <= 1
+        assert "--seed 1" in row["command"]
+        assert "/" not in row["command"].removeprefix("python ftloop/train.py")  # it runs from any checkout
+    assert [told["choices"][name]["updates"]["mean"] for name in names] == [8, 4, 2, 1]
+    assert told["majority"]["accuracy"] == 0.625  # of the first 32 test rows
+    assert {"python", "torch", "cpu", "threads", "test_rows", "settings", "command"} <= told["conditions"].keys()
+    assert output.with_suffix(".png").stat().st_size > 0
+
+    lines = [json.loads(line) for line in runs.read_text().splitlines()]
+    runs.write_text("".join(json.dumps(line) + "\n" for line in [*lines, *({**each, "seed": 2} for each in lines[1:])]))
+    told, printed = benchmark("choices", output, "--tables", "batch", "--seeds", "1", "2", "--continue")
+    assert [line[9:] for line in printed.splitlines() if ", seed " in line] == ["the centre, seed 2"]
+    assert all(row["n"] == 2 for row in told["choices"].values())
+    assert len(runs.read_text().splitlines()) == 8

@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -466,3 +467,51 @@ def test_a_model_left_evaluating_trains_on_with_dropout(tmp_path: Path) -> None:
         count += 1
     assert count == plain.state.max_steps
     assert weights_digest(left.unwrapped_model) == weights_digest(plain.unwrapped_model)
+
+
+def test_random_numbers_are_drawn_where_the_walkthroughs_second_diagram_says(tmp_path: Path) -> None:
+    """Of the global generator: the states around each part of an epoch are equal, or one number apart, or dropout's."""
+    run = prepared(tmp_path, num_train_epochs=2, gradient_accumulation_steps=3)
+    states: list[tuple[str, torch.Tensor]] = []
+
+    def note(what: str) -> None:
+        states.append((what, torch.get_rng_state()))
+
+    def step(*arguments: Any) -> torch.Tensor:
+        note("before forward")
+        loss = training_step(*arguments)
+        note("after backward")
+        return loss
+
+    def one_number_after(state: torch.Tensor) -> torch.Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(state)
+            torch.empty((), dtype=torch.int64).random_()
+            return torch.get_rng_state()
+
+    note("epoch begins")
+    for update in updates(run, step):
+        note("yielded")
+        if update.global_step == 2:
+            evaluate(run)
+            note("evaluated")
+        note("epoch begins" if update.ends_epoch else "body done")
+    seen = set()
+    for (before, one), (after, two) in pairwise(states):
+        seen.add(f"{before} -> {after}")
+        if before == "epoch begins" or after == "evaluated":
+            assert torch.equal(two, one_number_after(one)), (before, after)
+        else:
+            is_forward = before == "before forward"
+            assert torch.equal(one, two) != is_forward, (before, after)
+    assert seen == {
+        "epoch begins -> before forward",
+        "before forward -> after backward",
+        "after backward -> before forward",
+        "after backward -> yielded",
+        "yielded -> body done",
+        "yielded -> evaluated",
+        "evaluated -> body done",
+        "yielded -> epoch begins",
+        "body done -> before forward",
+    }

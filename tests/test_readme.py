@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import ast
+import functools
+import importlib
 import inspect
+import json
+import keyword
 import re
+import sys
 from pathlib import Path
 
+import accelerate
 import datasets
 import pytest
 import torch
+import transformers
 from tiny import pad, tiny_bert, tiny_pairs, tiny_rows
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 import ftloop.loop
 from ftloop.compare import read
+from ftloop.config import SETTINGS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.append(str(CHECKOUT / "benchmarks"))
+
+import choices  # noqa: E402
+
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 WALKTHROUGH = (CHECKOUT / "ftloop" / "README.md").read_text(encoding="utf-8")
 
@@ -77,64 +89,212 @@ def test_every_file_in_the_tree_is_there_and_every_module_is_in_the_tree() -> No
     assert named == there - {"__init__.py"}
 
 
-def test_every_flag_named_is_a_setting() -> None:
-    from ftloop.config import SETTINGS
+OF_OTHERS = {
+    "num_cpu_threads_per_process",
+    "num_processes",
+    "nproc_per_node",
+    "nnodes",
+    "rdzv_backend",
+    "rdzv_id",
+    "rdzv_endpoint",
+    "config_file",
+    "nodes",
+    "ntasks",
+    "gpus",
+    "cpus",
+    "multi_gpu",
+    "cpu",
+    "help",
+    "model",
+    "pairs",
+    "png",
+    "tensorboard",
+    "fuzz",
+    "seed",
+    "plant",
+    "choice",
+    "signal",
+    "requeue",
+    "number",
+    "advise",
+    "set",
+    "output",
+    "continue",
+}
+"""Flags of launchers, of make's benchmarks and of the other commands."""
 
-    of_others = {
-        "num_cpu_threads_per_process",
-        "num_processes",
-        "nproc_per_node",
-        "nnodes",
-        "rdzv_backend",
-        "rdzv_id",
-        "rdzv_endpoint",
-        "config_file",
-        "nodes",
-        "ntasks",
-        "gpus",
-        "cpus",
-        "multi_gpu",
-        "cpu",
-        "help",
-        "model",
-        "pairs",
-        "png",
-        "tensorboard",
-        "fuzz",
-        "seed",
-        "plant",
-        "choice",
-        "signal",
-        "requeue",
-        "number",
-        "advise",
-        "set",
-        "output",
-    }
-    flags = set(re.findall(r"--(\w+)", README + WALKTHROUGH)) - of_others
+
+def test_every_flag_named_is_a_setting() -> None:
+    flags = set(re.findall(r"--(\w+)", README + WALKTHROUGH)) - OF_OTHERS
     assert {"train_file", "trainer_compat", "resume_from_checkpoint"} <= flags
     assert flags - {"strict"} <= set(SETTINGS)
 
 
-def test_every_name_in_the_walkthrough_exists() -> None:
-    tests = {
+def fenced_and_not(text: str) -> tuple[str, str]:
+    """The lines of code blocks and diagrams, and all others."""
+    parts = re.split(r"^```.*$", text, flags=re.MULTILINE)
+    return "\n".join(parts[1::2]), "\n".join(parts[::2])
+
+
+def code_spans(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", fenced_and_not(text)[1])
+
+
+@functools.cache
+def names_of_tests() -> set[str]:
+    return {
         node.name
         for path in (CHECKOUT / "tests").glob("test_*.py")
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
     }
-    files = {path.name for path in (CHECKOUT / "tests").glob("*.py")}
-    modules = {path.stem: path for path in (CHECKOUT / "ftloop").glob("*.py")}
-    looked_up = 0
-    for name in re.findall(r"`([\w.]+)`", WALKTHROUGH):
-        module, _, function = name.partition(".")
-        if name.startswith("test_"):
-            assert name in (files if name.endswith(".py") else tests), name
-            looked_up += 1
-        elif module in modules and function and "." not in function:
-            assert re.search(rf"(def|class) {function}\b", modules[module].read_text(encoding="utf-8")), name
-            looked_up += 1
-    assert looked_up > 40
+
+
+@functools.cache
+def words_of_the_source() -> set[str]:
+    """Every name, field, argument and string constant of ftloop and its benchmarks, one word each."""
+    words: set[str] = set()
+    for path in [*(CHECKOUT / "ftloop").glob("*.py"), *(CHECKOUT / "benchmarks").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            value = getattr(node, NAMED_BY.get(type(node), ""), None)
+            if isinstance(value, str) and len(value) < 200:  # longer ones are prose
+                words.update((value, *re.split(r"[^\w.-]+", value)))
+    return words
+
+
+NAMED_BY = {
+    **dict.fromkeys((ast.FunctionDef, ast.ClassDef, ast.alias), "name"),
+    **dict.fromkeys((ast.arg, ast.keyword), "arg"),
+    ast.Name: "id",
+    ast.Attribute: "attr",
+    ast.Constant: "value",
+}
+
+
+# What is named of other libraries: each has to have it.
+THEIRS = (
+    *(transformers, transformers.trainer, transformers.trainer_utils, Trainer, TrainingArguments),
+    *(transformers.DefaultFlowCallback, transformers.BertModel),
+    *(torch, torch.nn, torch.nn.parallel.DistributedDataParallel, torch.utils.data, DataLoader),
+    *(torch.utils.data.distributed, datasets, accelerate.Accelerator, accelerate.data_loader.DataLoaderShard),
+)
+
+
+def missing_names(spans: list[str]) -> list[str]:
+    """Which of the spans name something that is not there: a test, file, flag, command, module.name or plain name."""
+    tests, words = names_of_tests(), words_of_the_source()
+    flags = set(SETTINGS) | OF_OTHERS
+    targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    modules = {path.stem for path in (CHECKOUT / "ftloop").glob("*.py")}
+
+    def is_there(name: str) -> bool:
+        if name.startswith("test_") and not name.endswith(".py"):
+            return name in tests
+        if re.search(r"\.(py|md|yaml|ipynb|png)$", name) or "/" in name:
+            roots = (CHECKOUT, CHECKOUT / "ftloop", CHECKOUT / "tests", CHECKOUT / "benchmarks")
+            return any(list(root.glob(name)) for root in roots)
+        if name.endswith("-N"):
+            return all({f"{part}-", f".{part}-"} & words for part in name.removesuffix("-N").split("-"))
+        first, _, rest = name.partition(".")
+        if first in modules and rest and name not in words:
+            return has(importlib.import_module(f"ftloop.{first}"), rest)
+        if "." in name and name not in words:  # a class of ours, or something of theirs
+            ours = [vars(importlib.import_module(f"ftloop.{module}")).get(first) for module in sorted(modules)]
+            return any(has(owner, rest) for owner in ours if owner) or any(has(owner, name) for owner in THEIRS)
+        return name in words or any(has(owner, name) for owner in THEIRS)
+
+    missing = []
+    for span in spans:
+        if span.startswith("make "):
+            wanted, there = {span.split()[1]}, targets
+        elif span.startswith("--"):
+            wanted, there = {span.split()[0].removeprefix("--")}, flags
+        else:
+            found = set(re.findall(r"(?<![\w-])[\w./*-]*[A-Za-z_][\w./*-]*", span))
+            names = {name.strip(".*/-") for name in found if not name.startswith("--")}
+            wanted = {name for name in names if len(name) > 1 and name not in KEYWORDS and not is_there(name)}
+            wanted |= set(re.findall(r"--(\w+)", span)) - flags
+            there = set()
+        missing += [f"{name} in {span!r}" for name in wanted - there]
+    return missing
+
+
+KEYWORDS = {*keyword.kwlist, "python", "torchrun"}
+
+
+def has(owner: object, dotted: str) -> bool:
+    for name in dotted.split("."):
+        fields = getattr(owner, "__dataclass_fields__", {})
+        if not hasattr(owner, name) and name not in fields:
+            return False
+        owner = getattr(owner, name, None)
+    return True
+
+
+def test_every_name_in_the_walkthrough_exists() -> None:
+    spans = code_spans(WALKTHROUGH)
+    assert len(spans) > 300
+    missing = missing_names(spans)
+    assert not missing, missing
+
+
+def test_every_name_in_the_walkthroughs_diagrams_and_code_exists() -> None:
+    """Of a block that may be printed output: what looks like a name of ours, a test, a file, a flag, a call."""
+    fenced = fenced_and_not(WALKTHROUGH)[0]
+    names = re.findall(r"test_\w+(?:\.py)?|[\w/]+\.(?:py|md|yaml)|--\w+|\b[\w.]*[a-z_]\(\)", fenced)
+    assert {"run.py", "prepare()", "training_step()", "after_epoch()"} <= set(names)
+    assert missing_names(names) == []
+
+
+def test_a_name_that_is_not_there_is_found() -> None:
+    wrong = ("loop.upgrades", "test_that_is_not_there", "updatez()", "loops.py", "--lerning_rate", "make parityy")
+    wrong += (
+        "ModelShape.flops",
+        "Trainer.training_stepp",
+        "on_nonfinte=raise",
+        "python benchmarks/scale.py",
+        "globl += 1",
+    )
+    assert len(missing_names(list(wrong))) == len(wrong)
+    right = ("loop.updates", "updates()", "ModelShape.training_flops", "on_nonfinite=raise", "TrainerState.global_step")
+    assert missing_names(list(right)) == []
+
+
+def test_every_step_of_the_walkthrough_names_trainers_method_our_function_and_a_test() -> None:
+    lines = re.findall(r"^\| \d+ \|.*\|$", WALKTHROUGH.split("\n## ")[0], re.MULTILINE)
+    steps = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [int(row[0]) for row in steps] == list(range(1, len(steps) + 1))
+    assert len(steps) >= 17
+    of_trainer = (Trainer, transformers, transformers.DefaultFlowCallback, transformers.trainer_utils)
+    for number, _, trainers, ours, held_by in steps:
+        theirs = code_spans(trainers)
+        assert theirs or trainers == "– (the user's script)", number
+        assert all(any(has(owner, name) for owner in of_trainer) for name in theirs), (number, theirs)
+        for name in code_spans(ours):
+            module, _, function = name.partition(".")
+            assert has(importlib.import_module(f"ftloop.{module}"), function), (number, name)
+        assert code_spans(ours), number
+        assert all((CHECKOUT / "tests" / name).is_file() for name in code_spans(held_by)), number
+        assert code_spans(held_by), number
+
+
+def test_the_diagrams_fit_a_console_and_their_large_boxes_are_closed() -> None:
+    diagrams = [
+        block.splitlines()
+        for page in (README, WALKTHROUGH)
+        for block in re.findall(r"^```\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+        if "---+" in block
+    ]
+    assert len(diagrams) >= 2
+    boxes = 0
+    for lines in diagrams:
+        assert max(map(len, lines)) <= 100
+        edges = [i for i, line in enumerate(lines) if re.fullmatch(r" \+-{50,}\+", line)]
+        for top, bottom in zip(edges[::2], edges[1::2], strict=True):
+            boxes += 1
+            assert {len(line) for line in lines[top : bottom + 1]} == {len(lines[top])}
+            assert {line[1] + line[-1] for line in lines[top + 1 : bottom]} == {"||"}
+    assert boxes == 2
 
 
 def test_every_cause_that_can_be_named_is_planted_by_a_test_and_told_in_the_walkthrough() -> None:
@@ -159,3 +319,27 @@ def test_every_link_leads_somewhere_and_nothing_is_left_to_fill_in() -> None:
                 links += 1
                 assert (page.parent / target).exists(), (page, target)
     assert links >= 4
+
+
+def test_the_walkthroughs_tables_of_choices_are_those_of_the_benchmarks_last_result() -> None:
+    """`benchmarks/choices.py` writes them; after `make bench-choices` the walkthrough wants the new ones."""
+    results = CHECKOUT / "benchmarks" / "results"
+    found = json.loads((results / "choices.json").read_text(encoding="utf-8"))
+    tables = (results / "choices.md").read_text(encoding="utf-8")
+    assert tables == choices.tables(found)
+    lines = tables.splitlines()
+    assert len(lines) > 6
+    for line in lines:
+        assert line in WALKTHROUGH, line
+    runs = [json.loads(line) for line in (results / "choices.runs.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert choices.summarized(runs, list(found["choices"])) == found["choices"]
+
+
+def test_a_majority_scores_what_scikit_learn_says_it_scores() -> None:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    for ones in (3, 5, 7):
+        labels = [1] * ones + [0] * (10 - ones)
+        named = [int(ones >= 5)] * 10
+        scores = {"accuracy": accuracy_score(labels, named), "f1": f1_score(labels, named)}
+        assert choices.majority([{"label": label} for label in labels]) == pytest.approx(scores)
