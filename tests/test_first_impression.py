@@ -19,7 +19,7 @@ from ftloop.config import parse_args
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TRAIN_PY = str(CHECKOUT / "ftloop" / "train.py")
-OURS = re.compile(r"(Update|Epoch) \d+/\d+: |(?=[A-Z ])[A-Z]?[a-z ]{8}  ?\S|Predicted \S|Validation \S")
+OURS = re.compile(r"(Update|Epoch) \d+/\d+: |(?!Exception|Traceback)[A-Z][a-z ]{8} \S|Validation \S| {10}\S")
 
 
 # --- the next command ------------------------------------------------------------------------------------------------
