@@ -174,7 +174,10 @@ def announce_next(config: TrainConfig, pairs: bool) -> None:
     """Commands to go on with, as they can be typed here. `pairs`: whether the model takes pairs of texts."""
     python, train = _python(), Path(__file__).with_name("train.py")
     texts = '--pairs "A text." "Another one."' if pairs else '"A text."'
-    _say("Next", f"{python} -m ftloop.predict --model {shlex.quote(config.output_dir)} {texts}")
+    folder = shlex.quote(config.output_dir)
+    _say("Next", f"{python} -m ftloop.predict --model {folder} {texts}")
+    if not config.report:
+        _say("", f"{python} -m ftloop.report {folder}")
     if config.task_name == "demo":
         here = train.is_relative_to(Path.cwd())
         command = f"{python} {shlex.quote(str(train.relative_to(Path.cwd())))}" if here else f"{python} -m ftloop.train"

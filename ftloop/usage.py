@@ -34,11 +34,11 @@ COMMON = {
     *("task_name", "dataset_name", "train_file", "validation_file", "test_file"),
     *("text_column_names", "label_column_name", "max_seq_length", "max_train_samples"),
     *("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
-    *("batching", "seed", "resume_from_checkpoint"),
+    *("batching", "class_weights", "freeze_layers", "seed", "seeds", "resume_from_checkpoint"),
     *("learning_rate", "weight_decay", "warmup_ratio"),
     *("bf16", "fp16"),
     *("eval_strategy", "save_strategy", "load_best_model_at_end", "metric_for_best_model", "early_stopping_patience"),
-    *("report_to",),
+    *("report_to", "report", "explain"),
 }
 
 COLUMN = 35  # where the text beside a flag and its value begins

@@ -19,7 +19,7 @@ from ftloop.config import parse_args
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TRAIN_PY = str(CHECKOUT / "ftloop" / "train.py")
-OURS = re.compile(r"(Update|Epoch) \d+/\d+: |(?=[A-Z ])[A-Z]?[a-z ]{8}  ?\S|Predicted \S|Validation \S")
+OURS = re.compile(r"(Update|Epoch) \d+/\d+: |(?!Exception|Traceback)[A-Z][a-z ]{8} \S|Validation \S| {10}\S")
 
 
 # --- the next command ------------------------------------------------------------------------------------------------
@@ -43,16 +43,17 @@ def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_next_command_predicts_with_this_model_and_can_be_typed_as_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (command,) = next_commands(capsys, pairs=True, output_dir="runs/it's mine")
+    command, report = next_commands(capsys, pairs=True, output_dir="runs/it's mine")
     words = ["python", "-m", "ftloop.predict", "--model", "runs/it's mine", "--pairs", "A text.", "Another one."]
     assert shlex.split(command) == words
-    (command,) = next_commands(capsys, pairs=False, output_dir="out")
+    assert shlex.split(report) == ["python", "-m", "ftloop.report", "runs/it's mine"]
+    (command,) = next_commands(capsys, pairs=False, output_dir="out", report=True)
     assert command == 'python -m ftloop.predict --model out "A text."'
 
 
 @pytest.mark.usefixtures("in_checkout")
 def test_after_the_demo_comes_the_command_for_ones_own_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    _, command = next_commands(capsys, pairs=True, task_name="demo")
+    *_, command = next_commands(capsys, pairs=True, task_name="demo")
     python, script, *words = shlex.split(command)
     assert (python, script) == ("python", "ftloop/train.py")
     config = parse_args(words)
@@ -66,12 +67,12 @@ def test_an_environment_that_is_not_activated_is_named_by_its_path(
     (tmp_path / "python").touch(0o755)  # another one
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    predict, own = next_commands(capsys, pairs=True, task_name="demo")
+    predict, _, own = next_commands(capsys, pairs=True, task_name="demo")
     assert shlex.split(predict)[:3] == [sys.executable, "-m", "ftloop.predict"]
     assert shlex.split(own)[:4] == [sys.executable, "-m", "ftloop.train", "guide"]
     (tmp_path / "my env").mkdir()
     monkeypatch.setattr("sys.executable", str(tmp_path / "my env" / "python"))
-    predict, _ = next_commands(capsys, pairs=True, task_name="demo")
+    predict, *_ = next_commands(capsys, pairs=True, task_name="demo")
     assert predict.startswith("'my env/python' -m ftloop.predict ")
 
 
@@ -123,7 +124,7 @@ def test_a_run_with_everything_on_prints_lines_of_ours_alone(tiny_folder: Path, 
     assert not_ours(longer) == []
     assert any(line.startswith("Resuming  ") for line in longer)
     again = said(*command, "--num_train_epochs", "2")
-    assert [line.split()[0] for line in again] == ["Finished", "Next"]
+    assert [line.split(" ")[0] for line in again] == ["Finished", "Next", ""]
 
 
 @pytest.mark.slow
