@@ -409,10 +409,10 @@ ORDER = [
     ("logs", "resume"),
     ("guard",),
     ("loop", "announce", "outcome"),
+    ("advice",),
     (
         "record",
         "explain",
-        "advice",
         "seeds",
         "figures",
         "page",
