@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ftloop.advice import advise
 from ftloop.durable import retried, write_text
 from ftloop.errors import first_line
 from ftloop.outcome import Outcome, printable, read_outcome, read_predictions
@@ -77,6 +78,7 @@ def card(outcome: Outcome) -> str:
         _data(outcome),
         _how_to_use(outcome),
         _training(outcome),
+        *_advice(outcome),
         _limits(outcome),
     ]
     return _marked("\n".join(parts))
@@ -243,6 +245,11 @@ def _training(outcome: Outcome) -> str:
 def _fenced(text: str) -> str:
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`+", text))])
     return f"{fence}bash\n{text}\n{fence}"
+
+
+def _advice(outcome: Outcome) -> list[str]:
+    lines = [f"* {_plain(each.topic.capitalize())}: {_plain(each.text)}" for each in advise(outcome)]
+    return ["\n".join(["## What could be better\n", *lines]) + "\n"] if lines else []
 
 
 def _limits(outcome: Outcome) -> str:

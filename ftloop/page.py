@@ -226,7 +226,7 @@ def _advice(report: dict[str, Any]) -> list[str]:
     if not report["advice"]:
         return []
     cards = [
-        f"<section class='card advice'><h3>{text(each['topic'])}</h3><p>{text(each['text'])}</p></section>"
+        f"<section class='card advice'><h3>{text(each['topic'].capitalize())}</h3><p>{text(each['text'])}</p></section>"
         for each in report["advice"]
     ]
     return ["<h2>What could be better</h2>", *cards]

@@ -119,3 +119,11 @@ def test_a_run_leaves_its_card_and_only_the_main_process_writes_it(tiny_folder: 
     path.unlink()
     card.write_card(SimpleNamespace(config=config, is_main=False))  # type: ignore[arg-type]
     assert not path.exists()
+
+
+def test_what_could_be_better_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = read_outcome(left_by_a_run(tmp_path / "run", "classes", 2, 20))
+    monkeypatch.setattr(card, "advise", lambda _: [SimpleNamespace(topic="padding", text="Try --batching <b>")])
+    assert "## What could be better\n\n* Padding: Try --batching \\<b\\>\n" in card.card(outcome)
+    monkeypatch.setattr(card, "advise", lambda _: [])
+    assert "What could be better" not in card.card(outcome)

@@ -410,8 +410,9 @@ ORDER = [
     ("logs", "resume"),
     ("guard",),
     ("loop", "announce", "outcome"),
+    ("advice", "seed_runs"),
     # What follows stands beside the loop, which imports none of it.
-    ("record", "explain", "advice", "paired", "figures", "page", "card"),
+    ("record", "explain", "paired", "figures", "page", "card"),
     ("diff", "report", "board", "seeds"),
     ("causes", "overlay"),
     ("compare", "train"),
