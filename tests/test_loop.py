@@ -413,13 +413,13 @@ ORDER = [
         "record",
         "explain",
         "advice",
-        "seeds",
+        "spread",
         "figures",
         "page",
         "card",
     ),  # and what follows: the loop imports none of them
     ("diff", "report", "board", "paired"),
-    ("causes", "overlay"),
+    ("causes", "overlay", "seeds"),
     ("compare", "train"),
 ]
 
