@@ -26,7 +26,7 @@ import numpy as np
 from ftloop.errors import UserError
 from ftloop.metrics import score
 from ftloop.outcome import read_predictions
-from ftloop.seeds import SETS, SeedRuns, aligned, t_quantile
+from ftloop.spread import SETS, SeedRuns, aligned, t_quantile
 
 GROUPS = 100
 MOST_FLIPPED = 16  # seeds; beyond, t is as good and 2**n many

@@ -410,7 +410,7 @@ ORDER = [
     ("logs", "resume"),
     ("guard",),
     ("loop", "announce", "outcome"),
-    ("advice", "seed_runs"),
+    ("advice", "spread"),
     # What follows stands beside the loop, which imports none of it.
     ("record", "explain", "paired", "figures", "page", "card"),
     ("diff", "report", "board", "seeds"),

@@ -34,7 +34,8 @@ from ftloop.paired import (
     sign_flips,
     without_rows,
 )
-from ftloop.seeds import read_seeds, spread, summary, table, train_seeds
+from ftloop.seeds import train_seeds
+from ftloop.spread import Spread, read_seeds, spread, summary, table
 from ftloop.stopping import Stop
 from ftloop.train import fine_tune, main
 
@@ -198,7 +199,7 @@ def test_the_spread_of_seeds_is_scipys() -> None:
     assert [found.mean, found.std] == pytest.approx([np.mean(values), stats.tstd(values)], rel=1e-12)
     assert [found.low, found.high] == pytest.approx([expected.low, expected.high], rel=1e-12)
     assert (found.n, found.min, found.max) == (5, 0.79, 0.86)
-    assert spread([0.5]) == ftloop.seeds.Spread(1, 0.5, None, None, None, 0.5, 0.5)
+    assert spread([0.5]) == Spread(1, 0.5, None, None, None, 0.5, 0.5)
 
 
 def leave(
