@@ -132,7 +132,8 @@ def _as_text(file: IO[bytes], newline: str = "") -> Iterator[io.TextIOWrapper]:
     try:
         yield text
     finally:
-        text.detach()  # whoever opened it closes it
+        if not file.closed:
+            text.detach()  # whoever opened it closes it
 
 
 def _as_csv(file: IO[bytes]) -> AbstractContextManager[io.TextIOWrapper]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 TOKENS_PER_BATCH = {"cpu": 2**11, "cuda": 2**16}
-"""Padding included. Beyond this a core is busy anyway, and what it works on no longer fits into its cache."""
+"""Padding included. More gain nothing on a CPU: a core is busy, and what it works on fits its cache no longer."""
 ROWS_AT_ONCE = 1024
 """That are tokenized; a tokenizer keeps much more of each than its tokens."""
 
@@ -79,7 +79,8 @@ def load_classifier(
         raise UserError(f"{model_dir} holds no fine-tuned classifier: its weights lack {', '.join(new[:5])}")
     kind_of(model.config)
     tokenizer: Any = load_tokenizer(str(model_dir))
-    tokenizer.model_max_length = longest_input(model, tokenizer, max_seq_length or trained_with(folder).max_seq_length)
+    wanted = trained_with(folder).max_seq_length if max_seq_length is None else max_seq_length
+    tokenizer.model_max_length = longest_input(model, tokenizer, wanted)
     classifier: Any = model
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Classifier(classifier.to(device).eval(), tokenizer)
@@ -146,8 +147,8 @@ def classify(
 def _checked_texts(texts: Sequence[Text]) -> Sequence[Text]:
     width = 1 if isinstance(texts[0], str) else 2
     for number, text in enumerate(texts, start=1):
-        parts = [text] if isinstance(text, str) else list(text)
-        if len(parts) != width or not all(isinstance(part, str) for part in parts):
+        is_text = isinstance(text, str) if width == 1 else isinstance(text, (list, tuple)) and len(text) == 2
+        if not is_text or not all(isinstance(part, str) for part in text):
             wanted = "a text" if width == 1 else "a pair of texts"
             raise UserError(f"text {number} is not {wanted} as the first is: {shown(text)}")
     return texts

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ftloop.allocator import keep_freed_memory
 from ftloop.chunks import FORMATS, Chunk, Row, Source, chunks, find_source, texts_of
 from ftloop.config import plain_text
 from ftloop.data import find_text_columns
@@ -40,6 +41,7 @@ from ftloop.inference import (
     probabilities_of,
     trained_with,
 )
+from ftloop.rows import check_names
 from ftloop.tables import Added, Table, Write, find_output, make_table, writing
 
 __all__ = ["Classifier", "Prediction", "classify", "load_classifier", "main", "pair_up"]
@@ -64,11 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a text ends nothing
     try:
         if argv is None:
+            keep_freed_memory()
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # or a half-written file would be left beside
         _check_flags(given)
         _predict_texts(given) if given.input is None else _predict_file(given)
     except KeyboardInterrupt:
-        print("Stopped   before the end; nothing is kept of a file that was being written", file=sys.stderr)
+        _say("Stopped", "before the end")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # whoever reads what we write has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes when it ends
@@ -233,6 +236,7 @@ def _text_columns(given: argparse.Namespace, trained: Trained, source: Source, f
     if not first.columns:
         row = first.rows[0]
         raise UserError(f"{source.name}: no row can be read; the first, {source.unit} {row.number}: {row.fault}")
+    check_names(first.columns, source.name)
     named = given.text_column_names or trained.text_column_names
     if not given.text_column_names and named and not set(named) <= set(first.columns):
         there = f"{source.name} has {', '.join(first.columns)}"
@@ -329,7 +333,7 @@ def _added(kind: str, names: list[str], logits: np.ndarray, all_probabilities: b
     found = probabilities_of(kind, logits)
     probabilities = found.tolist() if all_probabilities else None
     if kind == "regression":
-        return Added(found[:, 0].tolist(), [], None)
+        return Added(found[:, 0].tolist(), None, None)
     if kind == "one label":
         best = found.argmax(axis=1)
         return Added([names[index] for index in best.tolist()], found.max(axis=1).tolist(), probabilities)
@@ -345,8 +349,8 @@ def _at_good_rows(found: Added, rows: Sequence[Row]) -> Added:
         left = iter(values)
         return [next(left) if row.fault is None else None for row in rows]
 
-    scores = spread(found.scores) if found.scores else []
-    return Added(spread(found.labels), scores, None if found.probabilities is None else spread(found.probabilities))
+    scores, probabilities = (None if each is None else spread(each) for each in (found.scores, found.probabilities))
+    return Added(spread(found.labels), scores, probabilities)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The input's columns are kept as they are, those of the prediction come after the
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -51,8 +50,8 @@ class Added:
 
     labels: list[Any]
     """The name of a class, a list of them, or a number."""
-    scores: list[Any]
-    """A probability, or a list of them."""
+    scores: list[Any] | None
+    """A probability, or a list of them; None for regression."""
     probabilities: list[list[float] | None] | None
     """In the order of the classes; None where they are not asked for."""
 
@@ -160,9 +159,10 @@ def find_output(path: str, format: str | None, source: Source) -> Output:
         if format == "parquet" and sys.stdout.isatty():
             raise UserError("output_format: parquet is not for a terminal; give --output")
         return Output(None, "standard output", format or "jsonl", is_stream=True)
-    file = user_path(path, "output").resolve()
+    file = user_path(path, "output")
     try:
         mode = file.stat().st_mode if file.exists() else stat.S_IFREG
+        file = file.resolve() if stat.S_ISREG(mode) else file  # what a link leads to is replaced, not the link
         is_input = source.path is not None and file.exists() and file.samefile(source.path)
         there = next(each for each in file.parents if each.exists())
         if stat.S_ISREG(mode):
@@ -222,7 +222,7 @@ def _writing_jsonl(file: IO[bytes], table: Table) -> Iterator[Write]:
         def write(chunk: Chunk, added: Added) -> None:
             for i, row in enumerate(chunk.rows):
                 entries = row.values | {names.label: added.labels[i]}
-                if names.score is not None:
+                if names.score is not None and added.scores is not None:
                     entries[names.score] = added.scores[i]
                 if added.probabilities is not None:
                     each = added.probabilities[i]
@@ -255,10 +255,14 @@ def _finite(value: Any) -> Any:
 def _writing_csv(file: IO[bytes], table: Table) -> Iterator[Write]:
     names = table.names
     with _text_to_write(file) as text:
-        writer = csv.writer(text, delimiter="\t" if table.format == "tsv" else ",", lineterminator="\n")
+        delimiter = "\t" if table.format == "tsv" else ","
+
+        def write_line(fields: list[str]) -> None:
+            text.write(delimiter.join(_quoted(field, delimiter) for field in fields) + "\n")
+
         missing: list[float | None] = [None] * len(names.classes)
         score_name = [] if names.score is None else [names.score]
-        writer.writerow([*table.columns, names.label, *score_name, *names.classes.values(), names.error])
+        write_line([*table.columns, names.label, *score_name, *names.classes.values(), names.error])
 
         def joined(value: Any) -> str:
             return table.label_delimiter.join(map(_cell, value)) if isinstance(value, list) else _cell(value)
@@ -267,14 +271,25 @@ def _writing_csv(file: IO[bytes], table: Table) -> Iterator[Write]:
             for i, row in enumerate(chunk.rows):
                 fields = [_cell(row.values.get(name)) for name in table.columns]
                 fields.append(joined(added.labels[i]))
-                if names.score is not None:
+                if added.scores is not None:
                     fields.append(joined(added.scores[i]))
                 if added.probabilities is not None:
                     fields += map(_cell, added.probabilities[i] or missing)
-                writer.writerow([*fields, row.fault or ""])
+                write_line([*fields, row.fault or ""])
             text.flush()
 
         yield write
+
+
+def _storable(text: str) -> str:
+    """With half a surrogate pair, which JSON can name, named as it is there."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _quoted(field: str, delimiter: str) -> str:
+    """As the csv module does, which leaves a lone "\\r" without quotes, and reads that as a fault."""
+    needed = '"' in field or delimiter in field or "\n" in field or "\r" in field
+    return '"' + field.replace('"', '""') + '"' if needed else field
 
 
 def _cell(value: Any) -> str:
@@ -311,7 +326,7 @@ def _writing_parquet(file: IO[bytes], table: Table) -> Iterator[Write]:
         wanted = table.types[name]
         values = [row.values.get(name) for row in chunk.rows]
         if wanted == "string":
-            return [None if value is None else _cell(value) for value in values]
+            return [None if value is None else _storable(_cell(value)) for value in values]
         return [value if _fits(value, wanted) else None for value in values]
 
     missing: list[float | None] = [None] * len(names.classes)
@@ -328,7 +343,7 @@ def _writing_parquet(file: IO[bytes], table: Table) -> Iterator[Write]:
             else:
                 columns = [column(chunk, name) for name in table.columns]
             columns.append(added.labels)
-            if names.score is not None:
+            if added.scores is not None:
                 columns.append(added.scores)
             if added.probabilities is not None:
                 rows = [each or missing for each in added.probabilities]
