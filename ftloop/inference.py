@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 TOKENS_PER_BATCH = {"cpu": 2**11, "cuda": 2**16}
 """Padding included. More gain nothing on a CPU: a core is busy, and what it works on fits its cache no longer."""
+PADDING_PER_BATCH = {"cpu": 2**6, "cuda": 2**12}
+"""Tokens, about as many as take the time that another batch would."""
 ROWS_AT_ONCE = 1024
 """That are tokenized; a tokenizer keeps much more of each than its tokens."""
 
@@ -197,13 +199,21 @@ class Encoded:
 
 @dataclass
 class Budget:
-    """Tokens of a batch, padding included; less from when on so many did not fit into memory."""
+    """What a batch holds at most."""
 
     tokens: int
+    """Padding included; less from when on so many did not fit into memory."""
+    padding: int
 
     @staticmethod
     def of(model: Any, tokens: int | None = None) -> Budget:
-        return Budget(tokens or TOKENS_PER_BATCH.get(model.device.type, TOKENS_PER_BATCH["cuda"]))
+        kind = "cpu" if model.device.type == "cpu" else "cuda"
+        return Budget(tokens or TOKENS_PER_BATCH[kind], PADDING_PER_BATCH[kind])
+
+    def rows(self, lengths: np.ndarray) -> int:
+        """How many of the first of these rows, which are sorted, the longest first; one at least."""
+        first = lengths[: max(1, self.tokens // int(lengths[0]))]
+        return int(np.searchsorted(np.cumsum(first[0] - first), self.padding, side="right"))
 
 
 def encode(tokenizer: Any, texts: Sequence[Text], max_length: int | None) -> Encoded:
@@ -222,8 +232,8 @@ def encode(tokenizer: Any, texts: Sequence[Text], max_length: int | None) -> Enc
 
 
 def logits_of(model: Any, tokenizer: Any, encoded: Encoded, budget: Budget) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches: which texts, and their logits, float32. Texts of one length meet, and are padded by next to nothing; the
-    longest come first, so that what does not fit into memory shows at once. One without tokens is left out.
+    """Batches: which texts, and their logits, float32. Texts of one length meet and hardly need padding; the longest come
+    first, so that what does not fit into memory shows at once. One without tokens is left out.
 
     Raises: UserError for tokens that the model does not know, and for logits that are not finite.
     """
@@ -235,11 +245,11 @@ def logits_of(model: Any, tokenizer: Any, encoded: Encoded, budget: Budget) -> I
     was_training = model.training
     model.eval()
     order = np.argsort(-encoded.lengths, kind="stable")[: np.count_nonzero(encoded.lengths)]
-    done = 0
+    lengths, done = encoded.lengths[order], 0
     try:
         while done < len(order):
-            longest = int(encoded.lengths[order[done]])
-            rows = order[done : done + max(1, budget.tokens // longest)]
+            longest = int(lengths[done])
+            rows = order[done : done + budget.rows(lengths[done:])]
             try:
                 with torch.inference_mode():
                     logits = model(**_padded(encoded, rows, tokenizer, model.device)).logits.float().cpu().numpy()

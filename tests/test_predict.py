@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +157,15 @@ def test_what_meets_in_a_batch_changes_no_label_and_of_a_score_the_rounding(fold
 def test_batches_hold_texts_of_one_length_within_the_budget_longest_first(folder: Path) -> None:
     model, tokenizer = load_classifier(folder)
     encoded = encode(tokenizer, PAIRS, None)
-    batches = [rows for rows, _ in logits_of(model, tokenizer, encoded, Budget(200))]
+    batches = [rows for rows, _ in logits_of(model, tokenizer, encoded, Budget(200, padding=20))]
     assert sorted(row for rows in batches for row in rows) == list(range(len(PAIRS)))
     computed = [len(rows) * encoded.lengths[rows].max() for rows in batches]
     assert max(computed) <= 200
-    assert 1 - encoded.lengths.sum() / sum(computed) < 0.15, "padding"
-    assert len(batches) <= math.ceil(sum(computed) / 150), "batches are filled"
+    padding = [size - encoded.lengths[rows].sum() for size, rows in zip(computed, batches, strict=True)]
+    assert 0 < max(padding) <= 20
+    for rows, after in pairwise(batches):  # filled: with one row more it would be too much
+        lengths = encoded.lengths[[*rows, after[0]]]
+        assert len(lengths) * lengths[0] > 200 or (lengths[0] - lengths).sum() > 20
     assert encoded.lengths[batches[0]].max() == encoded.lengths.max()
 
 
