@@ -232,8 +232,8 @@ def encode(tokenizer: Any, texts: Sequence[Text], max_length: int | None) -> Enc
 
 
 def logits_of(model: Any, tokenizer: Any, encoded: Encoded, budget: Budget) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches: which texts, and their logits, float32. Texts of one length meet and hardly need padding; the longest come
-    first, so that what does not fit into memory shows at once. One without tokens is left out.
+    """Batches: which texts, and their logits, float32. Texts of one length meet and hardly need padding; the longest
+    come first, so that what does not fit into memory shows at once. One without tokens is left out.
 
     Raises: UserError for tokens that the model does not know, and for logits that are not finite.
     """

@@ -7,8 +7,10 @@ import io
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -687,3 +689,90 @@ def test_texts_are_answered_in_json_lines_and_to_a_person_in_words(
     assert "Predicted none: " in predict(*TEXTS, model=several)[0] + "Predicted none: "
     value = load_classifier(number)(["yes"])[0].score
     assert predict("yes", model=number)[0] == f"Predicted {value:.4g}: yes\n"
+
+
+# In a process of its own
+
+
+def command(folder: Path, *words: Any, **settings: Any) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    whole = [sys.executable, "-m", "ftloop.predict", "--model", str(folder), *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(whole, cwd=CHECKOUT, env=environment, **pipes | settings)
+
+
+def made_csv(path: Path, rows: int) -> Path:
+    lines = (f"{i},yes word{i % 90},{'word1 ' * (i % 9)}\n" for i in range(rows))
+    path.write_text("id,sentence1,sentence2\n" + "".join(lines))
+    return path
+
+
+@pytest.mark.slow
+def test_five_times_as_many_rows_take_the_same_memory(folder: Path, tmp_path: Path) -> None:
+    """Of the process at most, from the kernel. The smaller file is more than one chunk already; 100 000 rows that were
+    kept would take 60 MB and more, as the rows of one chunk show."""
+    peaks = []
+    for rows in (20_000, 100_000):
+        out = tmp_path / "out.jsonl"
+        process = command(folder, "--input", made_csv(tmp_path / "in.csv", rows), "--output", out)
+        _, status, used = os.wait4(process.pid, 0)
+        assert status == 0, process.stderr and process.stderr.read()
+        peaks.append(used.ru_maxrss / 1024)
+        with out.open() as file:
+            assert sum(json.loads(line)["id"] == str(i) for i, line in enumerate(file)) == rows
+    assert peaks[1] < peaks[0] + 20, peaks
+
+
+@pytest.mark.slow
+def test_a_process_that_is_ended_leaves_no_output(folder: Path, tmp_path: Path) -> None:
+    """By SIGTERM not even what it had begun; by SIGKILL that, beside its place, and the next one starts over."""
+    out = tmp_path / "out.csv"
+    for number, code in ((signal.SIGTERM, ExitCode.INTERRUPTED), (signal.SIGKILL, -signal.SIGKILL)):
+        words = ("--input", "-", "--input_format", "csv", "--output", out)
+        process = command(folder, *words, stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(made_csv(tmp_path / "in.csv", 20_000).read_bytes())
+        process.stdin.flush()
+        partial, deadline = tmp_path / ".out.csv.partial", time.monotonic() + 100
+        while not (partial.exists() and partial.stat().st_size > 100_000):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(60) == code
+        assert not out.exists()
+        assert partial.exists() == (number == signal.SIGKILL)
+    process = command(folder, "--input", made_csv(tmp_path / "in.csv", 3), "--output", out)
+    assert process.wait(100) == 0
+    assert len(read_back(out)) == 3
+    assert not partial.exists()
+
+
+@pytest.mark.slow
+def test_whoever_reads_the_output_may_stop_reading(folder: Path, tmp_path: Path) -> None:
+    process = command(folder, "--input", made_csv(tmp_path / "in.csv", 20_000))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert json.loads(process.stdout.readline())["id"] == "0"
+    process.stdout.close()
+    told = process.stderr.read().decode()
+    assert process.wait(60) == ExitCode.DONE
+    assert told == "Columns   sentence1 + sentence2 -> label, score\n"
+
+
+@pytest.mark.slow
+def test_a_wrong_flag_is_answered_without_torch_and_sorting_imports_nothing_of_training(folder: Path) -> None:
+    probe = """
+import sys
+from ftloop.predict import main
+try:
+    main(["--mdoel", "x"])
+except SystemExit as ended:
+    assert ended.code == 2
+assert "torch" not in sys.modules
+assert main(["--model", sys.argv[1], "yes"]) == 0
+print(sorted({"sklearn", "matplotlib", "tensorboard", "ftloop.loop", "ftloop.train"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", probe, str(folder)], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
