@@ -188,9 +188,15 @@ def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_after_it(folder: P
     plain = load_classifier(folder)(PAIRS)
     model, tokenizer = load_classifier(folder)
     memory = SmallMemory(model, 150)
-    found = classify(model, tokenizer, PAIRS, max_tokens=1000)
-    assert memory.failures == 3  # 1000, 500, 250 tokens
-    assert [each.label for each in found] == [each.label for each in plain]
+    encoded, budget = encode(tokenizer, PAIRS, None), Budget(1000, padding=10**6)
+    labels = {
+        row: int(best)
+        for rows, logits in logits_of(model, tokenizer, encoded, budget)
+        for row, best in zip(rows, logits.argmax(1), strict=True)
+    }
+    assert memory.failures == 3, "about 1000, 500 and 250 tokens, and then no more"
+    assert budget.tokens <= 150
+    assert [model.config.id2label[labels[row]] for row in range(len(PAIRS))] == [each.label for each in plain]
     memory.tokens = 10
     with pytest.raises(TrainingError, match=r"one text of \d+ tokens did not fit into memory"):
         classify(model, tokenizer, PAIRS)
