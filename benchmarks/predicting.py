@@ -232,8 +232,6 @@ def main() -> int:
     }
     told["note"] = "a shared machine, busy with other work: read the ratios"
     result: dict[str, Any] = {"conditions": {**versions(), **machine(), "threads": torch.get_num_threads(), **told}}
-    if given.output.is_file() and set(given.parts) != set(PARTS):
-        result = json.loads(given.output.read_text()) | result  # the other part stays
     if "speed" in given.parts:
         result["speed"] = measure_speed(given.pairs, given.repeats)
     if "memory" in given.parts:
@@ -244,6 +242,8 @@ def main() -> int:
             for rows in given.rows:
                 result["memory"].append(measure_memory(Path(name), rows))
                 print("\n".join(table({"memory": result["memory"][-1:]})), flush=True)
+    if given.output.is_file() and not given.quick:
+        result = json.loads(given.output.read_text()) | result  # a part that was left out stays
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(result, indent=2) + "\n")
     print("\n".join(table(result)))
