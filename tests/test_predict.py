@@ -715,8 +715,8 @@ def made_csv(path: Path, rows: int) -> Path:
 
 @pytest.mark.slow
 def test_five_times_as_many_rows_take_the_same_memory(folder: Path, tmp_path: Path) -> None:
-    """Of the process at most, from the kernel. The smaller file is more than one chunk already; 100 000 rows that were
-    kept would take 60 MB and more, as the rows of one chunk show."""
+    """Of the process at most, from the kernel. The smaller file is more than one chunk already; a hundred thousand
+    tokenized rows that were kept would be a hundred MB."""
     peaks = []
     for rows in (20_000, 100_000):
         out = tmp_path / "out.jsonl"
