@@ -93,6 +93,10 @@ bench-choices: install ## what each argument does, one changed at a time, over s
 notebook: install ## run notebooks/model_finetuning.ipynb from top to bottom and write its outputs anew
 	$(BIN)/python tests/notebook.py
 
+.PHONY: bench-predict
+bench-predict: install ## predicting, against transformers' pipeline, and the memory that a million rows take (QUICK=1: short)
+	$(BIN)/python benchmarks/predicting.py $(if $(QUICK),--quick --output runs/predicting-quick.json) $(ARGS)
+
 .PHONY: advise
 advise: install ## how to batch your rows, from their lengths alone (ARGS="--train_file mine.csv")
 	$(BIN)/python benchmarks/padding.py --advise $(ARGS)

@@ -296,22 +296,34 @@ def _as_text_batch(
     }
 
 
+def find_text_columns(
+    wanted: Sequence[str] | None, task_name: str | None, there: Sequence[str], source: str
+) -> tuple[str, ...]:
+    """The one or two text columns: as `wanted`, else the task's, else the usual ones.
+
+    Raises: UserError listing the columns that are there.
+    """
+    listing = f"{source} has the columns {', '.join(there)}"
+    for name in wanted or ():
+        if name not in there:
+            raise UserError(f"no column {name!r}: {listing}")
+    task = TASKS.get(task_name or "")
+    pairs = [*([task.text_columns] if task else []), *USUAL_PAIRS, *((name,) for name in USUAL_TEXTS)]
+    columns = tuple(wanted) if wanted else next((usual for usual in pairs if set(usual) <= set(there)), None)
+    if columns is None:
+        raise UserError(f"which columns hold the text? {listing}; name one or two with --text_column_names")
+    return columns
+
+
 def find_columns(config: TrainConfig, there: Sequence[str], source: str) -> tuple[tuple[str, ...], str]:
     """The text columns and the label column: as named by the configuration, else the task's, else the usual ones.
 
     Raises: UserError listing the columns that are there.
     """
     listing = f"{source} has the columns {', '.join(there)}"
-    task = TASKS.get(config.task_name or "")
-    pairs = [*([task.text_columns] if task else []), *USUAL_PAIRS, *((name,) for name in USUAL_TEXTS)]
-    columns = tuple(config.text_column_names) if config.text_column_names else None
-    for name in [*(columns or ()), *([config.label_column_name] if config.label_column_name else [])]:
-        if name not in there:
-            raise UserError(f"no column {name!r}: {listing}")
-    if columns is None:
-        columns = next((usual for usual in pairs if set(usual) <= set(there)), None)
-    if columns is None:
-        raise UserError(f"which columns hold the text? {listing}; name one or two with --text_column_names")
+    columns = find_text_columns(config.text_column_names, config.task_name, there, source)
+    if config.label_column_name and config.label_column_name not in there:
+        raise UserError(f"no column {config.label_column_name!r}: {listing}")
     usual_labels = (usual for usual in USUAL_LABELS if usual in there and usual not in columns)
     label_column = config.label_column_name or next(usual_labels, None)
     if label_column is None:

@@ -63,13 +63,20 @@ def write_text(path: Path, text: str) -> None:
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Have `write` make a file, so that it is at `path` whole or not at all."""
+    with whole_file(path) as partial:
+        write(partial)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place when all is written; after an error it is gone."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        write(partial)
+        yield partial
         sync(partial)
         os.replace(partial, path)
         sync(path.parent)
-    except OSError:
+    except BaseException:
         partial.unlink(missing_ok=True)
         raise
 

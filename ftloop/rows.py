@@ -50,7 +50,7 @@ def column_names(path: str) -> list[str]:
     path = str(user_path(path, "file"))
     with _told_if_unreadable(path):
         if _suffix(path) == ".parquet":
-            names = [str(name) for name in _parquet(path).schema_arrow.names]
+            names = [str(name) for name in open_parquet(path).schema_arrow.names]
         elif _suffix(path) in (".csv", ".tsv"):
             names = _header(path)
         else:
@@ -58,6 +58,12 @@ def column_names(path: str) -> list[str]:
             if first is None:
                 raise UserError(f"{path}: no rows")
             names = list(first[1])
+    check_names(names, path)
+    return names
+
+
+def check_names(names: Sequence[str], path: str) -> None:
+    """Raises: UserError for two columns of one name, and for a name that is no text."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{path}: the header names {', '.join(map(shown, twice))} more than once")
@@ -65,7 +71,6 @@ def column_names(path: str) -> list[str]:
         as_text(name, f"{path}: the name of column {shown(name)}")
         if "\0" in name:
             raise UserError(f"{path}: the name of column {shown(name)} holds a NUL character")
-    return names
 
 
 def holds_lists(path: str, column: str) -> bool:
@@ -183,7 +188,7 @@ def _is_missing(value: Any) -> bool:
 def blank_lines(path: str) -> int:
     """Lines of a readable file that are no rows. In a list of objects and in parquet there are none."""
     path = str(user_path(path, "file"))
-    if _suffix(path) == ".parquet" or (_suffix(path) == ".json" and _is_list(path)):
+    if _suffix(path) == ".parquet" or (_suffix(path) == ".json" and is_list(path)):
         return 0
     if _suffix(path) in (".json", ".jsonl"):
         with _open(path) as file:
@@ -191,7 +196,7 @@ def blank_lines(path: str) -> int:
     is_tsv = _suffix(path) == ".tsv"
     quoting = _tsv_quoting(path, Path(path).stat().st_mtime_ns) if is_tsv else csv.QUOTE_MINIMAL
     with _open_csv(path) as file:
-        return sum(not fields for fields in _csv_reader(file, "\t" if is_tsv else ",", quoting))
+        return sum(not fields for fields in csv_reader(file, "\t" if is_tsv else ",", quoting))
 
 
 def _records(path: str, columns: Sequence[str] | None) -> Iterator[tuple[str, Record]]:
@@ -233,7 +238,7 @@ def _open(path: str, newline: str = "") -> Any:
     return open(path, encoding="utf-8-sig", newline=newline)
 
 
-def _csv_reader(file: Any, delimiter: str, quoting: Any) -> Any:
+def csv_reader(file: Any, delimiter: str, quoting: Any) -> Any:
     csv.field_size_limit(2**31 - 1)
     return csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
 
@@ -259,7 +264,7 @@ def _csv_lines(path: str, delimiter: str, quoting: Any) -> Iterator[tuple[str, l
     place is where its line begins.
     """
     with _open_csv(path) as file:
-        reader = _csv_reader(file, delimiter, quoting)
+        reader = csv_reader(file, delimiter, quoting)
         line = 1
         try:
             for fields in reader:
@@ -322,7 +327,7 @@ def _jsonl_records(path: str) -> Iterator[tuple[str, Record]]:
 
 def _json_records(path: str) -> Iterator[tuple[str, Record]]:
     """A list of objects, or one object a line."""
-    if not _is_list(path):
+    if not is_list(path):
         yield from _jsonl_records(path)
         return
     with _open(path) as file:
@@ -336,7 +341,7 @@ def _json_records(path: str) -> Iterator[tuple[str, Record]]:
         yield f"row {number}", _checked(record, path, f"row {number}")
 
 
-def _is_list(path: str) -> bool:
+def is_list(path: str) -> bool:
     with _open(path) as file:
         while part := file.read(4096):
             if part.strip():
@@ -350,7 +355,7 @@ def _checked(record: Any, path: str, place: str) -> Record:
     return record
 
 
-def _parquet(path: str) -> Any:
+def open_parquet(path: str) -> Any:
     import pyarrow
     import pyarrow.parquet
 
@@ -367,7 +372,7 @@ def _parquet_records(path: str, columns: Sequence[str] | None) -> Iterator[tuple
 
     number = 0
     try:
-        for batch in _parquet(path).iter_batches(columns=columns):
+        for batch in open_parquet(path).iter_batches(columns=columns):
             for record in batch.to_pylist():
                 number += 1
                 yield f"row {number}", record

@@ -38,6 +38,11 @@ def python_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
+def python_block(with_word: str) -> str:
+    (block,) = (block for block in python_blocks() if with_word in block)
+    return block
+
+
 def test_the_loop_quoted_is_the_loop() -> None:
     assert inspect.getsource(ftloop.loop.updates).strip() == python_blocks()[0].strip()
 
@@ -49,7 +54,7 @@ def test_the_python_example_runs(
     rows = {name: datasets.Dataset.from_list(tiny_pairs(count)) for name, count in SIZES.items()}
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: datasets.DatasetDict(rows))
     monkeypatch.chdir(tmp_path)
-    example, body = python_blocks()[1:3]
+    example, body = python_block("load_dataset"), python_block("for update in updates(run):")
     assert example.count("bert-base-uncased") == 2
     names: dict[str, object] = {}
     exec(example.replace("bert-base-uncased", str(tiny_folder / "model")), names)
@@ -72,11 +77,21 @@ def test_the_three_calls_of_a_loop_of_ones_own_run(tmp_path: Path, monkeypatch: 
         "optimizer": torch.optim.AdamW(model.parameters()),
         "loader": DataLoader(rows, batch_size=4, collate_fn=pad),
     }
-    block = python_blocks()[3]
+    block = python_block("...  ")
     assert block.count("...  ") == 1
     exec(block.replace("...  ", "optimizer.step(); optimizer.zero_grad()  "), names)
     names["trainer"].train()  # type: ignore[attr-defined]
     assert [list(read(tmp_path / f"{who}.jsonl").updates) for who in ("theirs", "mine")] == [[1], [1, 2]]
+
+
+def test_the_prediction_example_runs(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(tiny_folder / "model")
+    monkeypatch.chdir(tmp_path)
+    exec(python_block("load_classifier"), {})
+    assert capsys.readouterr().out.count("{'LABEL_0': 0.") == 2
 
 
 SIZES = {"train": 29, "validation": 13, "test": 11}
@@ -118,7 +133,11 @@ OF_OTHERS = {
     "number",
     "advise",
     "set",
+    "input",
     "output",
+    "input_format",
+    "output_format",
+    "all_probabilities",
     "continue",
 }
 """Flags of launchers, of make's benchmarks and of the other commands."""
