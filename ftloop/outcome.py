@@ -194,6 +194,8 @@ def keeps_predictions(rows: Dataset, labels: Labels) -> bool:
 
 def save_predictions(run: Run, name: str, texts: Dataset, labels: Labels, predicted: Predictions) -> None:
     """Write `<name>_predictions.parquet`. `texts` are the set's rows as they were read, in the order predicted."""
+    assert predicted.label_ids is not None
+    texts = texts.select(range(len(predicted.label_ids)))  # with trainer_compat, drop_last leaves the last ones out
     path = Path(run.config.output_dir) / f"{name}{PREDICTIONS}"
     retried(path.name, lambda: write_file(path, partial(_write, _tables(texts, labels, predicted))), run.say)
 
