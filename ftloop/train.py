@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gc
 import io
 import os
@@ -20,14 +19,11 @@ if __package__ in (None, ""):
 
 from ftloop.allocator import keep_freed_memory
 from ftloop.config import TrainConfig, parse_args
-from ftloop.errors import ExitCode, UserError, first_line, part, tell
+from ftloop.errors import ExitCode, UserError, part, tell
 from ftloop.hub import use_cache_if_hub_is_silent
 from ftloop.stopping import Stop, Stopped, listening, signals_wait
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from ftloop.data import TextData
     from ftloop.loop import TrainResult
     from ftloop.run import Run
 
@@ -125,7 +121,9 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         if _is_main():
             print(f"Finished  already: {config.output_dir} holds this run, complete", flush=True)
             if config.report and not (Path(config.output_dir) / "report").exists():
-                _report(config)
+                from ftloop.final import report_at_the_end
+
+                report_at_the_end(config)
             facts: dict[str, Any] = {}
             with suppress(UserError):
                 facts = read_outcome(config.output_dir).facts
@@ -198,7 +196,9 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
         _collect_garbage()
     with signals_wait():
         _train_and_save(run, is_trained)
-        _use(run, data, tokenized, samples, max_length)
+        from ftloop.final import use  # only now: it imports what no training needs
+
+        use(run, data, tokenized, samples, max_length)
     return run
 
 
@@ -233,62 +233,6 @@ def _train_and_save(run: Run, is_trained: bool) -> None:
     record_trained(run, [*files, "train_results.json", TRAINER_STATE])
 
 
-def _use(
-    run: Run, data: TextData, tokenized: dict[str, tuple[Dataset, int]], samples: list[Any], max_length: int
-) -> None:
-    """What the final model is for: evaluated on all sets, and its predictions. Then the run is complete."""
-    from ftloop.advice import told
-    from ftloop.announce import announce_next
-    from ftloop.card import write_card
-    from ftloop.checkpoint import record_complete
-    from ftloop.outcome import run_facts, save_facts
-
-    encoded = {name: rows for name, (rows, _) in tokenized.items()}
-    _final_evaluation(run, data, {name: encoded[name] for name in data.validation}, "eval")
-    labelled = [name for name in data.test if data.has_labels(data.test[name])]
-    _final_evaluation(run, data, {name: encoded[name] for name in labelled}, "test")
-    for name in data.test:
-        if not data.has_labels(data.test[name]):
-            _write_predictions(run, encoded[name], name, data)
-    _predict_samples(run, samples, max_length)
-    if run.is_main:
-        truncated = {name: cut for name, (_, cut) in tokenized.items()}
-        save_facts(run, run_facts(run, data, encoded, truncated, max_length))
-        write_card(run)
-    record_complete(run)
-    if run.is_main:
-        for line in told(run.config.output_dir):
-            print(line, flush=True)
-        _report(run.config, run.board)
-    run.say(f"Results   {run.config.output_dir}: the model, all_results.json, trainer_state.json")
-    if run.is_main:
-        announce_next(run.config, pairs=len(data.text_columns) == 2)
-
-
-def _report(config: TrainConfig, board: str | None = None) -> None:
-    """With `report`, and for TensorBoard where the run wrote for it, what is worth seeing of the run. It is complete
-    without, so that a failure here is told and no more.
-    """
-    if not config.report and board is None:
-        return
-    root = Path(config.output_dir)
-    try:
-        from ftloop.outcome import read_outcome
-        from ftloop.report import make_report, write_report
-
-        outcome = read_outcome(root)
-        report = make_report(outcome)
-        if config.report:
-            print(f"Report    {write_report(report, root / 'report')}", flush=True)
-        if board is not None:
-            from ftloop.board import finish_board
-
-            finish_board(board, outcome, report)
-    except Exception as error:
-        again = f"python -m ftloop.report {root} --traceback"
-        print(f"Report    could not be made ({type(error).__name__}: {first_line(error)}); try {again}", flush=True)
-
-
 def _train(run: Run) -> TrainResult:
     """Train; with `record` write down every update, with `explain` narrate the first ones."""
     from ftloop.loop import TrainingStep, train, training_step
@@ -304,76 +248,6 @@ def _train(run: Run) -> TrainResult:
 
             step = watching.enter_context(explain(run, run.config.explain, step))
         return train(run, step)
-
-
-def _final_evaluation(run: Run, data: TextData, sets: dict[str, Dataset], prefix: str) -> None:
-    """Evaluate the model as it is now (the best one, if asked for), print and save, with what it says of each row. A
-    second set (MNLI's mismatched one) gets the suffix `_mm`, as in run_glue."""
-    from ftloop.announce import format_scores
-    from ftloop.evaluation import evaluate, predict
-    from ftloop.logs import save_metrics
-    from ftloop.outcome import keeps_predictions, save_predictions
-
-    results: dict[str, float] = {}
-    for suffix, (name, rows) in zip(("", "_mm"), sets.items(), strict=False):
-        if keeps_predictions(rows, data.labels):
-            predicted = predict(run, rows, metric_key_prefix=prefix)
-            metrics = predicted.metrics
-            if run.is_main:
-                texts = (data.validation | data.test)[name].select_columns(list(data.text_columns))
-                save_predictions(run, name, texts, data.labels, predicted)
-        else:
-            metrics = evaluate(run, rows, metric_key_prefix=prefix)
-            run.say(f"Kept      no predictions of {name}: {len(rows)} rows x {data.labels.count} classes are too many")
-        if run.is_main:
-            loss = metrics[f"{prefix}_loss"]
-            print(f"{name.capitalize():<9} loss={loss:.4f}, {format_scores(metrics, prefix)}", flush=True)
-        results |= {f"{key}{suffix}": value for key, value in metrics.items()}
-    if results:
-        save_metrics(run, prefix, results | {"epoch": run.state.epoch})
-
-
-def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> None:
-    """A test set without labels: one line a row in `<name>_predictions.tsv`, in the rows' order. Between several labels
-    of a row, and their probabilities, stands `label_delimiter`, or a bar."""
-    import torch
-
-    from ftloop.durable import retried, write_text
-    from ftloop.evaluation import predict
-
-    logits = predict(run, rows).predictions
-    if not run.is_main:
-        return
-    if data.labels.multi_label:
-        delimiter = run.config.label_delimiter or "|"
-        lines = []
-        for i, row in enumerate(torch.from_numpy(logits).sigmoid().tolist()):
-            there = [label for label, score in enumerate(row) if score > 0.5]
-            scores = delimiter.join(f"{row[label]:.6f}" for label in there)
-            lines.append([i, delimiter.join(data.labels.names[label] for label in there), scores])
-    elif data.labels.regression:
-        lines = [[index, f"{value:.6g}"] for index, value in enumerate(logits.reshape(-1))]
-    else:
-        best = torch.from_numpy(logits).softmax(dim=-1).max(dim=-1)
-        chosen = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        lines = [[i, data.labels.names[label], f"{score:.6f}"] for i, (label, score) in enumerate(chosen)]
-    path = Path(run.config.output_dir) / f"{name}_predictions.tsv"
-    text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n")  # quotes a name with a tab or a line end in it
-    table.writerows([["index", "prediction"] if data.labels.regression else ["index", "prediction", "score"], *lines])
-    retried(path.name, lambda: write_text(path, text.getvalue()), run.say)
-    print(f"{name.capitalize():<9} {len(lines)} rows without labels, predicted into {path}", flush=True)
-
-
-def _predict_samples(run: Run, samples: list[Any], max_length: int) -> None:
-    from ftloop.predict import classify
-
-    if not run.is_main:
-        return
-    found = classify(run.unwrapped_model, run.processing_class, samples, max_seq_length=max_length)
-    for text, prediction in zip(samples, found, strict=True):
-        shown = text if isinstance(text, str) else "  |  ".join(text)
-        print(f"Predicted {prediction.label} ({prediction.score:.3f}): {shown}", flush=True)
 
 
 if __name__ == "__main__":

@@ -414,7 +414,7 @@ ORDER = [
     # What follows stands beside the loop, which imports none of it.
     ("record", "explain", "paired", "figures", "page", "card"),
     ("diff", "report", "board", "seeds"),
-    ("causes", "overlay"),
+    ("causes", "overlay", "final"),
     ("compare", "train"),
 ]
 

@@ -17,9 +17,10 @@ from folders import left_by_a_run
 import ftloop.report as report
 from ftloop.config import TrainConfig, parse_args
 from ftloop.errors import ExitCode, UserError
+from ftloop.final import report_at_the_end
 from ftloop.outcome import read_outcome, read_predictions
 from ftloop.reproduce import given_settings, reproducing_command, shell_line
-from ftloop.train import _report, main
+from ftloop.train import main
 
 VOID = {"meta", "img", "source", "br"}
 
@@ -259,7 +260,7 @@ def test_a_report_that_fails_does_not_fail_the_run(
 ) -> None:
     monkeypatch.setattr(report, "make_report", lambda *_: 1 / 0)
     folder = left_by_a_run(tmp_path / "run", "classes", 2, 20)
-    _report(TrainConfig(output_dir=str(folder), report=True))
+    report_at_the_end(TrainConfig(output_dir=str(folder), report=True))
     assert capsys.readouterr().out == (
         "Report    could not be made (ZeroDivisionError: division by zero); "
         f"try python -m ftloop.report {folder} --traceback\n"
