@@ -4,6 +4,7 @@
     python benchmarks/break_it.py --only same-order   one of them
     python benchmarks/break_it.py --curves            also trains a real model, with each change: 10 minutes
     python benchmarks/break_it.py --curves --continue goes on with what an earlier call has left undone
+    python benchmarks/break_it.py --curves --write    also writes the figures into the walkthrough
 
 The model is all-MiniLM-L6-v2, the data are built-in sentence pairs. What the walkthrough says of a change was measured
 by that. Exit code 1: an exercise does not do what it promises.
@@ -17,11 +18,13 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import shlex
 import shutil
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -483,6 +486,20 @@ def told_chance(runs: dict[str, Any]) -> str:
     return f"{'; '.join(parts)}."
 
 
+def write_figures(exercises: list[Exercise], runs: dict[str, Any], walkthrough: Path) -> None:
+    """Into each exercise's paragraph that begins with `*Measured:*`, and the introduction's. What is said of them there
+    has to be read again by somebody."""
+    text = walkthrough.read_text(encoding="utf-8")
+    paragraphs = {"## Break it\n": ("*Unchanged, seeds 42, 43, 44:*", told_chance(runs))}
+    paragraphs |= {f". `{each.name}`\n": ("*Measured:*", told(each, runs)) for each in exercises}
+    for heading, (begins, figures) in paragraphs.items():
+        before, found, after = text.partition(heading)
+        paragraph = textwrap.fill(f"{begins} {figures}", 118, break_long_words=False, break_on_hyphens=False)
+        after = re.sub(rf"^{re.escape(begins)}.*?\n$", f"{paragraph}\n", after, count=1, flags=re.DOTALL | re.MULTILINE)
+        text = before + found + after
+    walkthrough.write_text(text, encoding="utf-8")
+
+
 def conditions() -> dict[str, Any]:
     cpu = [line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
     return {
@@ -561,6 +578,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (2)")
     parser.add_argument("--curves", action="store_true", help="train a real model too, unchanged and changed")
     parser.add_argument("--continue", dest="go_on", action="store_true", help="keep the curves that are there")
+    parser.add_argument("--write", action="store_true", help="write the curves' figures into the walkthrough")
     parser.add_argument("--output", type=Path, default=RESULT, help="of the curves; beside it: .png")
     given = parser.parse_args()
     exercises = [exercise for exercise in EXERCISES if given.only is None or exercise.name in given.only]
@@ -600,6 +618,8 @@ def curves(exercises: list[Exercise], seen: dict[str, Any], given: argparse.Name
     print(f"\nunchanged, by seed: {told_chance(runs)}")
     for exercise in exercises:
         print(f"{exercise.name}: {told(exercise, runs)}")
+    if given.write:
+        write_figures(exercises, runs, ROOT / "ftloop" / "README.md")
     problem = draw(
         [exercise for exercise in EXERCISES if exercise.name in runs], runs, given.output.with_suffix(".png")
     )

@@ -15,7 +15,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.append(str(CHECKOUT / "benchmarks"))
 
-from break_it import EXERCISES, RESULT, against, apply, places, told, told_chance  # noqa: E402
+from break_it import EXERCISES, RESULT, apply, places, told, told_chance  # noqa: E402
 
 
 def test_each_line_is_there_once_and_its_change_is_python_that_differs(tmp_path: Path) -> None:
@@ -54,11 +54,12 @@ def test_the_walkthrough_has_each_exercise_as_it_is_and_its_figures_as_they_were
         assert diff in part, exercise.name
         quoted = f'"{exercise.test}"' if "[" in exercise.test else exercise.test
         assert f"\npytest {quoted}\n" in part, exercise.name
-        assert told(exercise, runs) in " ".join(part.split()), exercise.name
+        figures = told(exercise, runs) if exercise.name in runs else "not yet."
+        assert f"*Measured:* {figures}" in " ".join(part.split()), exercise.name
         assert f"**{exercise.lesson[0].upper()}{exercise.lesson[1:]}.**" in " ".join(part.split()), exercise.name
-        assert {against(exercise), exercise.name} <= runs.keys()
-        measured = result["exercises"][exercise.name]
-        assert {name: measured[name] for name in vars(exercise)} == vars(exercise), "measured with this very change"
+        if exercise.name in runs:
+            done = result["exercises"][exercise.name]
+            assert {name: done[name] for name in vars(exercise)} == vars(exercise), "measured with this very change"
 
 
 def script(*words: str) -> subprocess.CompletedProcess[str]:
