@@ -149,7 +149,7 @@ EXERCISES = [
         "inputs = dict(inputs)",
         'inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}',
         "tests/test_evaluation.py::test_every_row_is_predicted_once_and_in_order[13]",
-        "a model learns around a fault that is always there",
+        "a fault can sleep until the data wake it",
     ),
     Exercise(
         "last-batch-counts-whole",
