@@ -97,6 +97,10 @@ notebook: install ## run notebooks/model_finetuning.ipynb from top to bottom and
 bench-predict: install ## predicting, against transformers' pipeline, and the memory that a million rows take (QUICK=1: short)
 	$(BIN)/python benchmarks/predicting.py $(if $(QUICK),--quick --output runs/predicting-quick.json) $(ARGS)
 
+.PHONY: break-it
+break-it: install ## the exercises of "Break it": each change in a copy, and its test failing (ARGS="--only same-order", --curves)
+	$(BIN)/python benchmarks/break_it.py $(ARGS)
+
 .PHONY: advise
 advise: install ## how to batch your rows, from their lengths alone (ARGS="--train_file mine.csv")
 	$(BIN)/python benchmarks/padding.py --advise $(ARGS)

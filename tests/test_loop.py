@@ -151,6 +151,26 @@ def test_an_update_says_what_was_done(tmp_path: Path) -> None:
     assert [update.learning_rate for update in done] == [0.0, 5e-4, 1e-3, 7.5e-4, 5e-4, 2.5e-4]
 
 
+def test_gradients_are_exchanged_with_the_last_micro_batch_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other backward passes of an update run under `no_sync`; on one process too, where that changes nothing."""
+    run = prepared(tmp_path, gradient_accumulation_steps=3)
+    no_sync, kept_back = run.accelerator.no_sync, 0
+
+    def watched(model: Any) -> Any:
+        nonlocal kept_back
+        kept_back += 1
+        return no_sync(model)
+
+    monkeypatch.setattr(run.accelerator, "no_sync", watched)
+    seen = []
+    for update in updates(run):
+        seen.append((len(update.losses), kept_back))
+        kept_back = 0
+    assert seen == [(3, 2), (3, 2), (2, 1)] * 2
+
+
 def test_another_training_step_can_be_given(tmp_path: Path) -> None:
     shapes = []
 

@@ -132,6 +132,7 @@ OF_OTHERS = {
     "requeue",
     "number",
     "advise",
+    "curves",
     "set",
     "input",
     "output",
