@@ -130,7 +130,16 @@ def compared(a: Path, b: Path) -> Comparison:
     return compare(read(a), read(b))
 
 
-@pytest.mark.parametrize(("job", "case"), [(PLAIN, K1), (PLAIN, K3), (DIVIDED, K3), (STEEP, K1), (PLAIN, K1_STEPS)])
+@pytest.mark.parametrize(
+    ("job", "case"),
+    [
+        (PLAIN, K1),
+        pytest.param(PLAIN, K3, marks=pytest.mark.slow),
+        (DIVIDED, K3),
+        pytest.param(STEEP, K1, marks=pytest.mark.slow),
+        (PLAIN, K1_STEPS),
+    ],
+)
 def test_a_loop_of_ones_own_without_a_fault_is_trainers_run(job: Job, case: Any, theirs: Any, tmp_path: Path) -> None:
     """Without this, the faults below would not be what makes the runs part."""
     hand_loop(job, tmp_path / "mine.jsonl", **case[1])
@@ -140,8 +149,13 @@ def test_a_loop_of_ones_own_without_a_fault_is_trainers_run(job: Job, case: Any,
     assert "THE SAME RUN" in describe(comparison)
 
 
+# Every other one is left to the slow tier, to keep the fast one fast.
 @pytest.mark.parametrize(
-    ("fault", "job", "case", "update", "stage", "cause"), FAULTS, ids=[f"{f[0]}-{f[3]}" for f in FAULTS]
+    ("fault", "job", "case", "update", "stage", "cause"),
+    [
+        pytest.param(*f, id=f"{f[0]}-{f[3]}", marks=[pytest.mark.slow] if place % 2 else [])
+        for place, f in enumerate(FAULTS)
+    ],
 )
 def test_each_trap_is_found_where_it_is_and_called_by_its_name(
     fault: str, job: Job, case: Any, update: int, stage: str, cause: str, theirs: Any, tmp_path: Path
@@ -347,7 +361,9 @@ def test_part_of_an_epoch_under_another_shuffle_is_not_called_other_data(theirs:
 # --- recording ---
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["cheap", "full"])
+@pytest.mark.parametrize(
+    "full", [pytest.param(False, id="cheap", marks=pytest.mark.slow), pytest.param(True, id="full")]
+)
 def test_recording_changes_no_bit_of_a_run(full: bool, theirs: Any, tmp_path: Path) -> None:
     arguments = BASE | {"gradient_accumulation_steps": 3, "trainer_compat": True}
     plain = run_ftloop(PLAIN, tmp_path / "plain", **arguments)

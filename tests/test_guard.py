@@ -363,7 +363,7 @@ def test_a_window_without_a_finite_update_has_no_mean(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["raise", "skip", "ignore"])
-@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", pytest.param("adamw_torch", marks=pytest.mark.slow)])
 def test_a_run_of_finite_numbers_is_the_same_in_every_bit_whatever_is_asked(
     optim: str, mode: str, tmp_path: Path
 ) -> None:
@@ -409,7 +409,7 @@ def test_trainer_compat_and_skip_are_one_run_too_many(tmp_path: Path) -> None:
     TrainConfig(trainer_compat=True, on_nonfinite="ignore")
 
 
-@pytest.mark.parametrize("mode", ["skip", "ignore"])
+@pytest.mark.parametrize("mode", ["skip", pytest.param("ignore", marks=pytest.mark.slow)])
 def test_what_was_counted_and_left_out_survives_a_resume(mode: str, tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"on_nonfinite": mode, "logging_steps": 5}
     poison = poisoned_both if mode == "skip" else poisoned_loss

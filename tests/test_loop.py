@@ -82,7 +82,12 @@ ROWS = (24, 29, 25)
 
 @pytest.mark.parametrize(
     ("kind", "rows"),
-    [(kind, rows) for kind in KINDS for rows in ROWS if rows == 29 or kind in ("two classes", "label smoothing")],
+    [
+        pytest.param(kind, rows, marks=[] if rows == 29 else [pytest.mark.slow])
+        for kind in KINDS
+        for rows in ROWS
+        if rows == 29 or kind in ("two classes", "label smoothing")
+    ],
 )
 @pytest.mark.parametrize("k", [2, 3])
 def test_k_micro_batches_are_one_batch_of_k_times_as_many_rows(kind: str, k: int, rows: int, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def losses_of(run: Run) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_split_run_has_the_losses_of_the_unsplit_one(
     rows: int, accumulation: int, where: str, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ what a model class with `accepts_loss_kwargs = False` gives. With one micro-batc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,18 @@ def sides(tmp_path: Path, job: Job, trainer_job: Job | None = None, **arguments:
     return theirs, run_ftloop(job, tmp_path / "ftloop", **arguments)
 
 
-@pytest.mark.parametrize("arguments", CASES.values(), ids=CASES.keys())
-def test_trainer_compat_makes_the_stock_trainers_run(arguments: dict[str, Any], tmp_path: Path) -> None:
-    assert_same_run(*sides(tmp_path, Job(), trainer_compat=True, **arguments))
+# Left to the slow tier, whose matrix has each of them in many combinations.
+ONLY_SLOW = {"worker processes that persist", "gradient checkpointing", "full determinism, another seed"}
+ONLY_SLOW |= {"steps as shares of the run", "clipping always active", "evaluation delayed", "bf16, accumulation 3"}
+
+
+def by_tier(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in ONLY_SLOW else []) for name in names]
+
+
+@pytest.mark.parametrize("name", by_tier(CASES))
+def test_trainer_compat_makes_the_stock_trainers_run(name: str, tmp_path: Path) -> None:
+    assert_same_run(*sides(tmp_path, Job(), trainer_compat=True, **CASES[name]))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +121,13 @@ ONE_MICRO_BATCH = {
 
 
 @pytest.mark.parametrize(
-    "name", ["the base job", "bf16", "everything by steps, a fraction of an epoch", "early stopping"]
+    "name",
+    [
+        "the base job",
+        pytest.param("bf16", marks=pytest.mark.slow),
+        pytest.param("everything by steps, a fraction of an epoch", marks=pytest.mark.slow),
+        "early stopping",
+    ],
 )
 def test_with_one_micro_batch_per_update_the_default_is_the_same_run(name: str, tmp_path: Path) -> None:
     assert_same_run(*sides(tmp_path, Job(), **ONE_MICRO_BATCH[name]))
@@ -124,7 +140,7 @@ def model_without_the_scaling_defect() -> nn.Module:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("accumulation", [2, 3])
+@pytest.mark.parametrize("accumulation", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_the_default_is_trainers_run_without_its_scaling_defect(
     accumulation: int, precision: str, tmp_path: Path
 ) -> None:

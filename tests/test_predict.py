@@ -104,7 +104,10 @@ def read_back(path: Path) -> Rows:
 # The same as the pipeline
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=[] if name in ("bert", "deberta-v2") else [pytest.mark.slow]) for name in ARCHITECTURES],
+)
 def test_predictions_are_those_of_the_pipeline_on_every_architecture(architecture: str) -> None:
     """To 1e-6: it computes one row at a time, and sums of another shape round otherwise."""
     model, tokenizer = decided(build(architecture, num_labels=3)), tiny_tokenizer()

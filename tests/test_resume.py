@@ -57,7 +57,7 @@ def test_by_default_ftloop_continues_either_sides_run_as_if_it_had_not_been_inte
     assert_default_continues(CASES[name], saved_by, tmp_path, bf16=precision == "bf16")
 
 
-@pytest.mark.parametrize("logging_steps", [1, 4])
+@pytest.mark.parametrize("logging_steps", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_nothing_is_lost_wherever_the_run_stopped(logging_steps: int, tmp_path: Path) -> None:
     """Update 3 ends an epoch whose evaluation is still pending, update 6 the run; a loss window of 4 straddles both."""
     arguments = ARGUMENTS | {"logging_steps": logging_steps}
