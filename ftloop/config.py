@@ -724,6 +724,14 @@ def _not_understood(message: str) -> NoReturn:
     raise UserError(f"{message}; --help-all lists every flag")
 
 
+def _without_its_data(recipe: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What a shipped recipe says of its own data, a task's name and texts to predict, is no word on the user's."""
+    others = "task_name" not in given and bool({"train_file", "dataset_name"} & given.keys())
+    if not others and given.get("task_name", recipe.get("task_name")) == recipe.get("task_name"):
+        return recipe
+    return {name: value for name, value in recipe.items() if name not in ("task_name", "sample_texts")}
+
+
 def parse_args(argv: list[str]) -> TrainConfig:
     """The configuration of a command line: `[RECIPE] [--flag value ...]`, where a flag overrides the recipe.
 
@@ -739,6 +747,8 @@ def parse_args(argv: list[str]) -> TrainConfig:
         problems = [f"{rest[0]!r}: not understood; one RECIPE first, then flags of the form --name value"]
     settings = read_recipe(recipe) if recipe is not None else {}
     problems += [f"{unknown_setting(name)} (in the recipe {recipe})" for name in settings if name not in SETTINGS]
+    if recipe in _shipped_recipes():
+        settings = _without_its_data(settings, vars(given))
     settings = {name: value for name, value in (settings | vars(given)).items() if name in SETTINGS}
     try:
         config = TrainConfig(**settings)

@@ -20,7 +20,16 @@ BIN = Path(sys.executable).parent
 
 def arguments(tiny_folder: Path, output_dir: Path) -> list[str]:
     files = [f"--{split}_file={tiny_folder / f'{split}.jsonl'}" for split in ("train", "validation", "test")]
-    return ["guide", "--model_name_or_path", str(tiny_folder / "model"), *files, "--output_dir", str(output_dir)]
+    return [
+        "guide",
+        "--task_name",
+        "mrpc",
+        "--model_name_or_path",
+        str(tiny_folder / "model"),
+        *files,
+        "--output_dir",
+        str(output_dir),
+    ]
 
 
 def run(

@@ -108,6 +108,21 @@ def test_a_recipe_is_found_by_name_and_by_path_and_flags_override_it(recipe: Any
     assert parse_args(["guide", "--task_name", "None"]).task_name is None
 
 
+def test_a_shipped_recipe_says_nothing_of_the_users_own_data(tmp_path: Path) -> None:
+    own = ["--train_file", "mine.csv"]
+    assert parse_args(["guide"]).task_name == "mrpc"
+    assert parse_args(["guide"]).sample_texts
+    for words in (own, ["--dataset_name", "some/data"], ["--task_name", "sst2"], [*own, "--task_name", "none"]):
+        config = parse_args(["guide", *words])
+        assert config.task_name == ("sst2" if "sst2" in words else None)
+        assert config.sample_texts is None
+    beside = parse_args(["guide", *own, "--task_name", "mrpc"])
+    assert (beside.task_name, beside.sample_texts) == ("mrpc", parse_args(["guide"]).sample_texts)
+    assert parse_args(["guide", *own, "--sample_texts", "a", "b"]).sample_texts == ["a", "b"]
+    (tmp_path / "own.yaml").write_text("task_name: mrpc\nsample_texts: [a, b]")
+    assert parse_args([str(tmp_path / "own.yaml"), *own]).sample_texts == ["a", "b"]
+
+
 def test_a_path_may_begin_with_the_home_folder(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = recipe("output_dir: ~/out")
     monkeypatch.setenv("HOME", str(path.parent))
