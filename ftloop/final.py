@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,11 @@ from ftloop.announce import announce_next, format_scores
 from ftloop.card import write_card
 from ftloop.checkpoint import record_complete
 from ftloop.config import TrainConfig
-from ftloop.durable import retried, write_text
-from ftloop.errors import first_line
+from ftloop.durable import read_json, retried, write_text
+from ftloop.errors import UserError, first_line
 from ftloop.evaluation import evaluate, predict
 from ftloop.inference import classify
-from ftloop.logs import save_metrics
+from ftloop.logs import ALL_RESULTS, results_text, save_metrics
 from ftloop.outcome import keeps_predictions, read_outcome, run_facts, save_facts, save_predictions
 from ftloop.run import Run
 
@@ -32,6 +33,8 @@ def use(
     run: Run, data: TextData, tokenized: dict[str, tuple[Dataset, int]], samples: list[Any], max_length: int
 ) -> None:
     """What the final model is for: evaluated on all sets, and its predictions. Then the run is complete."""
+    if run.is_main:
+        _forget_other_results(run)
     encoded = {name: rows for name, (rows, _) in tokenized.items()}
     _final_evaluation(run, data, {name: encoded[name] for name in data.validation}, "eval")
     labelled = [name for name in data.test if data.has_labels(data.test[name])]
@@ -52,6 +55,19 @@ def use(
     run.say(f"Results   {run.config.output_dir}: the model, all_results.json, trainer_state.json")
     if run.is_main:
         announce_next(run.config, pairs=len(data.text_columns) == 2)
+
+
+def _forget_other_results(run: Run) -> None:
+    """What an earlier model in this folder scored, on sets that there may be no more, would pass for this one's."""
+    root = Path(run.config.output_dir)
+    for path in (*root.glob("*_predictions.*"), root / "eval_results.json", root / "test_results.json"):
+        path.unlink(missing_ok=True)
+    together = root / ALL_RESULTS
+    with suppress(UserError):  # broken: `save_metrics` says so
+        known = read_json(together) if together.is_file() else {}
+        kept = {name: value for name, value in known.items() if not name.startswith(("eval_", "test_"))}
+        if kept != known:
+            retried(together.name, lambda: write_text(together, results_text(kept)), run.say)
 
 
 def _final_evaluation(run: Run, data: TextData, sets: dict[str, Dataset], prefix: str) -> None:

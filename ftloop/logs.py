@@ -21,6 +21,8 @@ from ftloop.pace import Pace, time_line
 from ftloop.run import Run
 from ftloop.state import TRAINER_STATE
 
+ALL_RESULTS = "all_results.json"
+
 
 class Logs:
     """Attached to one call of `train()`. Only the main process prints and writes; all keep the same history."""
@@ -188,15 +190,19 @@ def save_metrics(run: Run, split: str, metrics: dict[str, Any]) -> None:
     if not run.is_main:
         return
     root = Path(run.config.output_dir)
-    together = root / "all_results.json"
+    together = root / ALL_RESULTS
     before: dict[str, Any] = {}
     try:
         before = read_json(together) if together.is_file() else {}
     except UserError as error:
         run.say(f"Broken    {error}; it is begun anew")
     for path, values in ((root / f"{split}_results.json", metrics), (together, before | metrics)):
-        text = json.dumps(values, indent=4, sort_keys=True) + "\n"
-        retried(path.name, partial(write_text, path, text), run.say)
+        retried(path.name, partial(write_text, path, results_text(values)), run.say)
+
+
+def results_text(values: dict[str, Any]) -> str:
+    """As Trainer writes them."""
+    return json.dumps(values, indent=4, sort_keys=True) + "\n"
 
 
 def save_state(run: Run) -> None:
