@@ -49,6 +49,11 @@ Schedule = Literal[
 
 # What to use instead of names that older guides and scripts give, or that mean something else here.
 HINTS = {
+    "lr": "its name is --learning_rate",
+    "epochs": "its name is --num_train_epochs",
+    "batch_size": "its name is --per_device_train_batch_size",
+    "model": "its name is --model_name_or_path",
+    "max_length": "its name is --max_seq_length",
     "do_train": "ftloop always trains; leave it out",
     "do_eval": "evaluation follows --eval_strategy; leave it out",
     "do_predict": "a test set is evaluated or predicted whenever one is given; leave it out",
@@ -106,8 +111,13 @@ class TrainConfig:
     train_file: str | None = _data(None, "Training rows: csv, tsv, json, jsonl or parquet.")
     validation_file: str | None = _data(None, "Validation rows, same formats.")
     test_file: str | None = _data(None, "Test rows, same formats; without labels they are predicted and written.")
-    text_column_names: list[str] | None = _data(None, "One or two text columns; inferred from the usual names.")
-    label_column_name: str | None = _data(None, "The label column; inferred from the usual names.")
+    text_column_names: list[str] | None = _data(
+        None,
+        "One or two text columns; else those with a usual name (sentence1 and sentence2, sentence, text, review, ...).",
+    )
+    label_column_name: str | None = _data(
+        None, "The label column; else one with a usual name (label, labels, score, target, class, ...)."
+    )
     label_delimiter: str | None = _data(
         None, "Several labels a row: what stands between them in a label that is text, such as | or a comma."
     )

@@ -321,13 +321,20 @@ def find_columns(config: TrainConfig, there: Sequence[str], source: str) -> tupl
     Raises: UserError listing the columns that are there.
     """
     listing = f"{source} has the columns {', '.join(there)}"
-    columns = find_text_columns(config.text_column_names, config.task_name, there, source)
-    if config.label_column_name and config.label_column_name not in there:
-        raise UserError(f"no column {config.label_column_name!r}: {listing}")
+    columns: tuple[str, ...] = ()
+    problems: list[str] = []
+    try:
+        columns = find_text_columns(config.text_column_names, config.task_name, there, source)
+    except UserError as error:
+        problems += error.problems
     usual_labels = (usual for usual in USUAL_LABELS if usual in there and usual not in columns)
     label_column = config.label_column_name or next(usual_labels, None)
     if label_column is None:
-        raise UserError(f"which column holds the label? {listing}; name it with --label_column_name")
+        problems.append(f"which column holds the label? {listing}; name it with --label_column_name")
+    elif label_column not in there:
+        problems.append(f"no column {label_column!r}: {listing}")
+    if label_column is None or problems:
+        raise UserError(*problems)
     if label_column in columns:
         raise UserError(f"label_column_name: {label_column!r} is also a text column")
     return columns, label_column

@@ -103,7 +103,10 @@ class Logs:
         updates = state.global_step - meter.epoch_began_at
         if updates:  # none when this epoch's checkpoint came from elsewhere and holds no sum
             total, updates = run.accelerator.gather(meter.epoch).mean().item(), updates - meter.left_out_of_epoch
-            shown = {"loss": total / updates if updates else math.nan} | scores(metrics or {})
+            metrics = metrics or {}
+            shown = {"loss": total / updates if updates else math.nan}
+            shown |= {"eval_loss": metrics["eval_loss"]} if "eval_loss" in metrics else {}
+            shown |= scores(metrics)
             took = self.pace.end_of_epoch(time.monotonic(), state.global_step)
             self.say(f"Epoch {math.ceil(state.epoch)}/{state.num_train_epochs}: {format_numbers(shown)}{took}")
         meter.epoch.zero_()

@@ -31,7 +31,9 @@ def check_model(name_or_path: str | None) -> Path | None:
     Raises: UserError when no model is named, the folder is not there, or it holds no weights.
     """
     if name_or_path is None:
-        raise UserError("no model: name one with --model_name_or_path (a folder, or a name on the hub)")
+        raise UserError(
+            "no model: name one with --model_name_or_path (a folder, or a name on the hub), or start from a recipe"
+        )
     folder = local_model_folder(name_or_path)
     if folder is None:
         return None
