@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ftloop.hub import PACKAGED_MODEL
 from ftloop.logs import format_numbers, scores
 from ftloop.metrics import ComputeMetrics
 from ftloop.padding import padding_edges, padding_shares
+from ftloop.reproduce import module_here, python_here
 from ftloop.run import MANY_ROWS, Run
 from ftloop.weights import weights_in_words
 
@@ -172,27 +172,17 @@ def announce_plan(run: Run) -> None:
 
 def announce_next(config: TrainConfig, pairs: bool) -> None:
     """Commands to go on with, as they can be typed here. `pairs`: whether the model takes pairs of texts."""
-    python, train = _python(), Path(__file__).with_name("train.py")
+    train = Path(__file__).with_name("train.py")
     texts = '--pairs "A text." "Another one."' if pairs else '"A text."'
-    folder = shlex.quote(config.output_dir)
-    _say("Next", f"{python} -m ftloop.predict --model {folder} {texts}")
+    _say("Next", f"{module_here('predict', '--model', config.output_dir)} {texts}")
     if not config.report:
-        _say("", f"{python} -m ftloop.report {folder}")
+        _say("", module_here("report", config.output_dir))
     if config.task_name == "demo":
         here = train.is_relative_to(Path.cwd())
-        command = f"{python} {shlex.quote(str(train.relative_to(Path.cwd())))}" if here else f"{python} -m ftloop.train"
+        script = train.relative_to(Path.cwd()) if here else train
+        command = f"{python_here()} {shlex.quote(str(script))}" if here else module_here("train")
         files = "--train_file YOURS.csv --validation_file MORE.csv"
         _say("", f"{command} guide --model_name_or_path {PACKAGED_MODEL} {files} --output_dir runs/yours")
-
-
-def _python() -> str:
-    """The one that runs this, as short as it can be typed here: that of an environment that is not activated is not
-    found by its name."""
-    here, on_path = Path(sys.executable), shutil.which("python")
-    if on_path is not None and Path(on_path).parent == here.parent:
-        return "python"
-    is_below = here.is_relative_to(Path.cwd())
-    return shlex.quote(str(here.relative_to(Path.cwd()) if is_below else here))
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

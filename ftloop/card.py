@@ -46,10 +46,9 @@ def write_card(run: Run) -> None:
         return
     try:
         text = card(replace(read_outcome(path.parent), config=run.config.to_dict()))
+        retried(CARD, partial(write_text, path, text), run.say)
     except Exception as error:  # a card is no reason to fail
         run.say(f"Card      could not be made: {type(error).__name__}: {first_line(error)}")
-        return
-    retried(CARD, partial(write_text, path, text), run.say)
 
 
 def is_ours(path: Path) -> bool:

@@ -21,6 +21,7 @@ from ftloop.evaluation import evaluate, predict
 from ftloop.inference import classify
 from ftloop.logs import ALL_RESULTS, results_text, save_metrics
 from ftloop.outcome import keeps_predictions, read_outcome, run_facts, save_facts, save_predictions
+from ftloop.reproduce import module_here
 from ftloop.run import Run
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def use(
     run: Run, data: TextData, tokenized: dict[str, tuple[Dataset, int]], samples: list[Any], max_length: int
 ) -> None:
-    """What the final model is for: evaluated on all sets, and its predictions. Then the run is complete."""
+    """Evaluate it on the labelled sets and predict the others; then the run is complete, and says what comes next."""
     if run.is_main:
         _forget_other_results(run)
     encoded = {name: rows for name, (rows, _) in tokenized.items()}
@@ -147,5 +148,5 @@ def report_at_the_end(config: TrainConfig, board: str | None = None) -> None:
 
             finish_board(board, outcome, made)
     except Exception as error:
-        again = f"python -m ftloop.report {root} --traceback"
+        again = module_here("report", root, "--traceback")
         print(f"Report    could not be made ({type(error).__name__}: {first_line(error)}); try {again}", flush=True)

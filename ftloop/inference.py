@@ -146,6 +146,15 @@ def classify(
     return predictions
 
 
+def pair_up(texts: Sequence[str], pairs: bool) -> list[Text]:
+    """Single texts as they are; for pairs, each two after each other. Raises: UserError for an odd number."""
+    if not pairs:
+        return list(texts)
+    if len(texts) % 2:
+        raise UserError(f"pairs of texts are wanted, and {len(texts)} texts are not pairs")
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
 def _checked_texts(texts: Sequence[Text]) -> Sequence[Text]:
     width = 1 if isinstance(texts[0], str) else 2
     for number, text in enumerate(texts, start=1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import socket
 import sys
 import time
@@ -161,7 +162,7 @@ def _summary_writer(run: Run) -> Any:
     folder = os.path.expanduser(folder or os.path.join(run.config.output_dir, "runs", stamp))
     writer = SummaryWriter(log_dir=folder)
     run.board = folder
-    print(f"Watch     tensorboard --logdir {folder}", flush=True)
+    print(f"Watch     tensorboard --logdir {shlex.quote(folder)}", flush=True)
     writer.add_text("args", json.dumps(run.config.to_dict(), indent=2))
     model: Any = run.unwrapped_model
     if getattr(model, "config", None) is not None:

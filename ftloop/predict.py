@@ -33,30 +33,20 @@ from ftloop.inference import (
     Text,
     Trained,
     class_names,
-    classify,
     encode,
     kind_of,
     load_classifier,
     logits_of,
+    pair_up,
     probabilities_of,
     trained_with,
 )
 from ftloop.rows import check_names
 from ftloop.tables import Added, Table, Write, find_output, make_table, writing
 
-__all__ = ["Classifier", "Prediction", "classify", "load_classifier", "main", "pair_up"]
 MOST_LOGITS = 2**21
 """Of a chunk: with many classes it has fewer rows."""
 BAD_ROWS_LISTED = 20
-
-
-def pair_up(texts: Sequence[str], pairs: bool) -> list[Text]:
-    """Single texts as they are; for pairs, each two after each other. Raises: UserError for an odd number."""
-    if not pairs:
-        return list(texts)
-    if len(texts) % 2:
-        raise UserError(f"pairs of texts are wanted, and {len(texts)} texts are not pairs")
-    return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +102,7 @@ def _check_flags(given: argparse.Namespace) -> None:
     if (given.input is None) == (not given.texts):
         problems.append("what is to be predicted? Give texts, or a file of them with --input FILE")
     if given.input is None:
-        of_files = ("output_format", "text_column_names", "strict")
+        of_files = ("input_format", "output_format", "text_column_names", "strict")
         idle = [f"--{name}" for name in of_files if getattr(given, name)] + ["--output"] * (given.output != "-")
         if idle and given.texts:
             problems.append(f"{', '.join(idle)}: only with --input")
