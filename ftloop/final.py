@@ -20,7 +20,7 @@ from ftloop.errors import UserError, first_line
 from ftloop.evaluation import evaluate, predict
 from ftloop.inference import classify
 from ftloop.logs import ALL_RESULTS, results_text, save_metrics
-from ftloop.outcome import keeps_predictions, read_outcome, run_facts, save_facts, save_predictions
+from ftloop.outcome import REPORT, keeps_predictions, read_outcome, run_facts, save_facts, save_predictions
 from ftloop.reproduce import module_here
 from ftloop.run import Run
 
@@ -142,7 +142,7 @@ def report_at_the_end(config: TrainConfig, board: str | None = None) -> None:
         outcome = read_outcome(root)
         made = make_report(outcome)
         if config.report:
-            print(f"Report    {write_report(made, root / 'report')}", flush=True)
+            print(f"Report    {write_report(made, root / REPORT)}", flush=True)
         if board is not None:
             from ftloop.board import finish_board
 

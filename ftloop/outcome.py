@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FACTS = "ftloop_run.json"
 PREDICTIONS = "_predictions.parquet"
+REPORT = "report"  # a folder
 MOST_LOGITS = 50_000_000  # 200 MB of float32; of a larger set only the metrics are kept
 ROWS_AT_ONCE = 10_000
 CONTRADICTIONS_OF = 200_000  # rows looked through for equal texts with different labels
@@ -91,13 +92,6 @@ def read_predictions(path: Path) -> pa.Table:
         return pq.read_table(path, pre_buffer=False)
     except Exception as error:
         raise UserError(f"{path}: not readable ({first_line(error)})") from error
-
-
-def printable(text: Any) -> str:
-    """Texts come from files: line ends, control characters and marks that turn the direction of writing are shown, and
-    not obeyed. Joiners stay, of which some scripts and emoji are made.
-    """
-    return "".join(c if c.isprintable() or c in "\u200c\u200d" else ascii(c)[1:-1] for c in str(text))
 
 
 def save_facts(run: Run, facts: dict[str, Any]) -> None:

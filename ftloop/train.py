@@ -118,13 +118,13 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     is_complete = is_complete if accelerator is None else from_main(accelerator, is_complete)
     if is_complete:
         if _is_main():
+            from ftloop.outcome import REPORT, read_outcome
+
             print(f"Finished  already: {config.output_dir} holds this run, complete", flush=True)
-            if config.report and not (Path(config.output_dir) / "report").exists():
+            if config.report and not (Path(config.output_dir) / REPORT).exists():
                 from ftloop.final import report_at_the_end
 
                 report_at_the_end(config)
-            from ftloop.outcome import read_outcome
-
             facts: dict[str, Any] = {}
             with suppress(UserError):
                 facts = read_outcome(config.output_dir).facts

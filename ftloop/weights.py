@@ -10,6 +10,7 @@ import numpy as np
 from ftloop.config import TrainConfig, shown
 from ftloop.data import label_ids
 from ftloop.errors import UserError
+from ftloop.words import listed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,5 +127,5 @@ def weights_in_words(weights: Tensor, names: Sequence[str], most: int = 20) -> s
     return ", ".join(told) + (" ..." if len(names) > most else "")
 
 
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _listed(names: Sequence[str]) -> str:
+    return listed([shown(name) for name in names], 10)
