@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ftloop.advice import told
 from ftloop.announce import announce_next, format_scores
 from ftloop.card import write_card
@@ -18,9 +16,17 @@ from ftloop.config import TrainConfig
 from ftloop.durable import read_json, retried, write_text
 from ftloop.errors import UserError, first_line
 from ftloop.evaluation import evaluate, predict
-from ftloop.inference import classify
+from ftloop.inference import classify, decide, probabilities_of
 from ftloop.logs import ALL_RESULTS, results_text, save_metrics
-from ftloop.outcome import REPORT, keeps_predictions, read_outcome, run_facts, save_facts, save_predictions
+from ftloop.outcome import (
+    REPORT,
+    keeps_predictions,
+    kind_of_labels,
+    read_outcome,
+    run_facts,
+    save_facts,
+    save_predictions,
+)
 from ftloop.reproduce import module_here
 from ftloop.run import Run
 
@@ -99,23 +105,21 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     logits = predict(run, rows).predictions
     if not run.is_main:
         return
-    if data.labels.multi_label:
-        delimiter = run.config.label_delimiter or "|"
-        lines = []
-        for i, row in enumerate(torch.from_numpy(logits).sigmoid().tolist()):
-            there = [label for label, score in enumerate(row) if score > 0.5]
-            scores = delimiter.join(f"{row[label]:.6f}" for label in there)
-            lines.append([i, delimiter.join(data.labels.names[label] for label in there), scores])
-    elif data.labels.regression:
-        lines = [[index, f"{value:.6g}"] for index, value in enumerate(logits.reshape(-1))]
+    kind, delimiter = kind_of_labels(data.labels), run.config.label_delimiter or "|"
+    labels, scores = decide(kind, data.labels.names, probabilities_of(kind, logits))
+    if scores is None:
+        lines = [[i, f"{value:.6g}"] for i, value in enumerate(labels)]
+    elif kind == "multi_label":
+        lines = [
+            [i, delimiter.join(there), delimiter.join(f"{score:.6f}" for score in each)]
+            for i, (there, each) in enumerate(zip(labels, scores, strict=True))
+        ]
     else:
-        best = torch.from_numpy(logits).softmax(dim=-1).max(dim=-1)
-        chosen = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        lines = [[i, data.labels.names[label], f"{score:.6f}"] for i, (label, score) in enumerate(chosen)]
+        lines = [[i, label, f"{score:.6f}"] for i, (label, score) in enumerate(zip(labels, scores, strict=True))]
     path = Path(run.config.output_dir) / f"{name}_predictions.tsv"
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")  # quotes a name with a tab or a line end in it
-    table.writerows([["index", "prediction"] if data.labels.regression else ["index", "prediction", "score"], *lines])
+    table.writerows([["index", "prediction"] if scores is None else ["index", "prediction", "score"], *lines])
     retried(path.name, lambda: write_text(path, text.getvalue()), run.say)
     print(f"{name.capitalize():<9} {len(lines)} rows without labels, predicted into {path}", flush=True)
 

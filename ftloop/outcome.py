@@ -123,7 +123,7 @@ def run_facts(
             "trained_parameters": model.num_parameters(only_trainable=True),
         },
         "data": {
-            "kind": _kind(data.labels),
+            "kind": kind_of_labels(data.labels),
             "labels": list(data.labels.names),
             "text_columns": list(data.text_columns),
             "label_column": data.label_column,
@@ -153,7 +153,7 @@ def run_facts(
     }
 
 
-def _kind(labels: Labels) -> str:
+def kind_of_labels(labels: Labels) -> str:
     return "regression" if labels.regression else "multi_label" if labels.multi_label else "classes"
 
 

@@ -33,6 +33,7 @@ from ftloop.inference import (
     Text,
     Trained,
     class_names,
+    decide,
     encode,
     kind_of,
     load_classifier,
@@ -144,7 +145,7 @@ def _predict_texts(given: argparse.Namespace) -> None:
         entry: dict[str, Any] = {"text": text, "label": found.label, "score": found.score}
         if kind == "regression":
             entry = {"text": text, "label": found.score}
-        elif kind == "several labels":
+        elif kind == "multi_label":
             scores = [found.probabilities[name] for name in found.labels]
             entry |= {"label": found.labels, "score": scores}
         if given.all_probabilities and found.probabilities:
@@ -185,7 +186,7 @@ def _predict_file(given: argparse.Namespace) -> None:
                 first,
                 classes=names if given.all_probabilities and kind != "regression" else None,
                 with_score=kind != "regression",
-                several_labels=kind == "several labels",
+                several_labels=kind == "multi_label",
                 label_delimiter=trained.label_delimiter or "|",
             ),
             given.strict,
@@ -298,10 +299,10 @@ def _predict_chunk(job: Job, classifier: Classifier, chunk: Chunk, budget: Budge
     _tell_bad_rows(job, chunk.rows, bar)
     job.rows += len(chunk.rows)
     job.truncated += encoded.truncated
-    found = _added(
-        kind_of(model.config), class_names(model.config), logits[encoded.lengths > 0], bool(job.table.names.classes)
-    )
-    return _at_good_rows(found, chunk.rows)
+    kind = kind_of(model.config)
+    found = probabilities_of(kind, logits[encoded.lengths > 0])
+    labels, scores = decide(kind, class_names(model.config), found)
+    return _at_good_rows(Added(labels, scores, found.tolist() if job.table.names.classes else None), chunk.rows)
 
 
 def _tell_bad_rows(job: Job, rows: Sequence[Row], bar: Any) -> None:
@@ -316,20 +317,6 @@ def _tell_bad_rows(job: Job, rows: Sequence[Row], bar: Any) -> None:
         elif job.bad == BAD_ROWS_LISTED + 1:
             bar.write("Bad row   and more, which are counted only", file=sys.stderr)
     bar.update(sum(row.fault is not None for row in rows))
-
-
-def _added(kind: str, names: list[str], logits: np.ndarray, all_probabilities: bool) -> Added:
-    """The most likely class, or all above 0.5 in the model's order, with the probability of each; or a number."""
-    found = probabilities_of(kind, logits)
-    probabilities = found.tolist() if all_probabilities else None
-    if kind == "regression":
-        return Added(found[:, 0].tolist(), None, None)
-    if kind == "one label":
-        best = found.argmax(axis=1)
-        return Added([names[index] for index in best.tolist()], found.max(axis=1).tolist(), probabilities)
-    above = [np.flatnonzero(row > 0.5) for row in found]
-    labels = [[names[index] for index in indices] for indices in above]
-    return Added(labels, [row[indices].tolist() for row, indices in zip(found, above, strict=True)], probabilities)
 
 
 def _at_good_rows(found: Added, rows: Sequence[Row]) -> Added:
