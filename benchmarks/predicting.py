@@ -203,7 +203,7 @@ def table(result: dict[str, Any]) -> list[str]:
                     for clock, each in told.items()
                 )
             lines.append(f"{side:<24} {statistics.median(taken):7.2f} s{ratios}")
-    for row in result.get("memory", ()):
+    for row in result.get("memory", {}).get("runs", ()):
         lines.append(
             f"{row['rows']:>9} rows  {row['whole_seconds']:7.1f} s  at most "
             f"{row['peak_anonymous_bytes'] / MB:.0f} MB of its own"
@@ -226,22 +226,25 @@ def main() -> int:
         given.pairs, given.repeats, given.rows = 16, 1, [1000, 2000]
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    told = {
+    conditions = {
+        **versions(),
+        **machine(),
+        "threads": torch.get_num_threads(),
         "command": " ".join(["python", "benchmarks/predicting.py", *sys.argv[1:]]),
-        "model": f"{MODEL}, random head",
+        "note": "a busy machine: read the ratios",
     }
-    told["note"] = "a shared machine, busy with other work: read the ratios"
-    result: dict[str, Any] = {"conditions": {**versions(), **machine(), "threads": torch.get_num_threads(), **told}}
+    result: dict[str, Any] = {}
     if "speed" in given.parts:
-        result["speed"] = measure_speed(given.pairs, given.repeats)
+        speed = measure_speed(given.pairs, given.repeats)
+        result["speed"] = {"conditions": {**conditions, "model": f"{MODEL}, random head"}, **speed}
     if "memory" in given.parts:
-        result["memory"] = []
+        result["memory"] = {"conditions": {**conditions, "model": "a tiny BERT"}, "runs": []}
         with tempfile.TemporaryDirectory() as name:
             tiny_bert().save_pretrained(Path(name) / "model")
             tiny_tokenizer().save_pretrained(Path(name) / "model")
             for rows in given.rows:
-                result["memory"].append(measure_memory(Path(name), rows))
-                print("\n".join(table({"memory": result["memory"][-1:]})), flush=True)
+                result["memory"]["runs"].append(measure_memory(Path(name), rows))
+                print(table({"memory": result["memory"]})[-1], flush=True)
     if given.output.is_file() and not given.quick:
         result = json.loads(given.output.read_text()) | result  # a part that was left out stays
     given.output.parent.mkdir(parents=True, exist_ok=True)

@@ -15,14 +15,14 @@ _PUBLIC = {
     "TrainResult": "loop",
     "Update": "loop",
     "UserError": "errors",
-    "classify": "predict",
+    "classify": "inference",
     "evaluate": "evaluation",
     "SaveError": "errors",
     "Stopped": "stopping",
     "TrainingError": "errors",
     "find_checkpoint": "checkpoint",
     "load_checkpoint": "resume",
-    "load_classifier": "predict",
+    "load_classifier": "inference",
     "predict": "evaluation",
     "prepare": "run",
     "save_checkpoint": "checkpoint",
@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from ftloop.config import TrainConfig
     from ftloop.errors import SaveError, TrainingError, UserError
     from ftloop.evaluation import Predictions, evaluate, predict
+    from ftloop.inference import classify, load_classifier
     from ftloop.loop import TrainResult, Update, train, training_step, updates
-    from ftloop.predict import classify, load_classifier
     from ftloop.resume import load_checkpoint
     from ftloop.run import Run, prepare, seed_everything
     from ftloop.stopping import Stopped

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ from ftloop.hub import PACKAGED_MODEL
 from ftloop.logs import format_numbers, scores
 from ftloop.metrics import ComputeMetrics
 from ftloop.padding import padding_edges, padding_shares
+from ftloop.reproduce import module_here, python_here
 from ftloop.run import MANY_ROWS, Run
 from ftloop.weights import weights_in_words
+from ftloop.words import counted, printable
 
 SHOWN_CLASSES = 20
 
@@ -77,13 +78,13 @@ def _left_out(run: Run, data: TextData, name: str, used: int) -> str:
     limit = "max_train_samples" if is_train else "max_predict_samples" if name in data.test else "max_eval_samples"
     told = [f"{read.rows - used} of {read.rows} rows ({limit})"] if used < read.rows else []
     if read.blank_lines:
-        told.append(_count(read.blank_lines, "blank line"))
+        told.append(counted(read.blank_lines, "blank line"))
     if config.dataloader_drop_last and (is_train or config.trainer_compat):
         size = config.per_device_train_batch_size if is_train else config.per_device_eval_batch_size
         batches = used // size // run.accelerator.num_processes * run.accelerator.num_processes
         dropped = used - batches * size
         each = " of each epoch" if is_train else ""
-        told += [f"{_count(dropped, 'row')}{each} (dataloader_drop_last)"] if dropped else []
+        told += [f"{counted(dropped, 'row')}{each} (dataloader_drop_last)"] if dropped else []
     return ", ".join(told)
 
 
@@ -125,7 +126,7 @@ def with_baseline(run: Run, labels: Labels, name: str, label_ids: np.ndarray) ->
     def compute_and_tell(evaluated: EvalPrediction) -> dict[str, float]:
         if not told:
             metrics = compute_metrics(EvalPrediction(predictions=constant, label_ids=label_ids))
-            told.append(f"Baseline  {_shown(f'always {answer} on {name}: {format_scores(metrics)}')}")
+            told.append(f"Baseline  {printable(f'always {answer} on {name}: {format_scores(metrics)}')}")
             run.say(told[0])
         return compute_metrics(evaluated)
 
@@ -139,7 +140,7 @@ def announce_model(run: Run, name: str, new_weights: list[str]) -> None:
     trained, parameters = trained_parameters(model)
     if trained < parameters:
         frozen = ["the embeddings"] if run.config.freeze_embeddings else []
-        frozen += [f"the {_count(run.config.freeze_layers, 'lowest layer')}"] if run.config.freeze_layers else []
+        frozen += [f"the {counted(run.config.freeze_layers, 'lowest layer')}"] if run.config.freeze_layers else []
         what = f"{' and '.join(frozen)}; " if frozen else ""
         _say("Frozen", f"{what}{trained / 1e6:.3g} of {parameters / 1e6:.3g} M parameters are trained")
 
@@ -149,54 +150,40 @@ def announce_plan(run: Run) -> None:
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     device, processes = accelerator.device, accelerator.num_processes
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    many, threads = _count(processes, "process", "processes"), _count(torch.get_num_threads(), "CPU thread")
+    many, threads = counted(processes, "process", "processes"), counted(torch.get_num_threads(), "CPU thread")
     _say("Device", f"{where}, {precision}, {many}, {threads}{' each' if processes > 1 else ''}")
     idle = len(os.sched_getaffinity(0)) // processes if hasattr(os, "sched_getaffinity") else 1
     if device.type == "cpu" and torch.get_num_threads() < idle:
         _say("", f"cores lie idle: OMP_NUM_THREADS={idle}, or accelerate launch --num_cpu_threads_per_process {idle}")
     rows = plan.per_device_train_batch_size * plan.gradient_accumulation_steps * plan.num_processes
-    micro_batches = _count(plan.gradient_accumulation_steps, "micro-batch", "micro-batches")
+    micro_batches = counted(plan.gradient_accumulation_steps, "micro-batch", "micro-batches")
     epochs = plan.max_steps / plan.updates_per_epoch
     length = f"{epochs:.3g} epoch{'' if epochs == 1 else 's'} of {plan.updates_per_epoch}"
     if plan.budget is None:
-        update = _count(rows, "row")
+        update = counted(rows, "row")
         if rows != plan.per_device_train_batch_size:
             update += f": {plan.per_device_train_batch_size} x {micro_batches} x {many}"
     else:
         mean = plan.num_examples / plan.updates_per_epoch
         update = f"{mean:.1f} rows on average: up to {plan.budget.max_tokens} tokens x {micro_batches} x {many}"
-    _say("Plan", f"{_count(plan.max_steps, 'update')}: {length}; an update is {update}")
-    warmup = f"after {_count(plan.warmup_steps, 'update')} of warmup" if plan.warmup_steps else "no warmup"
+    _say("Plan", f"{counted(plan.max_steps, 'update')}: {length}; an update is {update}")
+    warmup = f"after {counted(plan.warmup_steps, 'update')} of warmup" if plan.warmup_steps else "no warmup"
     _say("Schedule", f"{config.lr_scheduler_type}, peak {config.learning_rate:g}, {warmup}")
 
 
 def announce_next(config: TrainConfig, pairs: bool) -> None:
     """Commands to go on with, as they can be typed here. `pairs`: whether the model takes pairs of texts."""
-    python, train = _python(), Path(__file__).with_name("train.py")
+    train = Path(__file__).with_name("train.py")
     texts = '--pairs "A text." "Another one."' if pairs else '"A text."'
-    folder = shlex.quote(config.output_dir)
-    _say("Next", f"{python} -m ftloop.predict --model {folder} {texts}")
+    _say("Next", f"{module_here('predict', '--model', config.output_dir)} {texts}")
     if not config.report:
-        _say("", f"{python} -m ftloop.report {folder}")
+        _say("", module_here("report", config.output_dir))
     if config.task_name == "demo":
         here = train.is_relative_to(Path.cwd())
-        command = f"{python} {shlex.quote(str(train.relative_to(Path.cwd())))}" if here else f"{python} -m ftloop.train"
+        script = train.relative_to(Path.cwd()) if here else train
+        command = f"{python_here()} {shlex.quote(str(script))}" if here else module_here("train")
         files = "--train_file YOURS.csv --validation_file MORE.csv"
         _say("", f"{command} guide --model_name_or_path {PACKAGED_MODEL} {files} --output_dir runs/yours")
-
-
-def _python() -> str:
-    """The one that runs this, as short as it can be typed here: that of an environment that is not activated is not
-    found by its name."""
-    here, on_path = Path(sys.executable), shutil.which("python")
-    if on_path is not None and Path(on_path).parent == here.parent:
-        return "python"
-    is_below = here.is_relative_to(Path.cwd())
-    return shlex.quote(str(here.relative_to(Path.cwd()) if is_below else here))
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def format_scores(metrics: dict[str, float], prefix: str = "eval") -> str:
@@ -204,9 +191,4 @@ def format_scores(metrics: dict[str, float], prefix: str = "eval") -> str:
 
 
 def _say(topic: str, text: str) -> None:
-    print(f"{topic:<9} {_shown(text)}", flush=True)
-
-
-def _shown(text: str) -> str:
-    """Names come from files: one with a line end or an escape sequence in it is shown, and not obeyed."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    print(f"{topic:<9} {printable(text)}", flush=True)

@@ -11,9 +11,8 @@ import numpy as np
 
 from ftloop.logs import is_number, write_scalars
 from ftloop.outcome import Outcome, read_predictions
+from ftloop.pace import TIMINGS
 from ftloop.scoring import SHOWN_CLASSES, Answers, probabilities, read_answers
-
-TIMINGS = ("_runtime", "_per_second")
 
 
 def finish_board(folder: str, outcome: Outcome, report: dict[str, Any]) -> None:
@@ -39,7 +38,9 @@ def finish_board(folder: str, outcome: Outcome, report: dict[str, Any]) -> None:
         final = {
             name.replace("_", "/", 1): value
             for name, value in outcome.results.items()
-            if name.startswith(("eval_", "test_")) and is_number(value) and not name.endswith(TIMINGS)
+            if name.startswith(("eval_", "test_"))
+            and is_number(value)
+            and not name.removesuffix("_mm").endswith(TIMINGS)
         }
         if settings and final:
             writer.add_hparams(settings, final, run_name=".", global_step=step)

@@ -16,9 +16,10 @@ import yaml
 from ftloop.advice import advise
 from ftloop.durable import retried, write_text
 from ftloop.errors import first_line
-from ftloop.outcome import Outcome, printable, read_outcome, read_predictions
+from ftloop.outcome import Outcome, read_outcome, read_predictions
 from ftloop.reproduce import given_settings, reproducing_command, shared_path, shell_line
 from ftloop.scoring import read_answers, score_set
+from ftloop.words import printable
 
 if TYPE_CHECKING:
     from ftloop.run import Run
@@ -46,10 +47,9 @@ def write_card(run: Run) -> None:
         return
     try:
         text = card(replace(read_outcome(path.parent), config=run.config.to_dict()))
+        retried(CARD, partial(write_text, path, text), run.say)
     except Exception as error:  # a card is no reason to fail
         run.say(f"Card      could not be made: {type(error).__name__}: {first_line(error)}")
-        return
-    retried(CARD, partial(write_text, path, text), run.say)
 
 
 def is_ours(path: Path) -> bool:

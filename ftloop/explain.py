@@ -30,6 +30,7 @@ from ftloop.loop import training_step as usual_step
 from ftloop.rng import rng_state
 from ftloop.run import Inputs, Run, num_rows
 from ftloop.state import Control, after_epoch, after_update
+from ftloop.words import counted, listed, printable
 
 INDENT = 10  # a topic of 9 characters and a space, as on all of the console
 NARROWEST, WIDEST = 60, 120
@@ -263,16 +264,16 @@ def introduce(page: Page, run: Run, number: int) -> None:
     page.say("Explain", f"the {what} of {plan.max_steps}, as {'it happens' if number == 1 else 'they happen'}")
     page.say("Model", "; ".join(about_the_model(run)))
     say_groups(page, run)
-    warmup = f"after {_count(plan.warmup_steps, 'update')} of warmup" if plan.warmup_steps else "no warmup"
+    warmup = f"after {counted(plan.warmup_steps, 'update')} of warmup" if plan.warmup_steps else "no warmup"
     rates = f"{config.lr_scheduler_type}, peak {config.learning_rate:g}, {warmup}"
-    page.say("Schedule", f"{rates}, {_count(plan.max_steps, 'update')} in all")
+    page.say("Schedule", f"{rates}, {counted(plan.max_steps, 'update')} in all")
     page.line(curve(run, marks))
     size = f"up to {plan.budget.max_tokens} tokens" if plan.budget else f"{plan.per_device_train_batch_size} rows"
     processes = f" on each of {plan.num_processes} processes" if plan.num_processes > 1 else ""
     several = plan.gradient_accumulation_steps > 1
     page.say(
         "An update",
-        f"{_count(plan.gradient_accumulation_steps, 'micro-batch', 'micro-batches')} of {size}{processes}:",
+        f"{counted(plan.gradient_accumulation_steps, 'micro-batch', 'micro-batches')} of {size}{processes}:",
         f"{'each goes' if several else 'it goes'} forward to a loss and backward to",
         f"gradients{', which add up. Then once' if several else '. Then'}: clip, one step of AdamW, the next learning",
         "rate, gradients cleared",
@@ -295,7 +296,7 @@ def about_the_model(run: Run) -> Iterator[str]:
     yield f"{type(model).__name__}{': ' if told else ''}{', '.join(told)}"
     yield f"{sum(p.numel() for p in parameters.values()):,} parameters in {len(parameters)} tensors"
     if head := above_the_pretrained(run):
-        yield f"the head above the pretrained part: {_listed(head, 3)}"
+        yield f"the head above the pretrained part: {listed(head, 3)}"
     drops = sorted({module.p for module in model.modules() if isinstance(module, nn.Dropout) and module.p})
     yield f"dropout {', '.join(f'{p:g}' for p in drops)}" if drops else "no dropout"
     kinds = sorted({str(p.dtype).removeprefix("torch.") for p in parameters.values()})
@@ -339,7 +340,9 @@ def say_batch(page: Page, run: Run, update: Happening, inputs: Inputs) -> None:
     index, processes, main = len(update.micro_batches), run.accelerator.num_processes, main_input(inputs)
     rows, ours = num_rows(inputs), rows_of_micro_batch(run, update.number, index)
     of = f" of process {run.accelerator.process_index} of {processes}" if processes > 1 else ""
-    told = f"{index + 1} of {update.size}{of}: {_count(rows, 'row')}, {main} {' x '.join(map(str, inputs[main].shape))}"
+    told = (
+        f"{index + 1} of {update.size}{of}: {counted(rows, 'row')}, {main} {' x '.join(map(str, inputs[main].shape))}"
+    )
     mask = kinds_of_token(inputs, main)
     if mask is not None:
         real, every = int((mask > 0).sum()), mask.size
@@ -351,7 +354,7 @@ def say_batch(page: Page, run: Run, update: Happening, inputs: Inputs) -> None:
     if mask is not None and drawn:
         draw_rows(page, mask[:drawn], numbers, labels)
     if rows > drawn:
-        page.say("", f"{f'and {rows - drawn} more: ' if drawn else ''}rows {_listed(numbers[drawn:], MOST_NUMBERS)}")
+        page.say("", f"{f'and {rows - drawn} more: ' if drawn else ''}rows {listed(numbers[drawn:], MOST_NUMBERS)}")
     if mask is not None:
         label = f" ({labels[0]})" if labels[0] else ""
         page.line(f"row {numbers[0]}{label}: {as_text(run, inputs[main][0].cpu()[torch.from_numpy(mask[0] > 0)])}")
@@ -368,13 +371,13 @@ def draw_rows(page: Page, mask: np.ndarray, numbers: Sequence[str], labels: Sequ
 
 def say_backward(page: Page, run: Run, update: Happening, rows: int) -> None:
     """What came of a micro-batch."""
-    told = f"loss {_number(whole_loss(update.micro_batches[-1]))}, mean of its {_count(rows, 'row')}"
+    told = f"loss {_number(whole_loss(update.micro_batches[-1]))}, mean of its {counted(rows, 'row')}"
     page.say("", f"{told}; backward: gradient norm now {_number(norm_of_gradients(run))}")
     at_once = run.mishaps.micro_batch_rows
     if run.config.auto_micro_batch and at_once is not None and at_once < rows:
         page.say(
             "",
-            f"split: whole it did not fit into memory, so {_count(at_once, 'row')} at a time went through the model;",
+            f"split: whole it did not fit into memory, so {counted(at_once, 'row')} at a time went through the model;",
             "losses and gradients of the parts add up to those of the whole",
         )
 
@@ -392,7 +395,7 @@ def say_loss(page: Page, run: Run, update: Happening, num_items: Tensor | None) 
 def say_gradient(page: Page, run: Run, update: Happening) -> None:
     norms = {name: float(gradient.norm()) for name, gradient in gradients(run).items()}
     if broken := [name for name, norm in norms.items() if not math.isfinite(norm)]:
-        page.say("Gradient", f"not finite in {len(broken)} of {len(norms)} tensors: {_listed(broken, SHOWN_NAMES)}")
+        page.say("Gradient", f"not finite in {len(broken)} of {len(norms)} tensors: {listed(broken, SHOWN_NAMES)}")
         return
     page.say("Gradient", f"norm {_number(update.norm)}; its square is the sum over {len(norms)} tensors. The largest:")
     total = math.sqrt(sum(norm**2 for norm in norms.values())) or 1.0
@@ -432,9 +435,7 @@ def say_rate(page: Page, run: Run, update: Happening) -> None:
 
 def say_weights(page: Page, run: Run, update: Happening, moved: Mapping[str, tuple[float, float]]) -> None:
     if broken := [name for name, (change, _) in moved.items() if not math.isfinite(change)]:
-        page.say(
-            "Weights", f"no longer finite in {len(broken)} of {len(moved)} tensors: {_listed(broken, SHOWN_NAMES)}"
-        )
+        page.say("Weights", f"no longer finite in {len(broken)} of {len(moved)} tensors: {listed(broken, SHOWN_NAMES)}")
         return
     changed = sum(change > 0 for change, _ in moved.values())
     if not changed:
@@ -466,7 +467,7 @@ def say_random(page: Page, update: Happening) -> None:
             told += (
                 f"{_words(before[device])} before them{' (a new iterator takes 2)' if device == 'cpu' else ''}, then "
             )
-        told += f"{_and(each) if len(each) <= SHOWN_MICRO_BATCHES else _listed(each, SHOWN_MICRO_BATCHES)} "
+        told += f"{_and(each) if len(each) <= SHOWN_MICRO_BATCHES else listed(each, SHOWN_MICRO_BATCHES)} "
         told += "by dropout" if any(words[device] for words in within) else "in the forward passes"
         drawn.append(told)
     others = [name for name in ("Python", "NumPy") if any(words.get(name.lower()) for words in (before, *within))]
@@ -714,19 +715,6 @@ def _words(count: int | None) -> str:
 
 def _and(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _listed(names: Sequence[str], most: int) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def printable(text: str) -> str:
-    """Texts come from files: one with an escape sequence in it is shown, and not obeyed."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def can_show(text: str, encoding: str) -> bool:

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ftloop.outcome import printable
+from ftloop.words import printable
 
 STYLES = {
     "light": {"page": "#ffffff", "ink": "#1c2733", "soft": "#6b7785", "grid": "#e3e8ee"},

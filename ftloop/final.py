@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ftloop.advice import told
 from ftloop.announce import announce_next, format_scores
 from ftloop.card import write_card
@@ -18,9 +16,18 @@ from ftloop.config import TrainConfig
 from ftloop.durable import read_json, retried, write_text
 from ftloop.errors import UserError, first_line
 from ftloop.evaluation import evaluate, predict
-from ftloop.inference import classify
+from ftloop.inference import classify, decide, probabilities_of
 from ftloop.logs import ALL_RESULTS, results_text, save_metrics
-from ftloop.outcome import keeps_predictions, read_outcome, run_facts, save_facts, save_predictions
+from ftloop.outcome import (
+    REPORT,
+    keeps_predictions,
+    kind_of_labels,
+    read_outcome,
+    run_facts,
+    save_facts,
+    save_predictions,
+)
+from ftloop.reproduce import module_here
 from ftloop.run import Run
 
 if TYPE_CHECKING:
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
 def use(
     run: Run, data: TextData, tokenized: dict[str, tuple[Dataset, int]], samples: list[Any], max_length: int
 ) -> None:
-    """What the final model is for: evaluated on all sets, and its predictions. Then the run is complete."""
+    """Evaluate it on the labelled sets and predict the others; then the run is complete, and says what comes next."""
     if run.is_main:
         _forget_other_results(run)
     encoded = {name: rows for name, (rows, _) in tokenized.items()}
@@ -98,23 +105,21 @@ def _write_predictions(run: Run, rows: Dataset, name: str, data: TextData) -> No
     logits = predict(run, rows).predictions
     if not run.is_main:
         return
-    if data.labels.multi_label:
-        delimiter = run.config.label_delimiter or "|"
-        lines = []
-        for i, row in enumerate(torch.from_numpy(logits).sigmoid().tolist()):
-            there = [label for label, score in enumerate(row) if score > 0.5]
-            scores = delimiter.join(f"{row[label]:.6f}" for label in there)
-            lines.append([i, delimiter.join(data.labels.names[label] for label in there), scores])
-    elif data.labels.regression:
-        lines = [[index, f"{value:.6g}"] for index, value in enumerate(logits.reshape(-1))]
+    kind, delimiter = kind_of_labels(data.labels), run.config.label_delimiter or "|"
+    labels, scores = decide(kind, data.labels.names, probabilities_of(kind, logits))
+    if scores is None:
+        lines = [[i, f"{value:.6g}"] for i, value in enumerate(labels)]
+    elif kind == "multi_label":
+        lines = [
+            [i, delimiter.join(there), delimiter.join(f"{score:.6f}" for score in each)]
+            for i, (there, each) in enumerate(zip(labels, scores, strict=True))
+        ]
     else:
-        best = torch.from_numpy(logits).softmax(dim=-1).max(dim=-1)
-        chosen = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        lines = [[i, data.labels.names[label], f"{score:.6f}"] for i, (label, score) in enumerate(chosen)]
+        lines = [[i, label, f"{score:.6f}"] for i, (label, score) in enumerate(zip(labels, scores, strict=True))]
     path = Path(run.config.output_dir) / f"{name}_predictions.tsv"
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")  # quotes a name with a tab or a line end in it
-    table.writerows([["index", "prediction"] if data.labels.regression else ["index", "prediction", "score"], *lines])
+    table.writerows([["index", "prediction"] if scores is None else ["index", "prediction", "score"], *lines])
     retried(path.name, lambda: write_text(path, text.getvalue()), run.say)
     print(f"{name.capitalize():<9} {len(lines)} rows without labels, predicted into {path}", flush=True)
 
@@ -141,11 +146,11 @@ def report_at_the_end(config: TrainConfig, board: str | None = None) -> None:
         outcome = read_outcome(root)
         made = make_report(outcome)
         if config.report:
-            print(f"Report    {write_report(made, root / 'report')}", flush=True)
+            print(f"Report    {write_report(made, root / REPORT)}", flush=True)
         if board is not None:
             from ftloop.board import finish_board
 
             finish_board(board, outcome, made)
     except Exception as error:
-        again = f"python -m ftloop.report {root} --traceback"
+        again = module_here("report", root, "--traceback")
         print(f"Report    could not be made ({type(error).__name__}: {first_line(error)}); try {again}", flush=True)

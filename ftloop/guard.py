@@ -19,6 +19,7 @@ from ftloop.loss import forward
 from ftloop.resume import what_is_wrong
 from ftloop.rng import restore_rng_state, rng_state
 from ftloop.run import Run
+from ftloop.words import listed
 
 MANY_OVERFLOWS = 20
 """In a row. Each halves the gradient's scale, which begins at 2**16: after 16 nothing is scaled up any more, and what
@@ -127,7 +128,7 @@ def _causes(run: Run, update: int) -> list[str]:
     lines = []
     broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
-        lines.append(f"weights that were not finite before it: {_listed(broken)}")
+        lines.append(f"weights that were not finite before it: {listed(broken, SHOWN)}")
     rows = rows_of_update(run, update)
     try:
         losses, gradients = _replay(run, rows)
@@ -144,7 +145,7 @@ def _causes(run: Run, update: int) -> list[str]:
         loss = f" (loss {losses[row]:.4g})" if row in losses else ""
         lines.append(f"row {row + 1}{loss}: {_quoted(run, row)}")
     if gradients:
-        lines.append(f"parameters whose gradient is not finite: {_listed(gradients)}")
+        lines.append(f"parameters whose gradient is not finite: {listed(gradients, SHOWN)}")
     return lines
 
 
@@ -186,10 +187,6 @@ def _quoted(run: Run, row: int) -> str:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= QUOTED else f"{text[:QUOTED]}...")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _newest_checkpoint(run: Run) -> str:

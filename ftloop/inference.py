@@ -135,15 +135,22 @@ def classify(
     for rows, values in logits_of(model, tokenizer, encoded, Budget.of(model, max_tokens)):
         logits[rows] = values
     found = probabilities_of(kind, logits)
-    best = found.argmax(axis=1)
+    labels, _ = decide(kind, names, found)
     predictions = []
-    for row, index in zip(found, best.tolist(), strict=True):
+    for row, index, said in zip(found, found.argmax(axis=1).tolist(), labels, strict=True):
         each = {} if kind == "regression" else dict(zip(names, row.tolist(), strict=True))
-        above = (
-            tuple(name for name, value in each.items() if value > 0.5) if kind == "several labels" else (names[index],)
-        )
+        above = tuple(said) if kind == "multi_label" else (names[index],)
         predictions.append(Prediction(names[index], float(row[index]), above, each))
     return predictions
+
+
+def pair_up(texts: Sequence[str], pairs: bool) -> list[Text]:
+    """Single texts as they are; for pairs, each two after each other. Raises: UserError for an odd number."""
+    if not pairs:
+        return list(texts)
+    if len(texts) % 2:
+        raise UserError(f"pairs of texts are wanted, and {len(texts)} texts are not pairs")
+    return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _checked_texts(texts: Sequence[Text]) -> Sequence[Text]:
@@ -161,14 +168,17 @@ def class_names(config: Any) -> list[str]:
 
 
 def kind_of(config: Any) -> str:
-    """Raises: UserError for a model that predicts several numbers."""
+    """`classes`, `multi_label` or `regression`, as a run's facts say it.
+
+    Raises: UserError for a model that predicts several numbers.
+    """
     if config.problem_type == "multi_label_classification":
-        return "several labels"
+        return "multi_label"
     if config.num_labels == 1:
         return "regression"
     if config.problem_type == "regression":
         raise UserError(f"the model predicts {config.num_labels} numbers a row; ftloop knows one")
-    return "one label"
+    return "classes"
 
 
 def probabilities_of(kind: str, logits: np.ndarray) -> np.ndarray:
@@ -177,9 +187,21 @@ def probabilities_of(kind: str, logits: np.ndarray) -> np.ndarray:
 
     values = torch.from_numpy(logits)
     if kind != "regression":
-        values = values.sigmoid() if kind == "several labels" else values.softmax(dim=-1)
+        values = values.sigmoid() if kind == "multi_label" else values.softmax(dim=-1)
     found: np.ndarray = values.numpy()
     return found
+
+
+def decide(kind: str, names: Sequence[str], found: np.ndarray) -> tuple[list[Any], list[Any] | None]:
+    """What `probabilities_of` rows say of each: the most likely class, or a list of all above 0.5 in the model's order;
+    and the probability of each. Of a regression the number, and None."""
+    if kind == "regression":
+        return found.reshape(-1).tolist(), None
+    if kind == "classes":
+        return [names[index] for index in found.argmax(axis=1).tolist()], found.max(axis=1).tolist()
+    above = [np.flatnonzero(row > 0.5) for row in found]
+    labels = [[names[index] for index in indices.tolist()] for indices in above]
+    return labels, [row[indices].tolist() for row, indices in zip(found, above, strict=True)]
 
 
 # From texts to logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import socket
 import sys
 import time
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 from ftloop.checkpoint import store_flos
 from ftloop.durable import read_json, retried, write_text
 from ftloop.errors import UserError
-from ftloop.pace import Pace, time_line
+from ftloop.pace import TIMINGS, Pace, time_line
 from ftloop.run import Run
 from ftloop.state import TRAINER_STATE
 
@@ -146,9 +147,8 @@ def format_numbers(values: dict[str, float]) -> str:
 
 def scores(metrics: dict[str, float], prefix: str = "eval") -> dict[str, float]:
     """The metrics a person reads: without the prefix, the loss and the timings."""
-    timings = ("runtime", "samples_per_second", "steps_per_second", "loss")
     short = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
-    return {name: value for name, value in short.items() if name not in timings and is_number(value)}
+    return {name: value for name, value in short.items() if name not in {"loss", *TIMINGS} and is_number(value)}
 
 
 def is_number(value: Any) -> bool:
@@ -164,7 +164,7 @@ def _summary_writer(run: Run) -> Any:
     folder = os.path.expanduser(folder or os.path.join(run.config.output_dir, "runs", stamp))
     writer = SummaryWriter(log_dir=folder)
     run.board = folder
-    print(f"Watch     tensorboard --logdir {folder}", flush=True)
+    print(f"Watch     tensorboard --logdir {shlex.quote(folder)}", flush=True)
     writer.add_text("args", json.dumps(run.config.to_dict(), indent=2))
     model: Any = run.unwrapped_model
     if getattr(model, "config", None) is not None:

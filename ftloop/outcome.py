@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FACTS = "ftloop_run.json"
 PREDICTIONS = "_predictions.parquet"
+REPORT = "report"  # a folder
 MOST_LOGITS = 50_000_000  # 200 MB of float32; of a larger set only the metrics are kept
 ROWS_AT_ONCE = 10_000
 CONTRADICTIONS_OF = 200_000  # rows looked through for equal texts with different labels
@@ -93,13 +94,6 @@ def read_predictions(path: Path) -> pa.Table:
         raise UserError(f"{path}: not readable ({first_line(error)})") from error
 
 
-def printable(text: Any) -> str:
-    """Texts come from files: line ends, control characters and marks that turn the direction of writing are shown, and
-    not obeyed. Joiners stay, of which some scripts and emoji are made.
-    """
-    return "".join(c if c.isprintable() or c in "\u200c\u200d" else ascii(c)[1:-1] for c in str(text))
-
-
 def save_facts(run: Run, facts: dict[str, Any]) -> None:
     path, text = Path(run.config.output_dir) / FACTS, json.dumps(facts, indent=2, sort_keys=True) + "\n"
     retried(path.name, partial(write_text, path, text), run.say)
@@ -129,7 +123,7 @@ def run_facts(
             "trained_parameters": model.num_parameters(only_trainable=True),
         },
         "data": {
-            "kind": _kind(data.labels),
+            "kind": kind_of_labels(data.labels),
             "labels": list(data.labels.names),
             "text_columns": list(data.text_columns),
             "label_column": data.label_column,
@@ -159,7 +153,7 @@ def run_facts(
     }
 
 
-def _kind(labels: Labels) -> str:
+def kind_of_labels(labels: Labels) -> str:
     return "regression" if labels.regression else "multi_label" if labels.multi_label else "classes"
 
 

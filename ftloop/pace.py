@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, field
 
+TIMINGS = ("runtime", "samples_per_second", "steps_per_second")
+"""What an evaluation or a training says of its own speed, after a prefix: no score."""
 SHORT = 10.0  # seconds: of a run that takes no longer nothing is foretold
 
 

@@ -7,7 +7,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ftloop.outcome import printable
+from ftloop.pace import duration
+from ftloop.words import printable
 
 TITLES = {
     "accuracy": "Accuracy",
@@ -437,23 +438,14 @@ def _training_words(report: dict[str, Any]) -> str:
     history, speed, padding = report["history"], report["speed"], report["facts"].get("padding", {})
     words = [f"{history['updates'] or 0:,} updates"]
     if "seconds" in speed:
-        words.append(f"{_duration(speed['seconds'])} in the last start, evaluations and saves included")
+        seconds = speed["seconds"]
+        took = duration(seconds) if round(seconds) >= 60 else f"{seconds:.1f} s"
+        words.append(f"{took} in the last start, evaluations and saves included")
     if "tokens_per_second" in speed:
         words.append(f"{speed['tokens_per_second']:,.0f} tokens a second ({speed['rows_per_second']:.3g} rows)")
     if padding.get("share") is not None:
         words.append(f"{padding['share']:.1%} of the computed tokens are padding")
     return "; ".join(words) + "."
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes // 60} h {minutes % 60} min"
-        if minutes >= 60
-        else f"{minutes} min {rest} s"
-        if minutes
-        else f"{seconds:.1f} s"
-    )
 
 
 def _evaluations(history: dict[str, Any]) -> str:

@@ -33,30 +33,21 @@ from ftloop.inference import (
     Text,
     Trained,
     class_names,
-    classify,
+    decide,
     encode,
     kind_of,
     load_classifier,
     logits_of,
+    pair_up,
     probabilities_of,
     trained_with,
 )
 from ftloop.rows import check_names
 from ftloop.tables import Added, Table, Write, find_output, make_table, writing
 
-__all__ = ["Classifier", "Prediction", "classify", "load_classifier", "main", "pair_up"]
 MOST_LOGITS = 2**21
 """Of a chunk: with many classes it has fewer rows."""
 BAD_ROWS_LISTED = 20
-
-
-def pair_up(texts: Sequence[str], pairs: bool) -> list[Text]:
-    """Single texts as they are; for pairs, each two after each other. Raises: UserError for an odd number."""
-    if not pairs:
-        return list(texts)
-    if len(texts) % 2:
-        raise UserError(f"pairs of texts are wanted, and {len(texts)} texts are not pairs")
-    return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +103,7 @@ def _check_flags(given: argparse.Namespace) -> None:
     if (given.input is None) == (not given.texts):
         problems.append("what is to be predicted? Give texts, or a file of them with --input FILE")
     if given.input is None:
-        of_files = ("output_format", "text_column_names", "strict")
+        of_files = ("input_format", "output_format", "text_column_names", "strict")
         idle = [f"--{name}" for name in of_files if getattr(given, name)] + ["--output"] * (given.output != "-")
         if idle and given.texts:
             problems.append(f"{', '.join(idle)}: only with --input")
@@ -154,7 +145,7 @@ def _predict_texts(given: argparse.Namespace) -> None:
         entry: dict[str, Any] = {"text": text, "label": found.label, "score": found.score}
         if kind == "regression":
             entry = {"text": text, "label": found.score}
-        elif kind == "several labels":
+        elif kind == "multi_label":
             scores = [found.probabilities[name] for name in found.labels]
             entry |= {"label": found.labels, "score": scores}
         if given.all_probabilities and found.probabilities:
@@ -195,7 +186,7 @@ def _predict_file(given: argparse.Namespace) -> None:
                 first,
                 classes=names if given.all_probabilities and kind != "regression" else None,
                 with_score=kind != "regression",
-                several_labels=kind == "several labels",
+                several_labels=kind == "multi_label",
                 label_delimiter=trained.label_delimiter or "|",
             ),
             given.strict,
@@ -308,10 +299,10 @@ def _predict_chunk(job: Job, classifier: Classifier, chunk: Chunk, budget: Budge
     _tell_bad_rows(job, chunk.rows, bar)
     job.rows += len(chunk.rows)
     job.truncated += encoded.truncated
-    found = _added(
-        kind_of(model.config), class_names(model.config), logits[encoded.lengths > 0], bool(job.table.names.classes)
-    )
-    return _at_good_rows(found, chunk.rows)
+    kind = kind_of(model.config)
+    found = probabilities_of(kind, logits[encoded.lengths > 0])
+    labels, scores = decide(kind, class_names(model.config), found)
+    return _at_good_rows(Added(labels, scores, found.tolist() if job.table.names.classes else None), chunk.rows)
 
 
 def _tell_bad_rows(job: Job, rows: Sequence[Row], bar: Any) -> None:
@@ -326,20 +317,6 @@ def _tell_bad_rows(job: Job, rows: Sequence[Row], bar: Any) -> None:
         elif job.bad == BAD_ROWS_LISTED + 1:
             bar.write("Bad row   and more, which are counted only", file=sys.stderr)
     bar.update(sum(row.fault is not None for row in rows))
-
-
-def _added(kind: str, names: list[str], logits: np.ndarray, all_probabilities: bool) -> Added:
-    """The most likely class, or all above 0.5 in the model's order, with the probability of each; or a number."""
-    found = probabilities_of(kind, logits)
-    probabilities = found.tolist() if all_probabilities else None
-    if kind == "regression":
-        return Added(found[:, 0].tolist(), None, None)
-    if kind == "one label":
-        best = found.argmax(axis=1)
-        return Added([names[index] for index in best.tolist()], found.max(axis=1).tolist(), probabilities)
-    above = [np.flatnonzero(row > 0.5) for row in found]
-    labels = [[names[index] for index in indices] for indices in above]
-    return Added(labels, [row[indices].tolist() for row, indices in zip(found, above, strict=True)], probabilities)
 
 
 def _at_good_rows(found: Added, rows: Sequence[Row]) -> Added:

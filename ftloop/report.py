@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,17 +20,17 @@ from ftloop.advice import advise
 from ftloop.config import user_path
 from ftloop.durable import REPLACED, STAGING, check_writable, put_in_place, remove, retried
 from ftloop.errors import ExitCode, UserError, first_line, tell
-from ftloop.outcome import Outcome, read_outcome, read_predictions
+from ftloop.outcome import REPORT, Outcome, read_outcome, read_predictions
+from ftloop.pace import TIMINGS
 from ftloop.reproduce import given_settings, reproducing_command, shell_line
 from ftloop.scoring import Answers, probabilities, read_answers, score_set
+from ftloop.words import for_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FOLDER = "report"
 MISTAKES = 20
 LONGEST_TEXT = 2000  # characters
-TIMINGS = ("runtime", "samples_per_second", "steps_per_second")
 Pictures = dict[str, dict[str, bytes]]
 """By style, `light` and `dark`, and name: PNGs."""
 
@@ -80,19 +79,8 @@ def make_report(outcome: Outcome, sets: str = "both") -> dict[str, Any]:
         "advice": [{"topic": advice.topic, "text": advice.text} for advice in advise(outcome)],
         "missing": missing,
     }
-    plain: dict[str, Any] = _plain(report)
+    plain: dict[str, Any] = for_json(report)
     return plain
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: None stands for them."""
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _speed(outcome: Outcome) -> dict[str, Any]:
@@ -230,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         folder = user_path(given.folder, "DIR")
-        final = folder / FOLDER if given.output is None else user_path(given.output, "output")
+        final = folder / REPORT if given.output is None else user_path(given.output, "output")
         check_replaceable(final)
         print(f"Report    {write_report(make_report(read_outcome(folder), given.set), final)}")
     except Exception as error:

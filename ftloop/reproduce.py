@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import shlex
-from pathlib import PurePath
+import shutil
+import sys
+from pathlib import Path, PurePath
 from typing import Any
 
 from ftloop.config import SETTINGS, TrainConfig
 from ftloop.errors import UserError
 
 # What leaves the run as it is, or belongs to one start of it.
-OF_ONE_START = {"resume_from_checkpoint", "resume_with_changes", "overwrite_cache", "report", "traceback"}
-PATHS = {"output_dir", "model_name_or_path", "train_file", "validation_file", "test_file", "logging_dir", "record"}
+OF_ONE_START = {
+    *("resume_from_checkpoint", "resume_with_changes", "overwrite_cache", "max_train_seconds", "seeds"),
+    *("report", "explain", "record", "record_full", "disable_tqdm", "traceback"),
+}
+PATHS = {
+    *("output_dir", "model_name_or_path", "dataset_name", "train_file", "validation_file", "test_file"),
+    "logging_dir",
+}
 
 
 def given_settings(config: dict[str, Any], whole_paths: bool = True) -> dict[str, Any]:
     """The settings that somebody gave: not the defaults, nor what follows from others. Without `whole_paths`, of an
-    absolute path the name alone: where it lies on a machine is nobody else's.
+    absolute path, or one below a home folder, the name alone: where it lies on a machine is nobody else's.
     """
     known = {name: value for name, value in config.items() if name in SETTINGS and name not in OF_ONE_START}
     given = {name: value for name, value in known.items() if value != SETTINGS[name].default}
@@ -43,7 +51,7 @@ def _config(settings: dict[str, Any]) -> dict[str, Any] | None:
 
 def shared_path(path: str) -> str:
     """As it can be shown to others: a name on the hub or a relative path as it is, of an absolute one the name."""
-    return PurePath(path).name if PurePath(path).is_absolute() else path
+    return PurePath(path).name if PurePath(path).is_absolute() or path.startswith("~") else path
 
 
 def reproducing_command(
@@ -68,6 +76,21 @@ def reproducing_command(
     for name, value in given.items():
         words += _flag(name, value)
     return words
+
+
+def python_here() -> str:
+    """The one that runs this, as short as it can be typed here: that of an environment that is not activated is not
+    found by its name."""
+    here, on_path = Path(sys.executable), shutil.which("python")
+    if on_path is not None and Path(on_path).parent == here.parent:
+        return "python"
+    is_below = here.is_relative_to(Path.cwd())
+    return shlex.quote(str(here.relative_to(Path.cwd()) if is_below else here))
+
+
+def module_here(module: str, *words: str | Path) -> str:
+    """The command that starts a module of ours, as it can be typed here."""
+    return " ".join([python_here(), "-m", f"ftloop.{module}", *(shlex.quote(str(word)) for word in words)])
 
 
 def _flag(name: str, value: Any) -> list[str]:

@@ -49,7 +49,7 @@ from ftloop.ranks import check_alike, check_launched
 from ftloop.sampling import BudgetSampler, OrderSampler, RowOrder, TokenBudget, longest_first, order_rows
 from ftloop.state import LossMeter, Mishaps, TrainerState, begin
 from ftloop.stopping import Stop, outlive_the_signal
-from ftloop.weights import class_weights
+from ftloop.weights import class_weights, settle_problem_type
 
 if TYPE_CHECKING:
     from accelerate.optimizer import AcceleratedOptimizer
@@ -335,6 +335,8 @@ def prepare(
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         except ValueError as error:
             raise UserError(f"gradient_checkpointing: {error}") from error
+    if train_dataset is not None and len(train_dataset) == 0:  # type: ignore[arg-type]
+        raise UserError("the training set has no rows")
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -356,8 +358,8 @@ def prepare(
     if train_dataset is None:
         run.model = accelerator.prepare_model(model, evaluation_mode=True)
         return run
-    if len(train_dataset) == 0:  # type: ignore[arg-type]
-        raise UserError("the training set has no rows")
+    if config.class_weights is not None:
+        settle_problem_type(model, train_dataset)
     run.train_dataset, run.padding_edges = train_dataset, padding_edges
     _check_alike(run)
     budget = _order_rows(run, padding_edges)

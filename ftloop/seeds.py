@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ if __package__ in (None, ""):
 from ftloop.config import TrainConfig
 from ftloop.durable import retried, write_text
 from ftloop.errors import ExitCode, UserError, tell
+from ftloop.reproduce import module_here
 from ftloop.spread import read_seeds, summary, table
 from ftloop.stopping import SIGNALS, Stop
 
@@ -49,7 +51,7 @@ def train_seeds(config: TrainConfig, words: list[str], stop: Stop) -> ExitCode:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(
             f"seeds: {os.environ['WORLD_SIZE']} processes were started for one training. Start one for each seed, with "
-            f"--seed N --output_dir {root}/seed-N, then read python -m ftloop.seeds {root}"
+            f"--seed N --output_dir {shlex.quote(f'{root}/seed-N')}, then read {module_here('seeds', root)}"
         )
     for place, seed in enumerate(config.seeds, 1):
         print(f"\nSeed      {seed}, {place} of {len(config.seeds)} ({names}): {_folder(root, seed)}", flush=True)

@@ -13,6 +13,8 @@ from typing import Any
 from ftloop.durable import read_manifest
 from ftloop.errors import UserError
 from ftloop.outcome import Outcome, read_outcome
+from ftloop.pace import TIMINGS
+from ftloop.words import for_json
 
 SETS = {"eval": "validation", "test": "test"}
 
@@ -36,12 +38,11 @@ class SeedRuns:
 
 def _scores(results: dict[str, Any]) -> dict[str, float]:
     """Loss and metrics of validation and test, without the timings; the loss first."""
-    timings = ("runtime", "samples_per_second", "steps_per_second")
     names = [
         name
         for prefix in SETS
         for name in sorted(results, key=lambda name: not name.startswith(f"{prefix}_loss"))
-        if name.startswith(f"{prefix}_") and not name.removesuffix("_mm").endswith(timings)
+        if name.startswith(f"{prefix}_") and not name.removesuffix("_mm").endswith(TIMINGS)
     ]
     return {name: float(results[name]) for name in names if isinstance(results[name], (int, float))}
 
@@ -136,17 +137,15 @@ def summary(runs: SeedRuns) -> dict[str, Any]:
     scores = runs.scores()
     seeds = list(runs.outcomes)
     together = {name: asdict(spread(values.values())) for name, values in scores.items()}
-    return {
+    found = {
         "format": 1,
         "seeds": seeds,
         "left_out": runs.left_out,
-        "runs": {str(seed): {name: _json(values[seed]) for name, values in scores.items()} for seed in seeds},
-        "together": {name: {key: _json(value) for key, value in each.items()} for name, each in together.items()},
+        "runs": {str(seed): {name: values[seed] for name, values in scores.items()} for seed in seeds},
+        "together": together,
     }
-
-
-def _json(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    told: dict[str, Any] = for_json(found)
+    return told
 
 
 def table(runs: SeedRuns) -> str:

@@ -22,6 +22,7 @@ from ftloop.chunks import FORMATS, Chunk, Row, Source, format_of
 from ftloop.config import shown, user_path
 from ftloop.durable import whole_file
 from ftloop.errors import UserError, reason
+from ftloop.words import for_json
 
 _ARROW_TYPES: dict[type, str] = {bool: "bool", int: "int64", float: "double", str: "string"}
 
@@ -240,15 +241,7 @@ def _json(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return json.dumps(for_json(value), ensure_ascii=False, allow_nan=False, default=str)
 
 
 @contextmanager

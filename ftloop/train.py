@@ -102,12 +102,11 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     from ftloop.checkpoint import find_checkpoint
     from ftloop.data import label_ids, load_text_data, tokenize
     from ftloop.durable import check_writable
+    from ftloop.inference import pair_up
     from ftloop.metrics import answers, check_metric, metrics_for
     from ftloop.model import check_model, check_token_ids, load_model, load_tokenizer, longest_input
     from ftloop.optim import check_schedule
-    from ftloop.outcome import read_outcome
     from ftloop.padding import collator, padding_edges, row_lengths
-    from ftloop.predict import pair_up
     from ftloop.ranks import from_main, in_turns, leave, too_few, waiting_group
     from ftloop.resume import choose_checkpoint, finished_run, load_checkpoint
     from ftloop.run import make_accelerator, prepare, seed_everything
@@ -119,8 +118,10 @@ def fine_tune(config: TrainConfig, stop: Stop | None = None) -> Run | None:
     is_complete = is_complete if accelerator is None else from_main(accelerator, is_complete)
     if is_complete:
         if _is_main():
+            from ftloop.outcome import REPORT, read_outcome
+
             print(f"Finished  already: {config.output_dir} holds this run, complete", flush=True)
-            if config.report and not (Path(config.output_dir) / "report").exists():
+            if config.report and not (Path(config.output_dir) / REPORT).exists():
                 from ftloop.final import report_at_the_end
 
                 report_at_the_end(config)

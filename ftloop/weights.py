@@ -10,6 +10,7 @@ import numpy as np
 from ftloop.config import TrainConfig, shown
 from ftloop.data import label_ids
 from ftloop.errors import UserError
+from ftloop.words import listed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,11 +48,6 @@ def class_weights(config: TrainConfig, train_dataset: Any, model: Any) -> Tensor
     model_config = getattr(model, "config", None)
     if model_config is None or getattr(model_config, "id2label", None) is None:
         raise UserError(f"class_weights: {type(model).__name__} has no config that names its labels")
-    labels = None if train_dataset is None else _labels_of(train_dataset)
-    if model_config.problem_type is None and labels is not None:
-        # What the model finds out where it makes the loss itself.
-        kind = "multi" if labels.ndim == 2 else "single"
-        model_config.problem_type = "regression" if model_config.num_labels == 1 else f"{kind}_label_classification"
     names = [str(model_config.id2label[id]) for id in range(model_config.num_labels)]
     is_number = model_config.problem_type == "regression" or model_config.num_labels == 1
     problems = weight_problems(config, () if is_number else names)
@@ -59,17 +55,31 @@ def class_weights(config: TrainConfig, train_dataset: Any, model: Any) -> Tensor
         raise UserError(*problems)
     if isinstance(config.class_weights, dict):
         return torch.tensor([float(config.class_weights[name]) for name in names])
-    if labels is None:
+    if train_dataset is None:
         raise UserError("class_weights: balanced is counted in a training set, and there is none; give the weights")
-    return torch.from_numpy(_balanced(labels, names).astype(np.float32))
+    return torch.from_numpy(_balanced(_labels_of(train_dataset), names).astype(np.float32))
+
+
+def settle_problem_type(model: Any, train_dataset: Any) -> None:
+    """Into the model's config, where it is not there, goes what the model finds out where it makes the loss itself."""
+    if model.config.problem_type is None:
+        kind = "multi" if np.ndim(train_dataset[0][_label_column(train_dataset)]) else "single"
+        model.config.problem_type = "regression" if model.config.num_labels == 1 else f"{kind}_label_classification"
+
+
+def _label_column(dataset: Any) -> str:
+    """Raises: UserError where there is none."""
+    for name in ("label", "labels", "label_ids"):
+        if name in dataset[0]:
+            return name
+    raise UserError("class_weights: the training set has no column label, labels or label_ids")
 
 
 def _labels_of(dataset: Any) -> np.ndarray:
     """Ids, or rows x classes."""
-    columns = getattr(dataset, "column_names", ())
-    if "label" in columns and hasattr(dataset, "with_format"):
+    name = _label_column(dataset)
+    if name == "label" and hasattr(dataset, "with_format"):
         return label_ids(dataset)
-    name = next(name for name in ("label", "labels", "label_ids") if name in dataset[0])
     return np.asarray([dataset[row][name] for row in range(len(dataset))])
 
 
@@ -117,5 +127,5 @@ def weights_in_words(weights: Tensor, names: Sequence[str], most: int = 20) -> s
     return ", ".join(told) + (" ..." if len(names) > most else "")
 
 
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _listed(names: Sequence[str]) -> str:
+    return listed([shown(name) for name in names], 10)

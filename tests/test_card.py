@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData, metadata_load
 
 import ftloop.card as card
 from ftloop.config import TrainConfig
+from ftloop.errors import SaveError
 from ftloop.outcome import read_outcome
 from ftloop.train import fine_tune
 
@@ -61,6 +62,11 @@ def test_a_base_model_of_the_hub_is_named_and_data_by_their_name(tmp_path: Path)
         told = yaml.safe_load(card.card(replace(outcome, facts=facts)).split("---")[1])
         assert told["base_model"] == base
     assert told["model-index"][0]["results"][0]["dataset"]["type"] == "rows.csv"
+    private = {"dataset_name": "/home/me/clients/acme", "test_file": "~/clients/acme/t.csv"}
+    text = card.card(replace(outcome, config=outcome.config | private))
+    assert "clients" not in text
+    assert "`acme`" in text
+    assert "--test_file t.csv" in text
     glue = replace(outcome, config=outcome.config | {"task_name": "mrpc"})
     assert "on glue/mrpc" in card.card(glue)
 
@@ -94,6 +100,17 @@ def test_one_that_cannot_be_made_does_not_fail_the_run(tmp_path: Path) -> None:
     card.write_card(run)
     assert said == ["Card      could not be made: KeyError: 'data'"]
     assert not (folder / "README.md").exists()
+
+
+def test_one_that_cannot_be_written_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, said = left_by_a_run(tmp_path / "run", "classes", 2, 20), []
+
+    def full(*_: Any) -> None:
+        raise SaveError("README.md: no space left on device")
+
+    monkeypatch.setattr(card, "retried", full)
+    card.write_card(a_run(folder, said))
+    assert said == ["Card      could not be made: SaveError: README.md: no space left on device"]
 
 
 def test_a_run_leaves_its_card_and_only_the_main_process_writes_it(tiny_folder: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_job_leaves_every_file_and_prints_every_step(tiny_folder: Path, plai
 def test_the_model_left_behind_loads_in_a_pipeline_with_the_right_label_names(plain: tuple[Path, str]) -> None:
     from transformers import pipeline
 
-    from ftloop.predict import classify, load_classifier
+    from ftloop.inference import classify, load_classifier
 
     output_dir, _ = plain
     classifier = pipeline("text-classification", model=str(output_dir))

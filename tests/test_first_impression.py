@@ -16,6 +16,7 @@ from tiny import tiny_bert, tiny_pairs
 from ftloop import TrainConfig
 from ftloop.announce import announce_next
 from ftloop.config import parse_args
+from ftloop.words import printable
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TRAIN_PY = str(CHECKOUT / "ftloop" / "train.py")
@@ -160,3 +161,9 @@ def test_help_is_instant_and_of_two_processes_one_gives_it() -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     lines = said(*launcher, TRAIN_PY, "--help")
     assert len([line for line in lines if "--output_dir trainer_output" in line]) == 1
+
+
+def test_a_name_from_a_file_is_shown_and_not_obeyed_and_a_script_that_joins_stays_whole() -> None:
+    assert printable("a\x1b[2J\n\u202eb") == "a\\x1b[2J\\n\\u202eb"
+    family = "\U0001f469\u200d\U0001f469\u200d\U0001f467"
+    assert printable(family) == family

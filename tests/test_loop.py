@@ -421,7 +421,7 @@ def test_the_loop_fits_one_screen() -> None:
 
 # From the left, nothing imports from its right.
 ORDER = [
-    ("errors", "facts", "usage", "pace"),
+    ("errors", "facts", "usage", "pace", "words"),
     ("config", "glue", "demo_data"),
     ("hub", "rows", "durable", "stopping", "rng", "sampling", "fast", "allocator", "ranks"),
     ("data", "padding", "freeze", "chunks"),

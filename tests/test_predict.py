@@ -29,8 +29,8 @@ from ftloop import UserError
 from ftloop.chunks import Source, chunks, find_source
 from ftloop.durable import write_manifest
 from ftloop.errors import ExitCode, TrainingError
-from ftloop.inference import Budget, encode, load_classifier, logits_of
-from ftloop.predict import Classifier, classify, main
+from ftloop.inference import Budget, Classifier, classify, encode, load_classifier, logits_of
+from ftloop.predict import main
 from ftloop.tables import Added, find_output, make_table, writing
 
 Rows = list[dict[str, Any]]
@@ -601,6 +601,7 @@ def test_what_is_wrong_with_files_and_flags_is_told_in_one_line_each(
         (): "what is to be predicted?",
         ("a", "--input", source): "what is to be predicted?",
         ("a", "--output", "x.csv", "--strict"): "--strict, --output: only with --input",
+        ("a", "--input_format", "csv"): "--input_format: only with --input",
         ("--input", source, "--pairs"): "--pairs: of a file the columns say it",
         ("--input", source, "--text_column_names", "a", "b", "c"): "one or two columns",
         ("--input", tmp_path / "none.csv"): "input: no such file",

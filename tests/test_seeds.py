@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -71,10 +72,12 @@ def test_several_processes_of_one_training_are_told_to_be_started_for_each_seed(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    assert main(["demo", "--seeds", "1,2", "--output_dir", str(tmp_path / "out")]) == ExitCode.MISTAKE
+    assert main(["demo", "--seeds", "1,2", "--output_dir", str(tmp_path / "my out")]) == ExitCode.MISTAKE
     told = capsys.readouterr().err
     assert "seeds: 2 processes were started for one training" in told
-    assert f"--output_dir {tmp_path / 'out'}/seed-N" in told
+    words = shlex.split(told.split("Start one for each seed, with ")[1])
+    assert words[:4] == ["--seed", "N", "--output_dir", f"{tmp_path}/my out/seed-N,"]
+    assert words[-3:] == ["-m", "ftloop.seeds", f"{tmp_path}/my out"]
 
 
 def test_from_python_several_seeds_are_refused_instead_of_training_one(tiny_folder: Path, tmp_path: Path) -> None:

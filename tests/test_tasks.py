@@ -352,9 +352,13 @@ def test_weights_make_a_rare_class_be_found(tried: Tried) -> None:
 
 
 def test_with_parts_frozen_and_other_dropout_it_learns_too(tried: Tried) -> None:
-    settings = {"freeze_embeddings": True, "freeze_layers": 0, "hidden_dropout": 0.05, "classifier_dropout": 0.1}
+    tokenizer, config = words()
+    config.num_hidden_layers = 2
+    tried.build(tokenizer, config)
+    settings = {"freeze_embeddings": True, "freeze_layers": 1, "hidden_dropout": 0.05, "classifier_dropout": 0.1}
     found = tried.learn(opinion, **settings, gradient_checkpointing=True)
-    assert re.search(r"^Frozen    the embeddings; [\d.]+ of [\d.]+ M parameters are trained$", tried.said, re.MULTILINE)
+    frozen = r"^Frozen    the embeddings and the 1 lowest layer; [\d.]+ of [\d.]+ M parameters are trained$"
+    assert re.search(frozen, tried.said, re.MULTILINE)
     assert found["accuracy"] > 0.85
     assert (tried.config["hidden_dropout_prob"], tried.config["classifier_dropout"]) == (0.05, 0.1)
     assert tried.config["attention_probs_dropout_prob"] == 0.0

@@ -42,10 +42,10 @@ from ftloop.config import SETTINGS, TrainConfig, parse_args
 from ftloop.data import Labels, load_text_data, tokenize
 from ftloop.durable import MANIFEST, file_facts, read_manifest, write_manifest
 from ftloop.errors import ExitCode, UserError
+from ftloop.inference import classify, load_classifier
 from ftloop.model import check_token_ids, load_model, load_tokenizer, longest_input
 from ftloop.optim import check_schedule
 from ftloop.plan import make_plan
-from ftloop.predict import classify, load_classifier
 from ftloop.predict import main as predict_main
 from ftloop.rows import FORMATS, blank_lines, check_file, column_names, read_table
 from ftloop.run import mixed_precision

@@ -52,6 +52,7 @@ def test_weights_by_name_are_taken_in_the_order_of_the_labels(tmp_path: Path) ->
     config = TrainConfig(class_weights='{"yes": 3, "no": 0.5}')
     assert class_weights(config, rows_of([0, 1]), model).tolist() == [0.5, 3.0]
     assert class_weights(config, None, model).tolist() == [0.5, 3.0]
+    assert model.config.problem_type is None  # that is run.prepare's to settle
     assert TrainConfig(class_weights={"yes": 3.0, "no": 0.5}) == config
     assert TrainConfig(class_weights="none").class_weights is None
     assert parse_args(["--class_weights", '{"yes": 3, "no": 0.5}']) == config
@@ -165,6 +166,8 @@ def test_weights_that_do_not_fit_the_labels_are_told_by_name() -> None:
         balanced(list(np.float32([[1, 0], [1, 1]])), 2)
     with pytest.raises(UserError, match="these labels are numbers"):
         balanced([0.5, 1.5], 1)
+    with pytest.raises(UserError, match="the training set has no column label, labels or label_ids"):
+        class_weights(TrainConfig(class_weights="balanced"), rows_of([0, 1]).remove_columns("label"), tiny_bert(2))
     with pytest.raises(UserError, match="balanced is counted in a training set"):
         class_weights(TrainConfig(class_weights="balanced"), None, tiny_bert(2))
 

@@ -41,10 +41,10 @@ import ftloop.announce
 import ftloop.checkpoint
 import ftloop.data
 import ftloop.evaluation
+import ftloop.inference
 import ftloop.loop
 import ftloop.metrics
 import ftloop.padding
-import ftloop.predict
 import ftloop.ranks
 import ftloop.resume
 import ftloop.train

@@ -33,8 +33,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 import ftloop.announce
 import ftloop.checkpoint
 import ftloop.data
+import ftloop.inference
 import ftloop.loop
-import ftloop.predict
 import ftloop.resume
 import ftloop.train
 
