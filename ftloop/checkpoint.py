@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 import ftloop
 from ftloop.durable import (
+    FACTS,
     MANIFEST,
     STAGING,
     clear_leftovers,
@@ -48,7 +49,7 @@ OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
 SCALER = "scaler.pt"
 FTLOOP_STATE = "ftloop_state.json"
-RESULTS = ("*_results.json", "*_predictions.tsv", "*_predictions.parquet", "ftloop_run.json")
+RESULTS = ("*_results.json", "*_predictions.tsv", "*_predictions.parquet", FACTS)
 
 
 def save_checkpoint(run: Run, phase: str = "update", on_request: bool = False) -> Path:

@@ -26,6 +26,7 @@ if sys.platform != "win32":
     import fcntl
 
 MANIFEST = "ftloop_manifest.json"
+FACTS = "ftloop_run.json"
 LOCK = ".ftloop.lock"
 STAGING = ".staging-"  # none of these may start with `checkpoint-`: Trainer would take the folder for a checkpoint
 REPLACED = ".replaced-"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ftloop.config import shown
-from ftloop.durable import read_manifest
+from ftloop.durable import FACTS, read_json, read_manifest
 from ftloop.errors import TrainingError, UserError, first_line
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ class Trained:
     task_name: str | None = None
     max_seq_length: int | None = None
     label_delimiter: str | None = None
+    text_columns: tuple[str, ...] = ()
+    """Those it has read, named or not."""
 
 
 def trained_with(folder: Path) -> Trained:
@@ -111,8 +113,16 @@ def trained_with(folder: Path) -> Trained:
             task if isinstance(task, str) else None,
             length if isinstance(length, int) else None,
             delimiter if isinstance(delimiter, str) else None,
+            _text_columns(folder),
         )
     return Trained()
+
+
+def _text_columns(folder: Path) -> tuple[str, ...]:
+    facts = read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
+    data = facts.get("data")
+    columns = data.get("text_columns") if isinstance(data, dict) else None
+    return tuple(map(str, columns)) if isinstance(columns, list) else ()
 
 
 def classify(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ftloop.durable import read_json, read_manifest, retried, write_file, write_text
+from ftloop.durable import FACTS, read_json, read_manifest, retried, write_file, write_text
 from ftloop.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ftloop.evaluation import Predictions
     from ftloop.run import Run
 
-FACTS = "ftloop_run.json"
 PREDICTIONS = "_predictions.parquet"
 REPORT = "report"  # a folder
 MOST_LOGITS = 50_000_000  # 200 MB of float32; of a larger set only the metrics are kept

@@ -124,10 +124,16 @@ def _load(given: argparse.Namespace, pair: bool) -> Classifier:
     from transformers.utils import logging
 
     from ftloop.data import check_room
+    from ftloop.model import check_model
 
     logging.set_verbosity_error()  # what it would warn of is an error here
     classifier = load_classifier(given.model, max_seq_length=given.max_seq_length)
     check_room(classifier.tokenizer, classifier.tokenizer.model_max_length, pair)
+    folder = check_model(given.model)
+    columns = trained_with(folder).text_columns if folder is not None else ()
+    if columns and len(columns) != 1 + pair:
+        read, there = ("pairs of texts", "single texts") if len(columns) == 2 else ("single texts", "pairs")
+        _say("Warning", f"the run in {given.model} learned from {read} ({', '.join(columns)}), and these are {there}")
     return classifier
 
 

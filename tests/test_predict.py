@@ -786,3 +786,20 @@ print(sorted({"sklearn", "matplotlib", "tensorboard", "ftloop.loop", "ftloop.tra
     done = subprocess.run([sys.executable, "-c", probe, str(folder)], cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_single_texts_for_a_model_of_pairs_and_the_reverse_are_warned_of(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    model = made(tmp_path / "model")
+    assert "Warning" not in predict("one", model=model)[1]
+    facts = model / "ftloop_run.json"
+    facts.write_text(json.dumps({"data": {"text_columns": ["left", "right"]}}))
+    assert "Warning" not in predict("--pairs", "one", "two", model=model)[1]
+    told = f"Warning   the run in {model} learned from pairs of texts (left, right), and these are single texts\n"
+    assert told in predict("one", model=model)[1]
+    facts.write_text(json.dumps({"data": {"text_columns": ["text"]}}))
+    told = f"Warning   the run in {model} learned from single texts (text), and these are pairs\n"
+    assert told in predict("--pairs", "one", "two", model=model)[1]
+    assert told in predict("--input", pairs_file(tmp_path / "in.jsonl"), model=model)[1]
+    assert "Warning" not in predict("one", model=model)[1]
