@@ -9,7 +9,8 @@ B - A of a score, the mean over the seeds that both have, is given an interval t
 * what each seed does to each row is in either, and is counted once.
 
 Their variances add up; the degrees of freedom of Student's t are Satterthwaite's. Where the rows' predictions are not
-there, or do not give the score, the interval is the seeds' alone and holds for these rows alone: it is told which.
+there, or do not give the score, the interval is the seeds' alone and holds for these rows alone: it is told which. Of
+seeds that then all differ by the same there is no interval.
 
 Beside it stands the exact test by sign flips, of seeds alone, which assumes next to nothing: were A and B the same,
 each seed's difference might as well have the other sign. With n seeds it cannot go below 2 / 2**n.
