@@ -78,7 +78,7 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Answers:
+class ByClass:
     """Of the validation set, at the end; by class."""
 
     names: list[str]
@@ -117,9 +117,9 @@ class Evidence:
 
     @cached_property
     def classes(self) -> np.ndarray | None:
-        """Training rows of each class; None where a row is not of exactly one."""
+        """Training rows of each class, in the order of their ids; None where a row is not of exactly one."""
         counts = self.train.get("labels") if self.data.get("kind") == "classes" else None
-        return np.array(list(counts.values()), float) if counts and len(counts) > 1 else None
+        return np.array([counts[name] for name in self.data["labels"]], float) if counts and len(counts) > 1 else None
 
     @cached_property
     def logged(self) -> list[Logged]:
@@ -138,19 +138,33 @@ class Evidence:
         return [each for each in found if each.get("step", 0) > 0]
 
     @cached_property
+    def target(self) -> np.ndarray | None:
+        """What a training row asks of each class in the mean, as it is weighed and smoothed: a model that gives each
+        row the probabilities q has the loss -sum(target * log(q)).
+        """
+        if self.classes is None or not self.classes.sum():
+            return None
+        shares, count, given = self.classes / self.classes.sum(), len(self.classes), self.config.get("class_weights")
+        weighed = shares
+        if isinstance(given, dict):
+            weighed = shares * np.array([float(given[name]) for name in self.data["labels"]])
+        elif given:
+            weighed = (shares > 0) / count  # balanced: all classes have the same weight in sum
+        smoothing = float(self.config.get("label_smoothing_factor") or 0)
+        return np.asarray((1 - smoothing) * weighed + smoothing * weighed.sum() / count)
+
+    @cached_property
     def unlearned_loss(self) -> float | None:
         """Of a model that knows how frequent the classes are, or the mean, and nothing of the texts."""
         if self.data.get("kind") == "regression":
             return float(self.train["labels"]["std"]) ** 2 if self.train.get("labels") else None
-        if self.classes is None or not self.classes.sum():
+        if self.target is None:
             return None
-        if self.config.get("class_weights"):
-            return math.log(len(self.classes))
-        shares = self.classes[self.classes > 0] / self.classes.sum()
-        return float(-(shares * np.log(shares)).sum()) or None
+        there = self.target[self.target > 0]
+        return float(-(there * np.log(there / there.sum())).sum()) or None
 
     @cached_property
-    def answers(self) -> Answers | None:
+    def answers(self) -> ByClass | None:
         kept = [name for name in self.outcome.predictions if name.startswith("validation")]
         if not kept or self.classes is None:
             return None
@@ -182,7 +196,7 @@ class Evidence:
         return float(np.average([line.loss for line in self.logged], weights=lying))
 
 
-def _counted(path: Path, names: list[str]) -> Answers:
+def _counted(path: Path, names: list[str]) -> ByClass:
     """Part by part: a set may have millions of rows."""
     import pyarrow.parquet as pq
 
@@ -200,7 +214,7 @@ def _counted(path: Path, names: list[str]) -> Answers:
                 known = np.array([ids[name] for name in encoded.dictionary.to_pylist()], np.int64)
                 each = known[encoded.indices.to_numpy()]
                 counts += np.bincount(each if of is None else each[of], minlength=len(names))
-    return Answers(names, rows, predicted, right)
+    return ByClass(names, rows, predicted, right)
 
 
 # --- what is looked at -----------------------------------------------------------------------------------------------
@@ -222,7 +236,9 @@ def _training_loss(e: Evidence) -> str | None:
     evidence += f" has {unlearned:.3g}{f'. {constant}' if constant else ''}"
     peak = float(e.config.get("learning_rate") or max(line.learning_rate for line in e.logged))
     updates = e.logged[-1].step
-    worst = 1.5 * unlearned if e.classes is None else UNSTABLE * max(unlearned, math.log(len(e.classes)))
+    worst = 1.5 * unlearned
+    if e.target is not None:
+        worst = UNSTABLE * max(unlearned, float(e.target.sum()) * math.log(len(e.target)))
     norms = [line.grad_norm for line in e.logged if line.grad_norm is not None]
     lower = f"--learning_rate {_round(min(peak / 10, 2e-5))}" + _warmup(e)
     if late > worst or (late > 1.1 * first and late > UNSTABLE * unlearned):
@@ -264,7 +280,7 @@ def _constant_answer(e: Evidence) -> str | None:
     )
 
 
-def _beats_the_majority(answers: Answers) -> bool:
+def _beats_the_majority(answers: ByClass) -> bool:
     p = answers.majority
     return answers.accuracy > p + 1.96 * math.sqrt(p * (1 - p) / answers.count)
 
@@ -280,8 +296,8 @@ def _labels(e: Evidence) -> str | None:
     if of and rows >= 10 and rows >= CONTRADICTED * of:
         return (
             f"{rows} of {of} training rows ({rows / of:.0%}) have texts that stand there with another label too: no "
-            "model can get all of these right. Look at them, and decide on one label or drop them; or try "
-            "--label_smoothing_factor 0.1"
+            "model can get all of these right. Look at them, and decide on one label or drop them"
+            + ("; or try --label_smoothing_factor 0.1" if e.data.get("kind") == "classes" else "")
         )
     quarter, unlearned = len(e.logged) // 4, e.unlearned_loss
     is_weighed = e.config.get("label_smoothing_factor") or e.config.get("class_weights")
@@ -371,8 +387,10 @@ def _imbalance(e: Evidence) -> str | None:
     if len(counts) == 2 and rarest == 0:
         judge = f"udge by the recall of {answers.names[0]!r}, since f1 is that of {answers.names[1]!r}"
     else:
-        by_f1 = str(e.config.get("metric_for_best_model")).endswith("f1")
+        by_f1 = str(e.config.get("metric_for_best_model")).endswith("f1") or "eval_f1" not in e.outcome.results
         judge = f"udge by {'F1' if len(counts) == 2 else 'macro F1'}{'' if by_f1 else ' (--metric_for_best_model f1)'}"
+    if e.config.get("trainer_compat"):
+        return f"{text}. J{judge}, and find more rows of the rare classes"
     if e.config.get("class_weights"):
         return f"{text}, class weights or not. J{judge}, and find more rows of the rare classes"
     return f"{text}. Try --class_weights balanced, j{judge}, and find more rows of the rare classes"
@@ -394,6 +412,8 @@ def _padding(e: Evidence) -> str | None:
     share, grouped = known.get("share"), known.get("length_grouped")
     if share is None or grouped is None or 1 - (1 - share) / (1 - grouped) < PADDING:
         return None
+    if e.config.get("trainer_compat"):
+        return None  # which refuses what would save it
     saved = 1 - (1 - share) / (1 - grouped)
     longest = "" if e.config.get("padding", "longest") == "longest" else " --padding longest"
     return (

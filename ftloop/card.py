@@ -74,7 +74,7 @@ def card(outcome: Outcome) -> str:
         f"---\n{yaml.safe_dump(metadata(outcome, scored), sort_keys=False, allow_unicode=True)}---\n",
         f"# {_plain(_name(outcome))}\n",
         _what_it_is(outcome),
-        *([_metrics(outcome, scored)] if scored else []),
+        *([_metrics(scored)] if scored else []),
         _data(outcome),
         _how_to_use(outcome),
         _training(outcome),
@@ -86,7 +86,8 @@ def card(outcome: Outcome) -> str:
 
 def _scored(outcome: Outcome, path: Path) -> dict[str, Any]:
     data = outcome.facts["data"]
-    return score_set(read_answers(read_predictions(path), data["kind"], data["labels"]), full=False)
+    table = read_predictions(path, ["label", "prediction", "logits"])
+    return score_set(read_answers(table, data["kind"], data["labels"]), full=False)
 
 
 def _name(outcome: Outcome) -> str:
@@ -154,7 +155,7 @@ def _some(values: list[str]) -> str:
     return ", ".join(values[:MOST_CLASSES]) + (f", ... ({len(values)} in all)" if len(values) > MOST_CLASSES else "")
 
 
-def _metrics(outcome: Outcome, scored: dict[str, dict[str, Any]]) -> str:
+def _metrics(scored: dict[str, dict[str, Any]]) -> str:
     lines = ["## Metrics\n", "| set | rows | metric | value | 95 % interval | baseline |", "|---|---|---|---|---|---|"]
     for name, each in scored.items():
         for metric, values in each["metrics"].items():
@@ -164,11 +165,10 @@ def _metrics(outcome: Outcome, scored: dict[str, dict[str, Any]]) -> str:
                 lines.append(f"| {_plain(name)} | {each['rows']:,} | {metric} | {' | '.join(numbers)} |")
     answers = {name: _code(each["baseline"]["answer"]) for name, each in scored.items() if each["baseline"]}
     always = ", ".join(f"{answer} on {name}" for name, answer in answers.items())
-    count = next((v["resamples"] for each in scored.values() for v in each["metrics"].values()), 0)
-    lines.append(
-        f"\nIntervals are percentiles of {count:,} bootstrap resamples of the rows. The baseline always answers "
-        f"{always}."
-    )
+    counts = {values["resamples"] for each in scored.values() for values in each["metrics"].values()} - {0}
+    drawn = " or ".join(f"{count:,}" for count in sorted(counts, reverse=True))
+    told = f"Intervals are percentiles of {drawn} bootstrap resamples of the rows. " if drawn else ""
+    lines.append(f"\n{told}The baseline always answers {always}.")
     positive = next((each["positive"] for each in scored.values() if "positive" in each), None)
     if positive is not None:
         lines.append(f"F1, precision and recall are those of {_code(positive)}.")

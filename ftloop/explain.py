@@ -27,7 +27,7 @@ from torch.nn.utils import get_total_norm
 from ftloop.errors import UserError
 from ftloop.loop import TrainingStep
 from ftloop.loop import training_step as usual_step
-from ftloop.rng import rng_state
+from ftloop.rng import rng_state, words_drawn
 from ftloop.run import Inputs, Run, num_rows
 from ftloop.state import Control, after_epoch, after_update
 from ftloop.words import counted, listed, printable
@@ -39,8 +39,6 @@ SHOWN_ROWS = (8, 4, 4, 4)  # drawn of an update's first micro-batches; of furthe
 SHOWN_NAMES = 3  # of parameters
 MOST_NUMBERS = 32  # of rows that are not drawn
 SHOWN_MICRO_BATCHES = 8  # of those whose losses are written out as a sum
-MOST_WORDS = 2**29  # that are made again to count how many were drawn: two seconds
-BLOCK = 624  # words that the Mersenne Twister makes at a time
 
 
 @dataclass(frozen=True)
@@ -580,56 +578,6 @@ def due_after(run: Run, update: Happening) -> tuple[bool, list[str]]:
     elif control.should_evaluate and config.save_strategy == "best":
         due.append("checkpoint if it is the best")
     return ends_epoch, due
-
-
-def words_drawn(before: dict[str, Any], after: dict[str, Any]) -> dict[str, int | None]:
-    """By how many numbers each generator has moved: of the CPU's in words of 32 bits, of a GPU's as its offset counts;
-    of Python's and NumPy's, 1 where it has moved at all.
-    """
-    a, b = before["numpy"], after["numpy"]
-    words: dict[str, int | None] = {
-        "cpu": words_between(before["cpu"], after["cpu"]),
-        "python": int(before["python"] != after["python"]),
-        "numpy": int(a[2:] != b[2:] or not np.array_equal(a[1], b[1])),
-    }
-    if isinstance(before.get("cuda"), Tensor):
-        words["cuda"] = _offset(after["cuda"]) - _offset(before["cuda"])
-    return words
-
-
-def words_between(before: Tensor, after: Tensor) -> int | None:
-    """Numbers of 32 bits that torch's CPU generator has made between two of its states; None where the one does not
-    follow from the other. It is a Mersenne Twister, as NumPy has one, which is moved on until it stands where torch's
-    does. Where the state holds what is no promise of torch's; it only serves to narrate.
-    """
-    (key, position), (there, end) = _twister(before), _twister(after)
-    if np.array_equal(key, there):
-        return end - position if end >= position else None
-    twister, goal = np.random.MT19937(), np.random.MT19937()
-    twister.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": BLOCK}}
-    goal.state = {"bit_generator": "MT19937", "state": {"key": there, "pos": 0}}
-    wanted = goal.random_raw(BLOCK)
-    made = BLOCK - position
-    blocks = 1
-    while made < MOST_WORDS:
-        several = twister.random_raw(BLOCK * blocks).reshape(blocks, BLOCK)
-        for found in np.flatnonzero(several[:, 0] == wanted[0]):
-            if np.array_equal(several[found], wanted):
-                return made + int(found) * BLOCK + end
-        made += blocks * BLOCK
-        blocks = min(2 * blocks, 2048)
-    return None
-
-
-def _twister(state: Tensor) -> tuple[np.ndarray, int]:
-    """The block of numbers that torch's generator is in, and how many of it have been given out."""
-    held = state.numpy().tobytes()
-    left = int.from_bytes(held[8:12], "little")
-    return np.frombuffer(held, np.uint64, BLOCK, offset=24).astype(np.uint32), BLOCK + 1 - left
-
-
-def _offset(state: Tensor) -> int:
-    return int.from_bytes(state.numpy().tobytes()[8:16], "little")
 
 
 def draw(row: np.ndarray, cells: int, marks: Marks) -> str:

@@ -80,15 +80,16 @@ def read_outcome(folder: str | Path) -> Outcome:
     )
 
 
-def read_predictions(path: Path) -> pa.Table:
-    """Columns: the texts as they are named in the data, `label`, `prediction`, `score` (one class a row), `logits`.
+def read_predictions(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Columns: the texts as they are named in the data, `label`, `prediction`, `score` (one class a row), `logits`; or
+    of these some.
 
     Raises: UserError when the file cannot be read.
     """
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, pre_buffer=False)
+        return pq.read_table(path, columns=columns, pre_buffer=False)
     except Exception as error:
         raise UserError(f"{path}: not readable ({first_line(error)})") from error
 
@@ -169,12 +170,20 @@ def _label_counts(rows: Dataset, labels: Labels) -> dict[str, float] | dict[str,
 
 
 def _contradictions(data: TextData) -> dict[str, int]:
-    """Training rows whose texts stand there with another label too, of those that were looked through."""
+    """Training rows whose texts stand there with another class too, of those that were looked through. Numbers do not
+    contradict each other: two people's grades of one text may both be right.
+    """
     columns = list(data.text_columns)
     table = data.train.with_format("arrow")[: min(len(data.train), CONTRADICTIONS_OF)]
-    if data.labels.multi_label:
-        together = [json.dumps(sorted(names)) for names in table[data.label_column].to_pylist()]
-        table = table.set_column(table.column_names.index(data.label_column), data.label_column, [together])
+    if data.labels.regression:
+        return {"rows": 0, "of": table.num_rows}
+    raw, ids = table[data.label_column].to_pylist(), data.labels.ids  # several raw labels may be one class
+    classes: list[Any] = (
+        [json.dumps(sorted({ids[name] for name in names})) for names in raw]
+        if data.labels.multi_label
+        else [ids[name] for name in raw]
+    )
+    table = table.set_column(table.column_names.index(data.label_column), data.label_column, [classes])
     found = table.group_by(columns).aggregate([(data.label_column, "count_distinct"), (data.label_column, "count")])
     labels = found[f"{data.label_column}_count_distinct"].to_numpy()
     rows = found[f"{data.label_column}_count"].to_numpy()

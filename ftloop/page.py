@@ -198,6 +198,7 @@ def _head(report: dict[str, Any], title: str) -> list[str]:
     if name is not None and report["sets"][name]["metrics"]:
         scored = report["sets"][name]
         answer = text((scored["baseline"] or {}).get("answer", ""), 60)
+        shares = "; of probabilities it gives each class its share" if scored["kind"] == "classes" else ""
         tiles = []
         for metric in headline_metrics(scored):
             values = scored["metrics"][metric]
@@ -215,7 +216,7 @@ def _head(report: dict[str, Any], title: str) -> list[str]:
         lines.append(f"<div class=tiles>{''.join(tiles)}</div>")
         lines.append(
             f"<p class=soft>Over {rows_of(scored['rows'])} of the {text(name)} set. The baseline always answers "
-            f"“{answer}”. The interval says how far the number would move with other rows of the same kind.</p>"
+            f"“{answer}”{shares}. The interval says how far the number would move with other rows of the same kind.</p>"
         )
     lines.append("</header>")
     for each in report["missing"]:
@@ -288,7 +289,10 @@ def _metrics(scored: dict[str, Any]) -> str:
     counts = {values["resamples"] for values in scored["metrics"].values()} - {0}
     drawn = " or ".join(f"{count:,}" for count in sorted(counts, reverse=True)) or "no"
     positive = f" F1, precision and recall are those of “{text(scored['positive'])}”." if "positive" in scored else ""
-    note = f"<p class=soft>Intervals: bootstrap, percentiles of {drawn} resamples of the rows.{positive}</p>"
+    none = ""
+    if "calibration_error" in scored["metrics"]:
+        none = " The calibration error has none: resampled rows alone make it larger."
+    note = f"<p class=soft>Intervals: bootstrap, percentiles of {drawn} resamples of the rows.{none}{positive}</p>"
     return _card("Metrics", _table(("", "value<small>95 % interval</small>", "baseline"), rows, {1, 2}), note)
 
 

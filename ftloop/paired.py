@@ -9,7 +9,8 @@ B - A of a score, the mean over the seeds that both have, is given an interval t
 * what each seed does to each row is in either, and is counted once.
 
 Their variances add up; the degrees of freedom of Student's t are Satterthwaite's. Where the rows' predictions are not
-there, or do not give the score, the interval is the seeds' alone and holds for these rows alone: it is told which.
+there, or do not give the score, the interval is the seeds' alone and holds for these rows alone: it is told which. Of
+seeds that then all differ by the same there is no interval.
 
 Beside it stands the exact test by sign flips, of seeds alone, which assumes next to nothing: were A and B the same,
 each seed's difference might as well have the other sign. With n seeds it cannot go below 2 / 2**n.
@@ -23,12 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from ftloop.errors import UserError
+from ftloop.errors import UserError, first_line
 from ftloop.metrics import score
 from ftloop.outcome import read_predictions
+from ftloop.scoring import read_answers, row_losses
 from ftloop.spread import SETS, SeedRuns, aligned, t_quantile
 
 GROUPS = 100
+SAME = 1e-9  # of differences, the room for rounding: scores are noted as means of floats
 MOST_FLIPPED = 16  # seeds; beyond, t is as good and 2**n many
 POINTS = ("accuracy", "f1", "f1_macro")  # told in hundredths
 
@@ -45,7 +48,7 @@ class Difference:
     mean_b: float
     low: float
     high: float
-    """95 % interval; infinite with one seed and no rows."""
+    """95 % interval; infinite where nothing tells chance: with one seed, or seeds that agree, and no rows."""
     p: float
     p_flips: float | None
     rows: int | None
@@ -62,7 +65,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Answers:
+class OfSeeds:
     """What the runs of one side said of the rows of a set: seeds x rows."""
 
     predicted: np.ndarray
@@ -80,8 +83,8 @@ class RowsOfBoth:
     """The same rows of one set, as A and B answered them."""
 
     labels: np.ndarray
-    a: Answers
-    b: Answers
+    a: OfSeeds
+    b: OfSeeds
     num_labels: int
 
     def only_right(self) -> tuple[list[int], list[int]]:
@@ -178,6 +181,9 @@ def interval(each: np.ndarray, left_out: np.ndarray | None = None) -> tuple[floa
     `each`: of the seeds. `left_out`: seeds x groups, the same without one group of rows; None: seeds alone.
     """
     seeds, mean = len(each), float(each.mean())
+    if left_out is None and seeds > 1 and np.ptp(each) <= SAME * np.abs(each).max():
+        # Seeds that agree to the last row do not say how far others would lie apart.
+        return (mean, mean, 1.0) if mean == 0 else (-math.inf, math.inf, 1.0)
     parts = [] if seeds == 1 else [(float(each.var(ddof=1)) / seeds, seeds - 1)]
     shared = 0.0
     if left_out is not None:
@@ -270,45 +276,28 @@ def _rows_of_both(a: SeedRuns, b: SeedRuns, seeds: list[int], prefix: str) -> Ro
     if facts[0].get("labels") != facts[1].get("labels"):
         raise _OtherRows("their classes are others")
     names: list[str] = facts[0]["labels"]
-    first, predicted, losses = None, [], []
+    first, answers = None, []
     for path in paths:
         table = read_predictions(path)
         read = table.drop_columns([name for name in ("prediction", "score", "logits") if name in table.column_names])
         first = read if first is None else first
         if not read.equals(first):
             raise _OtherRows("their texts or labels are others")
-        predicted.append(_ids(table["prediction"], names))
-        losses.append(_losses(table, _ids(table["label"], names), len(names)))
-    assert first is not None
+        try:
+            answers.append(read_answers(table, facts[0]["kind"], names))
+        except UserError as error:
+            raise UserError(f"{path}: not the predictions of this run ({first_line(error)})") from error
     of_a, of_b = (
-        Answers(np.stack(predicted[part]), np.stack(losses[part]))
-        for part in (slice(None, len(seeds)), slice(len(seeds), None))
+        OfSeeds(np.stack([each.said for each in part]), np.stack([row_losses(each) for each in part]))
+        for part in (answers[: len(seeds)], answers[len(seeds) :])
     )
-    return RowsOfBoth(_ids(first["label"], names), of_a, of_b, len(names) or 1)
+    return RowsOfBoth(answers[0].true, of_a, of_b, len(names) or 1)
 
 
 def _predictions(runs: SeedRuns, seed: int, prefix: str) -> Any:
     kept = runs.outcomes[seed].predictions
     names = [name for name in kept if name.startswith(SETS[prefix])]
     return kept[min(names)] if names else None
-
-
-def _ids(column: Any, names: list[str]) -> np.ndarray:
-    if not names:
-        return np.asarray(column.to_numpy(), np.float64)
-    ids = {name: i for i, name in enumerate(names)}
-    encoded = column.combine_chunks().dictionary_encode()
-    known = np.array([ids[name] for name in encoded.dictionary.to_pylist()], np.int64)
-    return known[encoded.indices.to_numpy()]
-
-
-def _losses(table: Any, labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """Cross-entropy, or of numbers the squared error."""
-    logits = table["logits"].combine_chunks().flatten().to_numpy().astype(np.float64).reshape(len(labels), -1)
-    if not num_labels:
-        return np.asarray((logits[:, 0] - labels) ** 2)
-    logits -= logits.max(axis=1, keepdims=True)
-    return np.asarray(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels])
 
 
 # --- in words --------------------------------------------------------------------------------------------------------
@@ -370,11 +359,11 @@ def _verdict(paired: Paired) -> str:
     prefix, _, name = each.name.partition("_")
     n, points = len(paired.seeds), name.removesuffix("_mm") in POINTS
     if each.noise == 0:
-        return (
-            f"{SETS[prefix]} {name} is {'the same' if each.mean == 0 else 'apart by the same'} with every seed and row"
-        )
+        same = "the same" if each.mean == 0 else "apart by the same"
+        return f"{SETS[prefix]} {name} is {same} with every seed{'' if each.rows is None else ' and row'}"
     if not math.isfinite(each.noise):
-        return f"none: with one seed, and no predictions of the same rows, chance cannot be told; {_MORE}"
+        seen = "one seed" if n == 1 else f"{n} seeds that differ by the same"
+        return f"none: with {seen}, and no predictions of the same rows, chance cannot be told; {_MORE}"
     told = f"{SETS[prefix]} {name}, B - A {_size(each.mean, points, sign=True)}"
     told += f", 95 % interval {_size(each.low, points, sign=True, unit='')} to {_size(each.high, points, sign=True)}: "
     falls = name.removesuffix("_mm").endswith(("loss", "mse"))

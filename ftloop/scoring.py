@@ -23,6 +23,7 @@ RESAMPLES, FEWEST_RESAMPLES = 2000, 200
 SEED = 0
 AT_ONCE = 200_000  # numbers, that they stay near the processor
 MOST_DRAWS = 20_000_000  # of rows, over all resamples: some seconds
+QUICK_DRAWS = 2_000_000  # of which the model card, at the end of every run, makes do: some tenths of a second
 MOST_ROWS = 200_000  # of more, only what is counted has intervals
 BINS = 10
 SHOWN_CLASSES = 20  # of more, the most confused pairs in place of the matrix, and no curve for each
@@ -46,7 +47,7 @@ class Answers:
     said: np.ndarray
     """Likewise."""
     logits: np.ndarray
-    """Rows x classes, float64."""
+    """Rows x classes, as they were read: of a large set no copy is made of them."""
 
     @property
     def is_finite(self) -> np.ndarray:
@@ -57,7 +58,7 @@ class Answers:
 def read_answers(table: pa.Table, kind: str, names: list[str]) -> Answers:
     """From a table as `outcome.read_predictions` gives it. Raises: UserError where it is not of these classes."""
     width = len(names) or 1
-    logits = np.asarray(table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False), np.float64)
+    logits = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     if len(logits) != table.num_rows * width:
         raise UserError(f"the predictions have other classes than ftloop_run.json names ({', '.join(names[:5])}, ...)")
     columns = [table[name].combine_chunks() for name in ("label", "prediction")]
@@ -91,16 +92,20 @@ def _several(column: pa.Array, names: list[str]) -> np.ndarray:
 
 
 def score_set(answers: Answers, full: bool = True) -> dict[str, Any]:
-    """All there is to say of a set, by name; not `full`, the metrics that need no single row drawn, in milliseconds."""
+    """All there is to say of a set, by name. Not `full`, what a model card needs: nothing of probabilities, no curves,
+    and where single rows have to be drawn, fewer resamples, or none of so many rows that it would take seconds.
+    """
     rows, finite = len(answers.true), answers.is_finite
     told: dict[str, Any] = {"rows": rows, "kind": answers.kind, "not_finite": int((~finite).sum())}
     if not rows:
         return told | {"metrics": {}}
-    sure = Answers(answers.kind, answers.names, answers.true[finite], answers.said[finite], answers.logits[finite])
+    sure = answers
+    if told["not_finite"]:
+        sure = Answers(answers.kind, answers.names, answers.true[finite], answers.said[finite], answers.logits[finite])
     if answers.kind == "regression":
-        return told | _score_numbers(sure)
+        return told | _score_numbers(sure, full)
     if answers.kind == "multi_label":
-        return told | _score_several(answers, sure)
+        return told | _score_several(answers, sure, full)
     return told | _score_classes(answers, sure, full)
 
 
@@ -128,10 +133,15 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def row_draws(rows: int) -> Iterator[Weights]:
-    """Resamples of single rows; fewer of very many rows, and none of more than MOST_ROWS."""
+def row_draws(rows: int, labels: int = 1, full: bool = True) -> Iterator[Weights]:
+    """Resamples of single rows; fewer of very many rows or labels, and none of more than MOST_ROWS. Not `full`, fewer
+    still, and none where they would be too few to say anything.
+    """
     generator = np.random.default_rng(SEED)
-    left = min(RESAMPLES, max(FEWEST_RESAMPLES, MOST_DRAWS // max(rows, 1))) if 0 < rows <= MOST_ROWS else 0
+    left = (MOST_DRAWS if full else QUICK_DRAWS) // max(rows, rows * labels // 20, 1)  # to draw costs 20 times counting
+    left = min(RESAMPLES, max(left, FEWEST_RESAMPLES) if full else left)
+    if not 0 < rows <= MOST_ROWS or left < FEWEST_RESAMPLES:
+        return
     while left:
         count = min(left, max(AT_ONCE // rows, 1))
         drawn = generator.integers(0, rows, (count, rows), dtype=np.int32)
@@ -166,6 +176,9 @@ def _score_classes(answers: Answers, sure: Answers, full: bool) -> dict[str, Any
         baseline = {name: number(value[0]) for name, value in always(support[None].astype(np.float64)).items()}
     if full and len(sure.true):
         metrics |= intervals(probability_statistics(sure), row_draws(len(sure.true)), np.ones((1, len(sure.true))))
+        # No resamples of it: they add noise to each bin's gap, a mean of absolute gaps only grows by that, and so the
+        # percentiles lie above what they are to hold, often above the value itself.
+        metrics["calibration_error"] = {"value": calibration_error(sure), "low": None, "high": None, "resamples": 0}
         baseline |= _baseline_probabilities(sure)
     scores = precision_recall_fscore_support(answers.true, answers.said, labels=range(count), zero_division=0.0)
     table = [
@@ -239,33 +252,34 @@ def _grouped(weights: Weights, groups: np.ndarray, count: int) -> np.ndarray:
 
 
 def probabilities(answers: Answers) -> np.ndarray:
-    """Rows x classes; of a row with several labels, that of each label."""
+    """Rows x classes, float64; of a row with several labels, that of each label."""
+    logits = answers.logits.astype(np.float64)
     if answers.kind == "multi_label":
-        return np.asarray(0.5 * (1 + np.tanh(answers.logits / 2)))
-    shares = np.exp(answers.logits - answers.logits.max(axis=1, keepdims=True))
+        return np.asarray(0.5 * (1 + np.tanh(logits / 2)))
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
-def _log_probabilities(answers: Answers) -> np.ndarray:
-    shifted = answers.logits - answers.logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+def row_losses(answers: Answers) -> np.ndarray:
+    """Cross-entropy of each row, or of numbers the squared error."""
+    logits = answers.logits.astype(np.float64)
+    if answers.kind == "regression":
+        return np.asarray((logits[:, 0] - answers.true) ** 2)
+    logits -= logits.max(axis=1, keepdims=True)
+    return np.asarray(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(logits)), answers.true])
 
 
 def probability_statistics(answers: Answers) -> Statistics:
-    """Of single rows: areas under the curves (of two classes), log loss, Brier score, calibration error."""
-    rows, share = np.arange(len(answers.true)), probabilities(answers)
-    losses = -_log_probabilities(answers)[rows, answers.true]
+    """Of single rows: areas under the curves (of two classes), log loss, Brier score."""
+    share, losses = probabilities(answers), row_losses(answers)
     hot = np.eye(len(answers.names))[answers.true]
     # Of two classes, the usual Brier score is that of one of them.
     brier = ((share - hot) ** 2).sum(axis=1) / (2 if len(answers.names) == 2 else 1)
-    bins = equal_mass(share.max(axis=1))
-    gap = share.max(axis=1) - (answers.said == answers.true)
     area = areas(answers.true == 1, share[:, 1]) if len(answers.names) == 2 else None
 
     def statistics(weights: Weights) -> dict[str, np.ndarray]:
         total = weights.sum(axis=1)
-        apart = np.abs(_grouped(weights * gap, bins, BINS)).sum(axis=1) / total
-        found = {"log_loss": weights @ losses / total, "brier": weights @ brier / total, "calibration_error": apart}
+        found = {"log_loss": weights @ losses / total, "brier": weights @ brier / total}
         return (area(weights) if area is not None else {}) | found
 
     return statistics
@@ -334,6 +348,13 @@ def equal_mass(confidence: np.ndarray) -> np.ndarray:
     return bins
 
 
+def calibration_error(answers: Answers) -> float:
+    """How far confidence and share of right answers are apart, the mean over the bins."""
+    share = probabilities(answers).max(axis=1)
+    gaps = np.bincount(equal_mass(share), weights=share - (answers.said == answers.true), minlength=BINS)
+    return float(np.abs(gaps).sum()) / len(share)
+
+
 def calibration(answers: Answers) -> list[dict[str, Any]]:
     """How sure the model was, and how often right, in bins with as many rows each. Of several labels a row, each label
     is an answer of its own.
@@ -360,7 +381,8 @@ def wilson(share: float, rows: int) -> tuple[float, float]:
     """The 95 % interval of a share of so many rows, after Wilson."""
     z = 1.959964
     centre, room = share + z**2 / (2 * rows), z * math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
-    return max((centre - room) / (1 + z**2 / rows), 0.0), min((centre + room) / (1 + z**2 / rows), 1.0)
+    low, high = ((centre + sign * room) / (1 + z**2 / rows) for sign in (-1, 1))
+    return max(min(low, share), 0.0), min(max(high, share), 1.0)  # of 0 and 1, rounding would leave the share outside
 
 
 def _curves(answers: Answers) -> dict[str, Any] | None:
@@ -402,21 +424,20 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
 # Any number of labels
 
 
-def _score_several(answers: Answers, sure: Answers) -> dict[str, Any]:
+def _score_several(answers: Answers, sure: Answers, full: bool) -> dict[str, Any]:
     from sklearn.metrics import precision_recall_fscore_support
 
     count = len(answers.names)
-    combinations, inverse, counts = np.unique(answers.true, axis=0, return_inverse=True, return_counts=True)
+    combinations, counts = np.unique(answers.true, axis=0, return_counts=True)
     usual = combinations[counts.argmax()]
-    del inverse
     ones = np.ones((1, len(answers.true)))
-    draws = _fewer(row_draws(len(answers.true)), len(answers.true) * count)
+    draws = row_draws(len(answers.true), count, full)
     metrics = intervals(several_statistics(answers.true, answers.said), draws, ones)
     with np.errstate(all="ignore"):
         always = several_statistics(answers.true, np.broadcast_to(usual, answers.true.shape))(ones)
     scores = precision_recall_fscore_support(answers.true, answers.said, zero_division=0.0, average=None)
     predicted = answers.said.sum(axis=0)
-    return {
+    told = {
         "metrics": {name: values | {"baseline": number(always[name][0])} for name, values in metrics.items()},
         "baseline": {"answer": ", ".join(answers.names[i] for i in np.flatnonzero(usual)) or "no label"},
         "classes": [
@@ -430,19 +451,8 @@ def _score_several(answers: Answers, sure: Answers) -> dict[str, Any]:
             }
             for name, precision, recall, f1, total, said in zip(answers.names, *scores, predicted, strict=True)
         ],
-        "calibration": calibration(sure),
-        "curves": _curves(sure),
     }
-
-
-def _fewer(draws: Iterator[Weights], numbers: int) -> Iterator[Weights]:
-    """As many resamples as can be had of so many numbers each."""
-    left = max(FEWEST_RESAMPLES, 20 * MOST_DRAWS // max(numbers, 1))
-    for weights in draws:
-        yield weights[:left]
-        left -= len(weights)
-        if left <= 0:
-            return
+    return told | ({"calibration": calibration(sure), "curves": _curves(sure)} if full else {})
 
 
 def several_statistics(true: np.ndarray, said: np.ndarray) -> Statistics:
@@ -465,13 +475,13 @@ def several_statistics(true: np.ndarray, said: np.ndarray) -> Statistics:
 # Numbers
 
 
-def _score_numbers(answers: Answers) -> dict[str, Any]:
+def _score_numbers(answers: Answers, full: bool) -> dict[str, Any]:
     true, said = answers.true, answers.said
     if not len(true):
         return {"metrics": {}, "baseline": None}
     mean = float(true.mean())
     ones = np.ones((1, len(true)))
-    metrics = intervals(number_statistics(true, said), row_draws(len(true)), ones)
+    metrics = intervals(number_statistics(true, said), row_draws(len(true), full=full), ones)
     with np.errstate(all="ignore"):
         always = number_statistics(true, np.full(len(true), mean))(ones)
     some = np.unique(np.linspace(0, len(true) - 1, 2000).astype(int))

@@ -347,6 +347,37 @@ MADE: dict[str, tuple[dict[str, Any], list[str], str]] = {
         [],
         "",
     ),
+    "weights of classes by hand: of 90 to 10 rows weighed 1 to 9, 1.25 is the loss to beat": (
+        {
+            "training": [1.25, 1.2, 1.15, 1.1, 1.05, 1.0, 0.95, 0.9, 0.85, 0.85],
+            "counts": (720, 80),
+            "confusion": ((320, 40), (8, 32)),
+            "class_weights": {"yes": 9, "no": 1},
+        },
+        ["imbalance"],  # an accuracy of 0.88
+        "class weights or not",
+    ),
+    "smoothing: of 92 to 8 rows, 0.45 is the loss to beat": (
+        {
+            "training": [0.4, 0.39, 0.38, 0.36, 0.34, 0.33, 0.31, 0.31],
+            "counts": (736, 64),
+            "confusion": ((362, 6), (24, 8)),
+            "label_smoothing_factor": 0.2,
+        },
+        [],
+        "",
+    ),
+    "weights and smoothing, and a loss that did not fall": (
+        {
+            "training": [1.3, 1.26, 1.25, 1.25] * 3,
+            "counts": (720, 80),
+            "confusion": ((200, 160), (20, 20)),
+            "class_weights": {"no": 1, "yes": 9},
+            "label_smoothing_factor": 0.1,
+        },
+        ["training loss", "imbalance"],
+        "1.25 at the end; without reading a text one has 1.25",
+    ),
     "a rise of the validation loss just too small": (
         {"training": FALLING, "validation": [(0.5, 0.8), (0.4, 0.87), (0.439, 0.88)]},
         [],
@@ -489,6 +520,34 @@ def test_a_made_run_is_advised_at_the_thresholds_and_not_before(name: str, tmp_p
     found = advise(made(tmp_path, **settings))
     assert [advice.topic for advice in found] == topics, found
     assert not topics or words in found[0].text, found[0].text
+
+
+def test_no_flag_is_advised_that_the_run_would_refuse(tmp_path: Path) -> None:
+    missed: dict[str, Any] = {"counts": (720, 80), "confusion": ((360, 0), (40, 0)), "metric_for_best_model": "loss"}
+    outcome = made(tmp_path, [0.4, 0.3, 0.2, 0.2, 0.2], **missed)
+    assert "Try --class_weights balanced, judge by F1, and find" in advise(outcome)[0].text
+    outcome.results["eval_f1"] = 0.0
+    assert "judge by F1 (--metric_for_best_model f1)" in advise(outcome)[0].text
+    outcome.config["trainer_compat"] = True
+    assert "recall 0. Judge by F1 (--metric_for_best_model f1), and find" in advise(outcome)[0].text
+    padded = made(tmp_path, FALLING, padding=(0.6, 0.05), trainer_compat=True)
+    assert advise(padded) == []
+    for kind in ("regression", "multi_label"):
+        outcome = made(tmp_path, [], contradictions=16, kind=kind)
+        outcome.facts["data"]["sets"]["train"]["labels"] = {"mean": 2.5, "std": 1.4}
+        (advice,) = advise(outcome)
+        assert advice.topic == "labels"
+        assert "--" not in advice.text
+
+
+def test_classes_are_counted_under_their_own_names(tmp_path: Path) -> None:
+    """ftloop_run.json has its names sorted, and the classes their own order."""
+    outcome = made(tmp_path, [0.4, 0.3, 0.2, 0.2, 0.2], counts=(720, 80), confusion=((360, 0), (40, 0)))
+    train = outcome.facts["data"]["sets"]["train"]
+    train["labels"] = dict(reversed(train["labels"].items()))
+    assert advise(outcome)[0].text.startswith(
+        "90% of the training rows are 'no', and of 'yes' (80 training rows) none of"
+    )
 
 
 def test_the_padding_of_a_run_that_pads_to_more_is_told_both_flags(tmp_path: Path) -> None:

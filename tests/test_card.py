@@ -15,6 +15,7 @@ from folders import left_by_a_run
 from huggingface_hub import ModelCard, ModelCardData, metadata_load
 
 import ftloop.card as card
+import ftloop.scoring as scoring
 from ftloop.config import TrainConfig
 from ftloop.errors import SaveError
 from ftloop.outcome import read_outcome
@@ -69,6 +70,17 @@ def test_a_base_model_of_the_hub_is_named_and_data_by_their_name(tmp_path: Path)
     assert "--test_file t.csv" in text
     glue = replace(outcome, config=outcome.config | {"task_name": "mrpc"})
     assert "on glue/mrpc" in card.card(glue)
+
+
+def test_its_intervals_are_told_with_the_numbers_of_resamples_that_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = read_outcome(left_by_a_run(tmp_path / "run", "regression", 0, 50))
+    assert "percentiles of 2,000 bootstrap resamples" in card.card(outcome)
+    monkeypatch.setattr(scoring, "QUICK_DRAWS", 300 * 50)
+    assert "percentiles of 300 bootstrap resamples" in card.card(outcome)
+    monkeypatch.setattr(scoring, "QUICK_DRAWS", 0)
+    assert "bootstrap" not in card.card(outcome)
 
 
 def edited(path: Path) -> None:

@@ -22,11 +22,12 @@ from test_memory import SmallMemory
 from tiny import pad, tiny_bert, tiny_pairs, tiny_rows, tiny_tokenizer
 
 import ftloop.explain
+import ftloop.rng
 from ftloop import TrainConfig, UserError, load_checkpoint, prepare, train, training_step, updates
 from ftloop.compare import record
-from ftloop.explain import ASCII, Marks, draw, explain, position, rows_of_micro_batch, sparkline, words_between
+from ftloop.explain import ASCII, Marks, draw, explain, position, rows_of_micro_batch, sparkline
 from ftloop.resume import find_checkpoint
-from ftloop.rng import rng_state
+from ftloop.rng import rng_state, words_between
 from ftloop.run import Run
 
 ARGUMENTS: dict[str, Any] = QUIET | BASE | {"save_strategy": "no", "gradient_accumulation_steps": 3}
@@ -343,7 +344,7 @@ def test_the_words_a_generator_has_made_are_counted(monkeypatch: pytest.MonkeyPa
         before = generator.get_state()
         torch.empty(count, dtype=torch.int32).random_(generator=generator)  # a word each
         assert words_between(before, generator.get_state()) == count
-    monkeypatch.setattr(ftloop.explain, "MOST_WORDS", 5000)
+    monkeypatch.setattr(ftloop.rng, "MOST_WORDS", 5000)
     assert words_between(before, torch.Generator().manual_seed(8).get_state()) is None
 
 

@@ -13,7 +13,7 @@ from tiny import tiny_pairs
 
 import ftloop.outcome as outcome
 from ftloop.config import TrainConfig
-from ftloop.data import Labels
+from ftloop.data import Labels, TextData
 from ftloop.errors import UserError
 from ftloop.evaluation import Predictions
 from ftloop.train import fine_tune
@@ -60,6 +60,26 @@ def test_a_finished_run_is_read_back_with_what_it_said_of_each_row(tmp_path: Pat
     assert data["sets"]["train"]["truncated"] == sum(2 + len(row["sentence2"].split()) + 3 > 8 for row in rows)
     manifest = json.loads((tmp_path / "out" / "ftloop_manifest.json").read_text())
     assert {"ftloop_run.json", "validation_predictions.parquet"} <= manifest["results"].keys()
+
+
+@pytest.mark.parametrize(
+    ("labels", "raw", "rows"),
+    [
+        (Labels(("no", "yes"), {"0": 0, "no": 0, "1": 1, "yes": 1}), ["1", "yes", "no", "0", "0", "1"], 2),
+        (Labels((), {}), ["3", "3.0", "2.5", "4", "1", "2"], 0),
+        (
+            Labels(("a", "b"), {"a": 0, "first": 0, "b": 1}, multi_label=True),
+            [["a", "b"], ["b", "first"], ["a"], ["a", "a"], [], ["b"]],
+            2,
+        ),
+    ],
+)
+def test_rows_contradict_each_other_by_their_classes_and_not_by_how_these_are_written(
+    labels: Labels, raw: list[Any], rows: int
+) -> None:
+    train = Dataset.from_dict({"text": ["x", "x", "y", "y", "z", "z"], "label": raw})
+    data = TextData(train, {}, {}, ("text",), "label", labels, None, {})
+    assert outcome._contradictions(data) == {"rows": rows, "of": 6}
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5])

@@ -134,6 +134,15 @@ def test_the_best_evaluation_is_marked_and_a_nan_is_no_number(tmp_path: Path) ->
     assert "<b class=good>best</b>" in report_page(made)
 
 
+def test_the_page_says_what_has_no_interval_and_what_the_baseline_says_of_probabilities(tmp_path: Path) -> None:
+    made = report.make_report(read_outcome(left_by_a_run(tmp_path / "run", "classes", 2, 20)))
+    assert "; of probabilities it gives each class its share. The interval" in report_page(made)
+    assert "2,000 resamples of the rows. The calibration error has none" in report_page(made)
+    numbers = report.make_report(read_outcome(left_by_a_run(tmp_path / "numbers", "regression", 0, 20)))
+    assert "of probabilities" not in report_page(numbers)
+    assert "calibration error" not in report_page(numbers)
+
+
 def report_page(made: dict[str, object]) -> str:
     from ftloop.page import page
 

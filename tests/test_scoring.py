@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,46 @@ def test_of_a_hundred_intervals_about_ninety_five_hold_the_truth(monkeypatch: py
         held += found["low"] <= 0.7 <= found["high"]
     # 190 are expected; three standard deviations of a binomial, and some for how percentiles fall short at 150 rows.
     assert 178 <= held <= 199
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: classes(300, 2, seed),
+        lambda seed: classes(60, 20, seed),
+        lambda seed: numbers(300, seed),
+        lambda seed: several(300, 30, seed),
+    ],
+    ids=["two classes", "twenty classes", "numbers", "thirty labels"],
+)
+def test_every_interval_holds_its_own_value(make: Callable[[int], Answers], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "RESAMPLES", 300)
+    monkeypatch.setattr(scoring, "_curves", lambda _: None)  # they have no intervals, and take time
+    held = 0
+    for seed in range(10):
+        for name, found in score_set(make(seed))["metrics"].items():
+            if found["low"] is not None:
+                assert found["low"] <= found["value"] <= found["high"], (seed, name)
+                held += 1
+    assert held >= 30
+
+
+def test_what_a_model_card_needs_is_had_without_probabilities_and_with_a_bounded_number_of_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = [classes(50, 2), numbers(50), several(50, 3)]
+    whole = [score_set(answers) for answers in made]
+    monkeypatch.setattr(scoring, "QUICK_DRAWS", 200 * 50)
+    monkeypatch.delattr(scoring, "probabilities")
+    monkeypatch.delattr(scoring, "row_losses")
+    for answers, expected in zip(made, whole, strict=True):
+        found = score_set(answers, full=False)
+        assert values(found).items() <= values(expected).items()
+        assert found == score_set(answers, full=False)
+        drawn = scoring.RESAMPLES if answers.kind == "classes" else 200
+        assert {each["resamples"] for each in found["metrics"].values()} == {drawn}
+    for answers in (numbers(51), several(25, 41)):
+        assert {each["low"] for each in score_set(answers, full=False)["metrics"].values()} == {None}
 
 
 def test_the_same_answers_give_the_same_numbers() -> None:

@@ -25,7 +25,7 @@ import ftloop.seeds
 from ftloop.config import TrainConfig, parse_args
 from ftloop.errors import ExitCode, UserError
 from ftloop.paired import (
-    Answers,
+    OfSeeds,
     RowsOfBoth,
     compare_seeds,
     describe,
@@ -299,14 +299,15 @@ A = np.array([0.81, 0.84, 0.79, 0.86, 0.83])
 B = np.array([0.82, 0.86, 0.78, 0.89, 0.86])
 
 
-def test_of_seeds_alone_the_interval_is_the_paired_t_test() -> None:
+def test_of_seeds_alone_the_interval_is_the_paired_t_test_but_seeds_that_agree_tell_nothing_of_chance() -> None:
     expected = stats.ttest_rel(B, A)
     bounds = expected.confidence_interval(0.95)
     assert interval(B - A) == pytest.approx((bounds.low, bounds.high, expected.pvalue), rel=1e-9)
     low, high, p = interval(np.array([0.02]))
     assert (low, high, p) == (-np.inf, np.inf, 1.0)
     assert interval(np.zeros(3)) == (0, 0, 1)
-    assert interval(np.full(4, 0.25)) == (0.25, 0.25, 0)
+    for agreeing in (np.full(4, 0.25), np.array([0.8625, 0.8750]) - np.array([0.8600, 0.8725])):
+        assert interval(agreeing) == (-np.inf, np.inf, 1.0)
 
 
 def test_the_sign_flips_are_all_of_them() -> None:
@@ -327,7 +328,7 @@ def both_sides(right_a: np.ndarray, right_b: np.ndarray) -> RowsOfBoth:
     """Of labels that are all 1, seeds x rows."""
     nothing = np.zeros(right_a.shape)
     return RowsOfBoth(
-        np.ones(right_a.shape[1], int), Answers(right_a.astype(int), nothing), Answers(right_b.astype(int), nothing), 2
+        np.ones(right_a.shape[1], int), OfSeeds(right_a.astype(int), nothing), OfSeeds(right_b.astype(int), nothing), 2
     )
 
 
@@ -489,8 +490,29 @@ def test_other_rows_are_not_compared_and_without_predictions_seeds_alone_are(tmp
     one = read_seeds(set_of_runs(tmp_path / "one", {2: [3, 4]}))
     assert "of one seed, so for these two models alone" in describe(compare_seeds(a, one))
     (tmp_path / "one" / "seed-2" / "test_predictions.parquet").unlink()
-    assert "chance cannot be told" in describe(compare_seeds(a, read_seeds(tmp_path / "one")))
+    assert "none: with one seed, and no predictions" in describe(compare_seeds(a, read_seeds(tmp_path / "one")))
     assert "is the same with every seed and row" in describe(compare_seeds(a, a))
+
+
+def test_seeds_that_differ_by_the_same_are_no_evidence_where_no_rows_were_looked_at(tmp_path: Path) -> None:
+    for name, gained in (("a", 0.0), ("b", 0.0025)):
+        for seed, accuracy in ((1, 0.86), (2, 0.8725)):
+            leave(tmp_path / name / f"seed-{seed}", {"eval_accuracy": accuracy + gained}, {"seed": seed})
+    a, b = (read_seeds(tmp_path / name) for name in ("a", "b"))
+    told = describe(compare_seeds(a, b))
+    assert "Verdict   none: with 2 seeds that differ by the same, and no predictions of the same rows" in told
+    assert "is better" not in told
+    assert describe(compare_seeds(a, a)).endswith("validation accuracy is the same with every seed")
+
+
+def test_predictions_of_other_classes_than_the_runs_are_told_with_their_file(tmp_path: Path) -> None:
+    a = set_of_runs(tmp_path / "a", {1: [0], 2: [1]})
+    path = a / "seed-2" / "test_predictions.parquet"
+    rows = rows_of(LABELS, LABELS)
+    rows["prediction"][3] = "maybe"
+    pq.write_table(pa.table(rows), path)
+    with pytest.raises(UserError, match=r"seed-2/test_predictions.parquet: .*row 4 .* 'maybe' is none of the classes"):
+        compare_seeds(read_seeds(a), read_seeds(a))
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
