@@ -226,7 +226,7 @@ def _training_loss(e: Evidence) -> str | None:
         return None  # that is the imbalance's
     constant = _constant_answer(e)
     if len(e.logged) < ENOUGH_LINES or e.unlearned_loss is None:
-        return constant and f"{constant}. Too little was logged to say why: --logging_steps 10 would"
+        return constant and f"{constant}. {_more_log_lines(e)}"
     unlearned, (first, late) = e.unlearned_loss, e.ends("loss")
     if late < LEARNED_NOTHING * unlearned or (e.answers is not None and _beats_the_majority(e.answers)):
         return None
@@ -434,6 +434,15 @@ def _clipping(e: Evidence) -> str | None:
     )
 
 
+def _more_log_lines(e: Evidence) -> str:
+    """What would have told why a model did not learn, in a run of as many updates."""
+    updates = int(e.outcome.state.get("global_step") or 0)
+    every = min(updates // (2 * ENOUGH_LINES), 10)
+    if every < 1:
+        return f"{updates} update{'s' if updates != 1 else ''} are too few to say why: train longer"
+    return f"Too little was logged to say why: --logging_steps {every} would"
+
+
 def _validation_rows(e: Evidence) -> str | None:
     """So few rows that what is decided by them is decided by chance."""
     answers = e.answers
@@ -445,8 +454,7 @@ def _validation_rows(e: Evidence) -> str | None:
         return None
     text = (
         f"Validation has {answers.count} rows: there the accuracy of two models that are equally good differs by up "
-        f"to {100 * noise:.0f} points in 19 of 20 cases (1.96 * sqrt(2 p (1 - p) / n) with p = {p:.2f}; less as far as "
-        "they err on the same rows)"
+        f"to {100 * noise:.0f} points in 19 of 20 cases, less as far as they err on the same rows"
     )
     seen = [each["eval_accuracy"] for each in e.evaluations if "eval_accuracy" in each]
     if len(seen) > 1 and max(seen) > min(seen):

@@ -16,6 +16,7 @@ from ftloop.outcome import Outcome, read_outcome
 from ftloop.pace import TIMINGS
 from ftloop.words import for_json
 
+FEWEST = 3  # runs that an interval is made of
 SETS = {"eval": "validation", "test": "test"}
 
 
@@ -100,7 +101,8 @@ def _told(left_out: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one score over the seeds. A single run has no deviation and no interval."""
+    """Of one score over the seeds. A single run has no deviation, two have no interval: it would be wider than all
+    values that a score can have."""
 
     n: int
     mean: float
@@ -121,6 +123,8 @@ def spread(values: Iterable[float]) -> Spread:
     if n == 1:
         return Spread(1, mean, None, None, None, mean, mean)
     std = float(each.std(ddof=1))
+    if n < FEWEST:
+        return Spread(n, mean, std, None, None, float(each.min()), float(each.max()))
     half = t_quantile(n - 1) * std / math.sqrt(n)
     return Spread(n, mean, std, mean - half, mean + half, float(each.min()), float(each.max()))
 
@@ -165,6 +169,7 @@ def table(runs: SeedRuns) -> str:
     n = len(runs.outcomes)
     said = [f"Seeds     {n} run{'s' if n > 1 else ''} in {runs.folder}", *aligned(rows)]
     said += ["one run has no deviation: train more seeds"] if n == 1 else [NOTE]
+    said += ["two runs have no interval: train more seeds"] if n == 2 else []
     if runs.left_out:
         said.append(f"Left out  {_told(runs.left_out)}")
     return "\n".join(said)

@@ -8,13 +8,14 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ftloop.advice import advise, told
+from ftloop.advice import _more_log_lines, advise, told
 from ftloop.config import TrainConfig
 from ftloop.outcome import Outcome, read_outcome, read_predictions
 from ftloop.train import fine_tune
@@ -492,8 +493,8 @@ MADE: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "a validation set of 150 rows at 0.85": (
         {"training": FALLING, "validation": GOOD, "confusion": ((63, 12), (11, 64))},
         ["validation rows"],
-        "up to 8 points in 19 of 20 cases (1.96 * sqrt(2 p (1 - p) / n) with p = 0.84; less as far as they err on the "
-        "same rows); this run's evaluations lie 10 apart, which may be in good part chance",
+        "up to 8 points in 19 of 20 cases, less as far as they err on the "
+        "same rows; this run's evaluations lie 10 apart, which may be in good part chance",
     ),
     "a validation set of 408 rows at 0.7": ({"training": FALLING, "confusion": ((60, 69), (53, 226))}, [], ""),
     "still falling, not so fast": (
@@ -579,3 +580,16 @@ def test_what_cannot_be_read_is_told_in_a_line_and_fails_no_run(tmp_path: Path) 
     (tmp_path / "validation_predictions.parquet").write_bytes(b"no parquet")
     (line,) = told(tmp_path)
     assert "could not be read as it was expected" in line
+
+
+@pytest.mark.parametrize(
+    ("updates", "told"),
+    [
+        (4, "4 updates are too few to say why: train longer"),
+        (8, "Too little was logged to say why: --logging_steps 1 would"),
+        (16, "Too little was logged to say why: --logging_steps 2 would"),
+        (500, "Too little was logged to say why: --logging_steps 10 would"),
+    ],
+)
+def test_lines_of_the_log_that_are_asked_for_are_some_that_such_a_run_has(updates: int, told: str) -> None:
+    assert _more_log_lines(SimpleNamespace(outcome=SimpleNamespace(state={"global_step": updates}))) == told
