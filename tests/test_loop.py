@@ -225,7 +225,7 @@ def test_the_guides_line_ends_every_epoch(tmp_path: Path, capsys: pytest.Capture
     evaluations = [entry for entry in run.state.log_history if "eval_accuracy" in entry]
     assert [line.split(":")[0] for line in lines] == ["Epoch 1/2", "Epoch 2/2"]
     shown = [dict(part.split("=") for part in line.split(": ")[1].split(", ")) for line in lines]
-    assert [list(values) for values in shown] == [["loss", "accuracy", "spread"]] * 2
+    assert [list(values) for values in shown] == [["loss", "eval_loss", "accuracy", "spread"]] * 2
     assert [float(values["accuracy"]) for values in shown] == [round(e["eval_accuracy"], 4) for e in evaluations]
     assert sum(float(values["loss"]) for values in shown) / 2 == pytest.approx(result.training_loss, abs=1e-4)
 
