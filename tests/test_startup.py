@@ -59,8 +59,12 @@ def test_training_alone_imports_neither_scikit_learn_nor_tensorboard_nor_matplot
     assert passed_over > 100_000  # what the start has made
 
 
-def test_an_evaluation_imports_scikit_learn_and_logging_dir_tensorboard(tiny_folder: Path, tmp_path: Path) -> None:
+def test_an_evaluation_imports_scikit_learn_and_logging_dir_tensorboard_and_for_its_figures_matplotlib(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     evaluated = {"validation_file": tiny_folder / "validation.jsonl", "eval_strategy": "epoch"}
-    modules, _, _ = started(*job(tiny_folder, tmp_path / "out", **evaluated, logging_dir=tmp_path / "board"))
-    assert {"sklearn", "torch.utils.tensorboard"} <= set(modules)
-    assert "matplotlib" not in modules
+    modules, _, _ = started(*job(tiny_folder, tmp_path / "out", **evaluated))
+    assert "sklearn" in modules
+    assert not {"torch.utils.tensorboard", "matplotlib"} & set(modules)
+    modules, _, _ = started(*job(tiny_folder, tmp_path / "watched", **evaluated, logging_dir=tmp_path / "board"))
+    assert {"sklearn", "torch.utils.tensorboard", "matplotlib"} <= set(modules)
