@@ -241,7 +241,8 @@ def _training_loss(e: Evidence) -> str | None:
         worst = UNSTABLE * max(unlearned, float(e.target.sum()) * math.log(len(e.target)))
     norms = [line.grad_norm for line in e.logged if line.grad_norm is not None]
     lower = f"--learning_rate {_round(min(peak / 10, 2e-5))}" + _warmup(e)
-    if late > worst or (late > 1.1 * first and late > UNSTABLE * unlearned):
+    rose = late > 1.1 * first and late > UNSTABLE * unlearned
+    if rose or (late > worst and e.target is not None):  # numbers far from 0 begin with a loss as high
         grown = e.ends("grad_norm") if len(norms) >= ENOUGH_LINES else (1.0, 1.0)
         norm = (
             f", and the gradient's norm grew from {grown[0]:.3g} to {grown[1]:.3g}" if grown[1] > 3 * grown[0] else ""

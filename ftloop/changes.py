@@ -98,6 +98,8 @@ BY_RESULT = {
     "train_file",
 }
 
+FROZEN = {"freeze_embeddings", "freeze_layers"}
+
 
 def changed_settings(saved: dict[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Name -> value then and now, of the settings that are others than in the saved configuration."""
@@ -117,9 +119,18 @@ def _same(name: str, then: Any, now: Any) -> bool:
 def refuse_another_run(config: TrainConfig, folder: Path, num_processes: int) -> None:
     """Raises: UserError naming the settings that make this another run than the one that saved the checkpoint."""
     manifest = read_manifest(folder)
-    if manifest is None or config.resume_with_changes:
+    if manifest is None:
         return
     changed = changed_settings(manifest["config"], config)
+    frozen = [f"{name} ({then} then, {now} now)" for name, (then, now) in changed.items() if name in FROZEN]
+    if frozen:
+        raise UserError(
+            f"{folder}: saved by a run with other {', '.join(frozen)}; what is trained cannot change on the way, its "
+            "optimizer knows nothing of the rest: resume with the same, or start anew from the model of that run "
+            "(--model_name_or_path)"
+        )
+    if config.resume_with_changes:
+        return
     wrong = {name: values for name, values in changed.items() if name not in FREE | OTHER_BITS | BY_RESULT}
     if config.batching == "token_budget" and "padding" in changed:
         wrong["padding"] = changed["padding"]  # it decides which rows fit

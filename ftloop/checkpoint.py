@@ -38,6 +38,7 @@ from ftloop.durable import (
     write_text,
 )
 from ftloop.errors import UserError, first_line
+from ftloop.glue import EVALUATED
 from ftloop.ranks import from_main
 from ftloop.rng import rng_files, rng_state
 from ftloop.run import Run
@@ -49,7 +50,9 @@ OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
 SCALER = "scaler.pt"
 FTLOOP_STATE = "ftloop_state.json"
-RESULTS = ("*_results.json", "*_predictions.tsv", "*_predictions.parquet", FACTS)
+# What a run writes of its sets; a user's own predictions may lie beside them.
+PREDICTIONS = tuple(f"{name}_predictions.{ending}" for name in EVALUATED for ending in ("parquet", "tsv"))
+RESULTS = (*(f"{name}_results.json" for name in ("all", "train", "eval", "test")), *PREDICTIONS, FACTS)
 
 
 def save_checkpoint(run: Run, phase: str = "update", on_request: bool = False) -> Path:
@@ -205,7 +208,7 @@ def record_complete(run: Run) -> None:
         return
     root = Path(run.config.output_dir)
     trained = read_manifest(root) or {"files": {}}
-    names = {path.name for pattern in RESULTS for path in root.glob(pattern)}
+    names = {name for name in RESULTS if (root / name).is_file()}
     results = file_facts(root, sorted(names - trained["files"].keys()))
     facts = identity(run) | {"complete": True, "files": trained["files"], "results": results}
     retried(MANIFEST, lambda: write_manifest(root, facts), run.say)

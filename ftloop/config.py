@@ -567,9 +567,9 @@ def _weight_problems(config: TrainConfig) -> list[str]:
     if given is not None and config.trainer_compat:
         return ["class_weights: not with trainer_compat; no argument of Trainer weighs classes"]
     return [
-        f"class_weights: the weight of {shown(name)} must be a number above 0, not {shown(weight)}"
+        f"class_weights: the weight of {shown(name)} must be a number from 1e-30 to 1e30, not {shown(weight)}"
         for name, weight in (given.items() if isinstance(given, dict) else ())
-        if isinstance(weight, (bool, str)) or weight is None or not 0 < weight < _MOST
+        if isinstance(weight, (bool, str)) or weight is None or not 1e-30 <= weight <= 1e30
     ]
 
 

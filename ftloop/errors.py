@@ -138,7 +138,8 @@ def tell(error: Exception, show_traceback: bool, ddp_timeout: int | None = None,
     if code == ExitCode.FAULT or show_traceback:
         traceback.print_exception(error)
     for problem in problems:
-        print(f"{who}: {problem}", file=sys.stderr)
+        lines = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in problem.split("\n"))
+        print(f"{who}: " + "\n".join(lines), file=sys.stderr)
     text = "\n".join(problems) + (f": {first_line(error)}" if code == ExitCode.FAULT else "")
     _tell_torchrun(text, is_consequence)
     return code

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ftloop.advice import told
 from ftloop.announce import announce_next, format_scores
 from ftloop.card import write_card
-from ftloop.checkpoint import record_complete
+from ftloop.checkpoint import PREDICTIONS, record_complete
 from ftloop.config import TrainConfig
 from ftloop.durable import read_json, retried, write_text
 from ftloop.errors import UserError, first_line
@@ -67,8 +67,8 @@ def use(
 def _forget_other_results(run: Run) -> None:
     """What an earlier model in this folder scored, on sets that there may be no more, would pass for this one's."""
     root = Path(run.config.output_dir)
-    for path in (*root.glob("*_predictions.*"), root / "eval_results.json", root / "test_results.json"):
-        path.unlink(missing_ok=True)
+    for name in (*PREDICTIONS, "eval_results.json", "test_results.json"):
+        (root / name).unlink(missing_ok=True)
     together = root / ALL_RESULTS
     with suppress(UserError):  # broken: `save_metrics` says so
         known = read_json(together) if together.is_file() else {}

@@ -38,3 +38,4 @@ TASKS = {
     # Not of GLUE: the pairs that ftloop generates, MRPC's shape.
     "demo": Task(_PAIR, _SAME, ("accuracy", "f1")),
 }
+EVALUATED = tuple(sorted({split for task in TASKS.values() for split in (*task.validation_splits, *task.test_splits)}))

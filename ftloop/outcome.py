@@ -17,6 +17,7 @@ import numpy as np
 
 from ftloop.durable import FACTS, read_json, read_manifest, retried, write_file, write_text
 from ftloop.errors import UserError, first_line
+from ftloop.glue import EVALUATED
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,7 +76,9 @@ def read_outcome(folder: str | Path) -> Outcome:
         state=known,
         results=optional["all_results.json"],
         predictions={
-            path.name.removesuffix(PREDICTIONS): path for path in sorted(root.glob(f"*{PREDICTIONS}"), reverse=True)
+            name: root / f"{name}{PREDICTIONS}"
+            for name in reversed(EVALUATED)
+            if (root / f"{name}{PREDICTIONS}").is_file()
         },
     )
 

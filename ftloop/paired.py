@@ -138,6 +138,13 @@ def compare_seeds(a: SeedRuns, b: SeedRuns) -> Paired:
                 continue
             if rows_of_both is not None:
                 rows[prefix] = rows_of_both
+            else:
+                without = [
+                    f"{runs.folder}/seed-{s}" for runs in (a, b) for s in seeds if not _predictions(runs, s, prefix)
+                ]
+                notes += (
+                    [f"{told}: no predictions in {_list(without)}: chance is that of seeds alone"] if without else []
+                )
     for name in names:
         values_a, values_b = ([scores[name][seed] for seed in seeds] for scores in (scores_a, scores_b))
         both = rows.get(name.partition("_")[0])

@@ -44,6 +44,7 @@ from ftloop.inference import (
 )
 from ftloop.rows import check_names
 from ftloop.tables import Added, Table, Write, find_output, make_table, writing
+from ftloop.words import printable
 
 MOST_LOGITS = 2**21
 """Of a chunk: with many classes it has fewer rows."""
@@ -223,7 +224,7 @@ class Job:
 
 
 def _say(topic: str, text: str) -> None:
-    print(f"{topic:<9} {text}", file=sys.stderr, flush=True)
+    print(f"{topic:<9} {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _text_columns(given: argparse.Namespace, trained: Trained, source: Source, first: Chunk) -> tuple[str, ...]:

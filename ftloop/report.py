@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -190,11 +191,23 @@ def check_replaceable(final: Path) -> None:
         raise UserError(f"output: {final} is a file; name a folder")
 
 
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True
+
+
 def _write(files: dict[str, str | bytes], final: Path) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
-    staging = final.with_name(f"{STAGING}{final.name}")
-    for leftover in (staging, final.with_name(f"{REPLACED}{final.name}")):
-        remove(leftover)  # alone: a run may be saving in this folder
+    staging = final.with_name(f"{STAGING}{final.name}-{os.getpid()}")  # another may be making one now
+    for leftover in final.parent.glob(f"{STAGING}{final.name}-*"):
+        if not _is_alive(leftover.name.rpartition("-")[2]):
+            remove(leftover)  # no other: a run may be saving in this folder
+    remove(final.with_name(f"{REPLACED}{final.name}"))
     staging.mkdir()
     for name, content in files.items():
         if isinstance(content, bytes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -54,7 +55,9 @@ def read_seeds(folder: str | Path) -> SeedRuns:
     Raises: UserError where none is left.
     """
     root = Path(folder)
-    found = {int(path.name[5:]): path for path in root.glob("seed-*") if path.name[5:].isdigit()}
+    found = {
+        int(path.name[5:]): path for path in root.glob("seed-*") if re.fullmatch(r"seed-(0|[1-9][0-9]*)", path.name)
+    }
     if not found:
         raise UserError(f"{root}: no folder seed-N in it; name the output_dir of a command with --seeds")
     outcomes: dict[int, Outcome] = {}

@@ -165,7 +165,7 @@ def find_output(path: str, format: str | None, source: Source) -> Output:
         mode = file.stat().st_mode if file.exists() else stat.S_IFREG
         file = file.resolve() if stat.S_ISREG(mode) else file  # what a link leads to is replaced, not the link
         is_input = source.path is not None and file.exists() and file.samefile(source.path)
-        there = next(each for each in file.parents if each.exists())
+        there = next(each for each in file.absolute().parents if each.exists())
         if stat.S_ISREG(mode):
             with tempfile.TemporaryFile(dir=there):
                 pass

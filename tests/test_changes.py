@@ -57,7 +57,6 @@ def test_every_setting_that_may_be_changed_is_one_and_stands_in_one_place() -> N
         ({"learning_rate": 1e-4}, r"learning_rate \(0\.001 then, 0\.0001 now\)"),
         ({"bf16": True, "weight_decay": 0.5}, r"weight_decay \(0\.0 then, 0\.5 now\), bf16 \(False then, True now\)"),
         ({"per_device_train_batch_size": 8}, r"per_device_train_batch_size \(4 then, 8 now\)"),
-        ({"freeze_layers": 1}, r"freeze_layers \(0 then, 1 now\)"),
         ({"class_weights": "balanced"}, r"class_weights \(None then, balanced now\)"),
         ({"trainer_compat": True}, r"trainer_compat \(False then, True now\)"),
     ],
@@ -74,6 +73,12 @@ def test_what_would_silently_be_another_run_is_refused_by_name(
 def test_other_data_is_another_run_whatever_its_file_is_called(job: Job, saved: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"training (rows \(29 then, 28 now\)|data \(digest )"):
         go_on(saved, tmp_path, job)
+
+
+def test_what_is_trained_cannot_change_on_the_way_whoever_insists(saved: Path, tmp_path: Path) -> None:
+    for changed in ({"freeze_layers": 1}, {"freeze_embeddings": True, "resume_with_changes": True}):
+        with pytest.raises(UserError, match=r"freeze_\w+ \(.* then, .* now\); what is trained cannot change"):
+            go_on(saved, tmp_path, **changed)
 
 
 def test_insisting_goes_on_with_the_new_values(saved: Path, tmp_path: Path) -> None:

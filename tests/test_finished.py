@@ -165,14 +165,16 @@ def test_what_an_earlier_model_scored_does_not_pass_for_this_ones(tmp_path: Path
     first = words(tiny_folder, output_dir)
     assert main([*first, "--max_steps", "2"]) == ExitCode.DONE
     assert (output_dir / "test_predictions.parquet").is_file()
+    (output_dir / "new_predictions.parquet").write_text("the user's own")
     without_test = [word for word in first if not word.startswith("--test_file")]
     again = [*without_test, "--max_steps", "3", "--learning_rate", "1e-3", "--resume_with_changes"]
     assert main(again) == ExitCode.DONE
     left = {path.name for path in output_dir.iterdir()}
-    assert "validation_predictions.parquet" in left
+    assert {"validation_predictions.parquet", "new_predictions.parquet"} <= left
     assert not {"test_predictions.parquet", "test_results.json"} & left
     together = json.loads((output_dir / "all_results.json").read_text())
     assert "eval_accuracy" in together
     assert not [name for name in together if name.startswith("test_")]
-    assert "test_predictions.parquet" not in json.loads((output_dir / MANIFEST).read_text())["results"]
+    results = json.loads((output_dir / MANIFEST).read_text())["results"]
+    assert not {"test_predictions.parquet", "new_predictions.parquet"} & results.keys()
     assert "| test" not in (output_dir / "README.md").read_text()

@@ -200,7 +200,7 @@ def test_a_report_replaces_a_report_and_nothing_else(
     assert report.main([str(folder), "--output", str(other)]) == ExitCode.MISTAKE
     assert [path.name for path in other.iterdir()] == ["thesis.txt"]
     assert "holds other files than a report" in capsys.readouterr().err
-    (folder / ".staging-report").mkdir()  # of one that was killed
+    (folder / ".staging-report-999999999").mkdir()  # of one that was killed
     for _ in range(2):
         assert report.main([str(folder)]) == ExitCode.DONE
     assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == {".staging-checkpoint-7"}
