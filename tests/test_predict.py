@@ -803,3 +803,14 @@ def test_single_texts_for_a_model_of_pairs_and_the_reverse_are_warned_of(
     assert told in predict("--pairs", "one", "two", model=model)[1]
     assert told in predict("--input", pairs_file(tmp_path / "in.jsonl"), model=model)[1]
     assert "Warning" not in predict("one", model=model)[1]
+
+
+def test_a_folder_as_output_and_names_with_control_characters_are_told_in_one_line(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = pairs_file(tmp_path / "in.jsonl", [{"text": "yes", "\x1b[31mX": 1}])
+    told = predict("--input", rows, "--output", ".", code=ExitCode.MISTAKE)[1]
+    assert told == "error: output: . is a folder; name a file in it\n"
+    told = predict("--input", rows, "--text_column_names", "nope", code=ExitCode.MISTAKE)[1]
+    assert told == "error: no column 'nope': " + str(rows) + " has the columns text, \\x1b[31mX\n"

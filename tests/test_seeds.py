@@ -489,6 +489,7 @@ def test_other_rows_are_not_compared_and_without_predictions_seeds_alone_are(tmp
     (tmp_path / "b" / "seed-2" / "test_predictions.parquet").unlink()
     told = describe(compare_seeds(a, read_seeds(tmp_path / "b")))
     assert "for these rows alone" in told
+    assert f"test: no predictions in {tmp_path}/b/seed-2: chance is that of seeds alone" in told
     assert "With 3 seeds one below" in told
     one = read_seeds(set_of_runs(tmp_path / "one", {2: [3, 4]}))
     assert "of one seed, so for these two models alone" in describe(compare_seeds(a, one))
