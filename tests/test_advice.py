@@ -565,7 +565,7 @@ def test_numbers_to_learn_are_held_against_their_spread(tmp_path: Path) -> None:
     outcome.facts["data"]["sets"]["train"]["labels"]["std"] = 1.5
     assert advise(outcome) == []
     # Numbers far from 0, of which a new head knows nothing: a falling loss above their spread is no rate too high.
-    far = made(tmp_path / "far", [7.54, 7.5, 7.45, 7.34], kind="regression")
+    far = made(tmp_path, [7.54, 7.5, 7.45, 7.34], kind="regression")
     far.facts["data"]["sets"]["train"]["labels"] = {"mean": 2.4, "std": 1.1}
     assert "too high" not in "".join(advice.text for advice in advise(far))
 
