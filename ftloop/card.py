@@ -144,10 +144,11 @@ def _what_it_is(outcome: Outcome) -> str:
     }.get(data["kind"], f"It chooses one of {len(data['labels'])} classes")
     columns = " and ".join(_code(column) for column in data["text_columns"])
     classes = "" if not data["labels"] else f": {_some([_code(name) for name in data['labels']])}"
+    frozen = model["trained_parameters"] < model["parameters"]
+    trained = f", of which {model['trained_parameters']:,} were trained" if frozen else ""
     return (
-        f"{_code(_base(outcome))} ({model['class']}, {model['parameters']:,} parameters, of which "
-        f"{model['trained_parameters']:,} were trained), fine-tuned for sequence classification with ftloop on "
-        f"{_plain(_data_name(outcome))}. {does} from {columns}{classes}.\n"
+        f"{_code(_base(outcome))} ({model['class']}, {model['parameters']:,} parameters{trained}), fine-tuned for "
+        f"sequence classification with ftloop on {_plain(_data_name(outcome))}. {does} from {columns}{classes}.\n"
     )
 
 

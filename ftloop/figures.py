@@ -227,7 +227,7 @@ def _calibration(axes: Axes, told: tuple[str, list[dict[str, Any]]], colours: di
         xlim=(max(low - 0.05, -0.02), 1.02),
         ylim=(max(low - 0.05, -0.02), 1.02),
     )
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")
 
 
 def _scatter(axes: Axes, told: tuple[str, list[list[float]]], colours: dict[str, str]) -> None:

@@ -44,7 +44,7 @@ from ftloop.inference import (
 )
 from ftloop.rows import check_names
 from ftloop.tables import Added, Table, Write, find_output, make_table, writing
-from ftloop.words import printable
+from ftloop.words import counted, printable
 
 MOST_LOGITS = 2**21
 """Of a chunk: with many classes it has fewer rows."""
@@ -279,7 +279,7 @@ def _predict_chunks(job: Job, classifier: Classifier, all_chunks: Iterable[Chunk
 
 
 def _summary(job: Job, classifier: Classifier, where: str, seconds: float) -> str:
-    count = f"{job.rows - job.bad} of {job.rows} rows" if job.bad else f"{job.rows} rows"
+    count = f"{job.rows - job.bad} of {counted(job.rows, 'row')}" if job.bad else counted(job.rows, "row")
     told = [f"{count} into {where} in {seconds:.1f} s ({job.rows / seconds:.0f} rows/s)"]
     if job.bad:
         told.append(f"the {job.bad} others have their reason in {job.table.names.error}")
