@@ -38,7 +38,7 @@ STEPS = {
     "padding told": ("announce.announce_padding",),
     "checkpoint": ("loop.save_checkpoint",),
     "digest": ("run.digest_rows",),
-    "evaluation": ("evaluation.evaluate", "loop.evaluate"),
+    "evaluation": ("evaluation.evaluate", "evaluation.predict", "loop.evaluate"),
 }
 
 

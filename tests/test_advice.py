@@ -115,7 +115,7 @@ PLANTED = {
     "one answer to all, and little logged": Planted(
         rows(64),
         ["training loss"],
-        lambda _: ["All 300 predictions on validation are '1', as 53% of its labels are", "--logging_steps 10"],
+        lambda _: ["All 300 predictions on validation are '1', as 53% of its labels are", "4 updates are too few to say why"],
         settings={"learning_rate": 1e-7, "logging_steps": 500, "num_train_epochs": 1},
     ),
     "equal texts with two labels": Planted(
@@ -177,7 +177,7 @@ PLANTED = {
     "few validation rows": Planted(
         rows(500, wrong=0.2),
         ["validation rows"],
-        lambda _: ["Validation has 60 rows", "up to 12 points in 19 of 20", "p = 0.86", "--seeds 1,2,3,4,5"],
+        lambda _: ["Validation has 60 rows", "up to 12 points in 19 of 20", "--seeds 1,2,3,4,5"],
         validation=rows(60, 1, wrong=0.2),
     ),
     "ended while it got better": Planted(
