@@ -115,7 +115,10 @@ PLANTED = {
     "one answer to all, and little logged": Planted(
         rows(64),
         ["training loss"],
-        lambda _: ["All 300 predictions on validation are '1', as 53% of its labels are", "4 updates are too few to say why"],
+        lambda _: [
+            "All 300 predictions on validation are '1', as 53% of its labels are",
+            "4 updates are too few to say why",
+        ],
         settings={"learning_rate": 1e-7, "logging_steps": 500, "num_train_epochs": 1},
     ),
     "equal texts with two labels": Planted(
