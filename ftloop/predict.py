@@ -112,6 +112,8 @@ def _check_flags(given: argparse.Namespace) -> None:
         problems.append("--pairs: of a file the columns say it, two of them with --text_column_names")
     if len(given.text_column_names or ()) > 2:
         problems.append("text_column_names: one or two columns")
+    if len(set(given.text_column_names or ())) < len(given.text_column_names or ()):
+        problems.append("text_column_names: one column is named twice")
     for name in ("model", "input", "output"):
         try:
             plain_text(getattr(given, name) or "")

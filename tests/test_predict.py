@@ -604,6 +604,7 @@ def test_what_is_wrong_with_files_and_flags_is_told_in_one_line_each(
         ("a", "--input_format", "csv"): "--input_format: only with --input",
         ("--input", source, "--pairs"): "--pairs: of a file the columns say it",
         ("--input", source, "--text_column_names", "a", "b", "c"): "one or two columns",
+        ("--input", source, "--text_column_names", "a", "a"): "one column is named twice",
         ("--input", tmp_path / "none.csv"): "input: no such file",
         ("--input", "a\0b"): "holds a NUL",
         ("--input", tmp_path): "is a folder, not a file",
