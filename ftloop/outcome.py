@@ -65,6 +65,9 @@ def read_outcome(folder: str | Path) -> Outcome:
         raise UserError(f"{root}: no run has ended here (there is no trainer_state.json); name a run's output_dir")
     manifest = read_manifest(root) or {}
     known = read_json(state)
+    history = known.get("log_history", [])
+    if not isinstance(history, list) or not all(isinstance(line, dict) for line in history):
+        raise UserError(f"{state}: not readable (its log_history is no list of log lines)")
     optional = {name: read_json(root / name) if (root / name).is_file() else {} for name in (FACTS, "all_results.json")}
     return Outcome(
         folder=root,
@@ -72,7 +75,7 @@ def read_outcome(folder: str | Path) -> Outcome:
         versions=manifest.get("versions", {}),
         num_processes=manifest.get("num_processes", 1),
         facts=optional[FACTS],
-        history=list(known.get("log_history", [])),
+        history=history,
         state=known,
         results=optional["all_results.json"],
         predictions={

@@ -114,6 +114,11 @@ def test_a_folder_without_a_run_or_with_a_damaged_file_is_told(tmp_path: Path) -
         outcome.read_outcome(tmp_path)
     (tmp_path / "trainer_state.json").write_text("{}")
     assert outcome.read_outcome(tmp_path).facts == {}
+    for history in ("5", "[5]"):
+        (tmp_path / "trainer_state.json").write_text(f'{{"log_history": {history}}}')
+        with pytest.raises(UserError, match="no list of log lines"):
+            outcome.read_outcome(tmp_path)
+    (tmp_path / "trainer_state.json").write_text("{}")
     (tmp_path / "ftloop_run.json").write_text("{")
     with pytest.raises(UserError, match="not readable"):
         outcome.read_outcome(tmp_path)
