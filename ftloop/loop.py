@@ -5,30 +5,38 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import skip_first_batches
 from torch import Tensor
 from transformers.trainer_utils import speed_metrics
 
-from ftloop.checkpoint import keep_only_best, save_checkpoint, store_flos
-from ftloop.durable import in_use
+from ftloop.checkpoint.choose import choose_checkpoint
+from ftloop.checkpoint.folders import keep_only_best
+from ftloop.checkpoint.resume import load_checkpoint, load_saved_weights
+from ftloop.checkpoint.save import save_checkpoint
 from ftloop.evaluation import evaluate
-from ftloop.guard import guarded_step, stop_if_not_finite
 from ftloop.logs import Logs
-from ftloop.loss import count_items, forward, loss_divisor
-from ftloop.memory import within_memory
-from ftloop.resume import choose_checkpoint, load_checkpoint, load_weights
-from ftloop.rng import restore_rng_state, rng_state
-from ftloop.run import Inputs, Run, first_rows
-from ftloop.state import after_epoch, after_update, count_patience, note_best
-from ftloop.stopping import SLOW_DISK, Stopped, signals_wait
+from ftloop.loss import forward
+from ftloop.nonfinite import choose_optimizer_step, raise_if_nonfinite
+from ftloop.oom import train_in_memory
+from ftloop.run.meter import store_flos
+from ftloop.run.micro_batches import MicroBatch, Window, epochs_left, restore_rng, windows, workers_persist
+from ftloop.run.state import Due, Phase, due_after_epoch, due_after_update, update_best, update_early_stopping
+from ftloop.system.console import say
+from ftloop.system.lock import lock_folder
+from ftloop.system.out_of_memory import memory_told
+from ftloop.system.rng import rng_state
+from ftloop.system.stopping import SLOW_DISK, Stopped
 
-TrainingStep = Callable[[Run, Inputs, float, Tensor | None], Tensor]
+if TYPE_CHECKING:
+    from ftloop.run.run import Run
+
+TrainingStep = Callable[["Run", MicroBatch], Tensor]
+BESIDE_BATCHES = "training, outside of forward and backward (optimizer, clipping, copies),"
 
 
 @dataclass(frozen=True)
@@ -38,16 +46,16 @@ class Update:
     global_step: int
     epoch: float
     losses: tuple[Tensor, ...]
-    """What each micro-batch of this process adds to the update's loss; scalars on the device."""
+    """Share of each micro-batch of this process in the update's loss; scalars on the device."""
     grad_norm: Tensor | float | None
-    """Before clipping."""
+    """Gradient norm before clipping."""
     learning_rate: float | None
-    """That this update was made with."""
+    """Learning rate used for this update."""
     rows: int
     """Distinct rows, over all micro-batches and processes."""
     ends_epoch: bool
-    phases_due: tuple[str, ...] | None = None
-    """Only of an update done before the checkpoint this run was resumed from: what `train()` still owes it."""
+    pending: tuple[Phase, ...] = (Phase.UPDATE,)
+    """Phases `train()` still has to handle; fewer or others only for an update made before a resume."""
 
     @property
     def loss(self) -> Tensor:
@@ -64,229 +72,189 @@ class TrainResult:
     metrics: dict[str, float]
 
 
-@within_memory
-def training_step(run: Run, inputs: Inputs, divisor: float, num_items: Tensor | None) -> Tensor:
+def forward_backward(run: Run, micro_batch: MicroBatch) -> Tensor:
     """Forward and backward of one micro-batch; its gradients add to those already there.
 
     Returns: its share of the update's loss, a scalar on the device.
-    Mirrors: Trainer.training_step.
     """
-    if not run.unwrapped_model.training:
-        run.model.train()  # after an evaluation; every time, it would cost a tenth of a tiny model's step
-    loss, _ = forward(run, run.model, inputs, num_items)
-    loss = loss / divisor
+    loss, _ = forward(run, run.model, micro_batch.inputs, micro_batch.num_items)
+    loss = loss / micro_batch.divisor
     run.accelerator.backward(loss)
     return loss.detach()
+
+
+def training_step(run: Run, micro_batch: MicroBatch) -> Tensor:
+    """`forward_backward`, in as many slices as the memory needs. Mirrors: Trainer.training_step."""
+    return train_in_memory(run, forward_backward, micro_batch)
 
 
 def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
     """Train, and yield after every update; what else is to happen goes into the body of the `for`.
 
-    Continues where `run.state` is. The next batches are fetched only when the body has run, so an evaluation in the
-    body draws its random numbers where Trainer's does.
+    Continues where `run.state` is, or from the checkpoint that `resume_from_checkpoint` asks for. The next batches are
+    fetched only when the body has run, so an evaluation in the body draws its random numbers where Trainer's does.
     Mirrors: Trainer._run_epoch.
     """
-    config, plan, state, accelerator, model = run.config, run.plan, run.state, run.accelerator, run.model
-    if state.control.should_training_stop:
+    resume_if_asked(run, else_refuse=False)
+    optimizer = run.optimizer.optimizer  # torch's own, below Accelerate's
+    parameters, optimizer_step = list(run.model.parameters()), choose_optimizer_step(run)
+    if run.state.should_training_stop:
         return
-    model.train()
-    model.zero_grad()
-    parameters = list(model.parameters())
-    for epoch in range(state.global_step // plan.updates_per_epoch, plan.num_train_epochs):
-        for index, batch_samples in _windows(run, epoch):
-            num_items, rows = count_items(run, batch_samples), plan.rows_in_window(epoch, index)
+    run.model.train()
+    optimizer.zero_grad()
+    for epoch in epochs_left(run):
+        for window in windows(run, epoch):  # the micro-batches of one update
             losses = []
-            for inputs, rows_here, is_last in _micro_batches(run, epoch, index, batch_samples):
-                divisor = loss_divisor(run, rows_here, rows, len(batch_samples), num_items)
-                accelerator.sync_gradients = is_last  # lets the optimizer step and fp16 gradients be unscaled
-                with nullcontext() if is_last else accelerator.no_sync(model):
-                    losses.append(step(run, inputs, divisor, num_items))
-            grad_norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
-            weights_moved = _optimizer_step(run, losses, grad_norm)
+            for micro_batch in window.micro_batches:
+                with gradient_sync(run, micro_batch.is_last):
+                    losses.append(step(run, micro_batch))  # forward, loss / divisor, backward
+            grad_norm = run.accelerator.clip_grad_norm_(parameters, run.config.max_grad_norm or math.inf)
+            stepped = optimizer_step(run, losses, grad_norm)  # False: skipped, as not finite or overflown in fp16
             learning_rate = run.scheduler.get_last_lr()[0]
-            if weights_moved:
+            if stepped:
                 run.scheduler.step()
-            for parameter in parameters:
-                parameter.grad = None
-            state.global_step += 1
-            steps_done = index * plan.gradient_accumulation_steps + len(batch_samples)
-            state.epoch = epoch + steps_done / plan.steps_in_epoch
-            is_over = steps_done == plan.steps_in_epoch or state.global_step >= plan.max_steps
-            yield Update(state.global_step, state.epoch, tuple(losses), grad_norm, float(learning_rate), rows, is_over)
-            if state.global_step >= plan.max_steps:
+            optimizer.zero_grad()
+            yield advance(run, window, losses, grad_norm, learning_rate)
+            if run.state.global_step >= run.plan.max_steps:
                 return
 
 
-def _windows(run: Run, epoch: int) -> Iterator[tuple[int, list[Inputs]]]:
-    """The micro-batches of each update of an epoch still to be done, with the update's index in the epoch."""
-    plan, loader = run.plan, run.train_loader
-    done = run.state.global_step - epoch * plan.updates_per_epoch
-    skip = done * plan.gradient_accumulation_steps
-    if skip and not _keeps_workers(run):
-        loader, skip = skip_first_batches(loader, skip), 0
-    elif not skip and (epoch == 0 or not _keeps_workers(run)):
-        _restore_rng(run)
-    loader.set_epoch(epoch)  # Accelerate's own counter only moves when a loader is read to its very end
-    run.sampler.epoch = epoch  # Accelerate's call does not reach one below what it wraps around it
-    batches = iter(loader)
-    for _ in range(skip):
-        next(batches)
-    for index in range(done, plan.updates_per_epoch):
-        batch_samples = [next(batches) for _ in range(plan.window_size(index))]
-        _restore_rng(run)  # after the fetch: in the run that was interrupted, these batches came before the checkpoint
-        yield index, batch_samples
+@contextmanager
+def gradient_sync(run: Run, is_last: bool) -> Iterator[None]:
+    """Exchange gradients between processes only in the backward pass of an update's last micro-batch."""
+    run.accelerator.sync_gradients = is_last  # lets the optimizer step and fp16 gradients be unscaled
+    with nullcontext() if is_last else run.accelerator.no_sync(run.model):
+        yield
 
 
-def _keeps_workers(run: Run) -> bool:
-    """Workers that persist draw a random number in the first epoch alone. So in a resumed run their loader is not
-    exchanged for another, and the number it draws is forgotten. Differs: Trainer resumes to other bits there.
-    """
-    return run.config.dataloader_persistent_workers and not run.config.trainer_compat
-
-
-def _micro_batches(run: Run, epoch: int, index: int, batch_samples: list[Inputs]) -> Iterator[tuple[Inputs, int, bool]]:
-    """Each micro-batch, how many of its rows count, and whether it is the update's last.
-
-    The last round is filled with rows that another process has too. They are cut off, one is left where there is no
-    other: it counts nothing, but its process must take part in the backward pass. Differs: Trainer trains on them.
-    """
-    plan = run.plan
-    for i, inputs in enumerate(batch_samples):
-        step = index * plan.gradient_accumulation_steps + i
-        rows = plan.rows_in_step(epoch, step, run.accelerator.process_index)
-        if run.accelerator.num_processes > 1 and not run.config.trainer_compat:
-            inputs = first_rows(inputs, max(rows, 1))
-        if "input_ids" in inputs:
-            run.current_flos += float(inputs["input_ids"].numel() * run.flos_per_token)
-        yield inputs, rows, i == len(batch_samples) - 1
-
-
-def _optimizer_step(run: Run, losses: list[Tensor], grad_norm: Tensor | float | None) -> bool:
-    """Returns: whether the weights moved. They do not where the numbers are not finite, or a gradient overflowed."""
-    if run.config.trainer_compat:
-        run.optimizer.step()
-        return not run.accelerator.optimizer_step_was_skipped
-    return guarded_step(run, losses, grad_norm)
-
-
-def _restore_rng(run: Run) -> None:
-    if run.rng_to_restore is not None:
-        restore_rng_state(run.rng_to_restore, run.accelerator.use_distributed)
-        run.rng_to_restore = None
-
-
-def _update_not_seen_to(run: Run) -> Iterator[Update]:
-    """The last update before the checkpoint this run was resumed from, if something is still due after it."""
-    due, run.phases_due = run.phases_due, ()
-    if due:
-        _restore_rng(run)
-        state, meter = run.state, run.meter
-        ends_epoch = "epoch" in due
-        yield Update(state.global_step, state.epoch, (), meter.grad_norm, meter.learning_rate, 0, ends_epoch, due)
-        if _keeps_workers(run) or state.global_step % run.plan.updates_per_epoch:
-            # Otherwise than in the run that was interrupted, an iterator is made next, which draws a number.
-            run.rng_to_restore = rng_state(run.accelerator.use_distributed)
+def advance(run: Run, window: Window, losses: list[Tensor], grad_norm: Any, learning_rate: Any) -> Update:
+    """Count an update that is done."""
+    state, plan = run.state, run.plan
+    state.global_step += 1
+    steps_done = window.index * plan.gradient_accumulation_steps + len(losses)
+    state.epoch = window.epoch + steps_done / plan.steps_in_epoch
+    ends_epoch = steps_done == plan.steps_in_epoch or state.global_step >= plan.max_steps
+    return Update(
+        state.global_step, state.epoch, tuple(losses), grad_norm, float(learning_rate), window.rows, ends_epoch
+    )
 
 
 def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
     """Train the prepared run to its end: log, evaluate, save; go back to the best checkpoint if asked.
 
+    Raises: UserError when the output_dir holds another run's checkpoints: they are not trained over. Stopped.
     Mirrors: Trainer.train, _maybe_log_save_evaluate, _finalize_training.
     """
-    with _resumable(run), Logs(run) as logs:
-        config, state, control, meter = run.config, run.state, run.state.control, run.meter
-        started, first_step = time.time(), state.global_step
-        if config.eval_on_start and (first_step == 0 or config.trainer_compat):
-            metrics = evaluate(run)
-            logs.record(metrics)
-            count_patience(config, state, metrics)
-        for update in chain(_update_not_seen_to(run), updates(run, step)):
-            metrics = {}
-            meter.add(update.losses, update.grad_norm, update.learning_rate, update.global_step)
-            logs.advance()
-            for phase in _phases(run, update):
-                if control.anything_due:
-                    stop_if_not_finite(run)
-                if control.should_log and state.global_step > meter.logged_at:
-                    logs.losses()
-                if control.should_evaluate:
-                    metrics = evaluate(run)
-                    logs.evaluation(metrics, phase)
-                    control.should_evaluate = False
-                    count_patience(config, state, metrics)
-                    is_best = note_best(config, state, metrics)
-                    if config.save_strategy == "best":
-                        control.should_save = is_best
-                if phase == "epoch":
-                    logs.epoch(metrics)
-                if control.should_save:
-                    save_checkpoint(run, phase)
-                    control.should_save = False
-            if control.should_training_stop:
-                logs.stopped_early()
-                break
-            run.stop.check()
-        result = _result(run, started, first_step)
-        logs.record(result.metrics)
-        if config.load_best_model_at_end and state.best_model_checkpoint is not None:
-            load_weights(run, Path(state.best_model_checkpoint))
-            logs.best()
-        keep_only_best(run)
+    config, meter = run.config, run.meter
+    with exclusive(run), saved_when_stopped(run), memory_told(BESIDE_BATCHES, run.model.parameters()):
+        resume_if_asked(run)
+        state, started, first_step = run.state, time.time(), run.state.global_step
+        with Logs(run) as logs:
+            if config.eval_on_start and (first_step == 0 or not run.rules.resumes_exactly):
+                logs.evaluation(metrics := evaluate(run), Phase.NONE)
+                update_early_stopping(config, state, metrics)
+            for update in chain(pending_update(run), updates(run, step)):
+                metrics = {}
+                meter.add(update.losses, update.grad_norm, update.learning_rate, update.global_step)
+                logs.advance()
+                for due in events_due(run, update):  # at the end of the update; at the end of its epoch
+                    if due.log or due.evaluate or due.save or state.should_training_stop:
+                        raise_if_nonfinite(run)
+                    if due.log and state.global_step > meter.logged_at:
+                        logs.losses()
+                        due = replace(due, log=False)
+                    if due.evaluate:
+                        metrics = evaluate(run)
+                        logs.evaluation(metrics, due.phase)
+                        update_early_stopping(config, state, metrics)
+                        is_best = update_best(config, state, metrics)
+                        due = Due(due.phase, save=is_best if config.save_strategy == "best" else due.save)
+                    if due.phase == Phase.EPOCH:
+                        logs.epoch(metrics)
+                    if due.save:
+                        save_checkpoint(run, due)
+                if state.should_training_stop:
+                    logs.stopped_early()
+                    break
+                run.stop.check()
+            result = training_result(run, started, first_step)
+            logs.record(result.metrics)
+            if config.load_best_model_at_end and state.best_model_checkpoint is not None:
+                load_saved_weights(run, Path(state.best_model_checkpoint))
+                logs.best()
+            keep_only_best(run)
     return result
 
 
-@contextmanager
-def _resumable(run: Run) -> Iterator[None]:
-    """Continue where resume_from_checkpoint says, unless a checkpoint has been loaded already, with the output_dir to
-    ourselves; asked to stop, save where the run can be taken up again.
+def events_due(run: Run, update: Update) -> Iterator[Due]:
+    """What is due at the end of an update, and, where it ends an epoch or training stops, at the end of that."""
+    state = run.state
+    run.phase = Phase.NONE
+    state.should_training_stop |= state.global_step >= run.plan.max_steps
+    if Phase.UPDATE in update.pending:
+        yield due_after_update(run.config, run.plan, state.global_step)
+    run.phase = Phase.UPDATE
+    if update.ends_epoch or state.should_training_stop:
+        yield due_after_epoch(run.config, state.epoch)
+        run.phase = Phase.EPOCH
 
-    Raises: UserError when the output_dir holds another run's checkpoints: they are not trained over. Stopped.
+
+def pending_update(run: Run) -> Iterator[Update]:
+    """The last update before the checkpoint this run was resumed from, if something is still due after it."""
+    resume, state, meter = run.resume, run.state, run.meter
+    if resume is not None and resume.pending:
+        pending, resume.pending = resume.pending, ()
+        restore_rng(run)
+        ends_epoch = Phase.EPOCH in pending
+        yield Update(state.global_step, state.epoch, (), meter.grad_norm, meter.learning_rate, 0, ends_epoch, pending)
+        if workers_persist(run) or state.global_step % run.plan.updates_per_epoch:
+            # Unlike in the interrupted run, an iterator is made next, which draws a number.
+            resume.rng_state = rng_state()
+
+
+def exclusive(run: Run) -> AbstractContextManager[None]:
+    """Lock the output_dir, so that no other run writes into it."""
+    return lock_folder(Path(run.config.output_dir)) if run.is_main else nullcontext()
+
+
+def resume_if_asked(run: Run, else_refuse: bool = True) -> None:
+    """Load the checkpoint that `resume_from_checkpoint` asks for, unless one has been loaded already. Where it asks for
+    none, other checkpoints are refused; but not by a loop of one's own, which may not save at all.
     """
-    with in_use(Path(run.config.output_dir)) if run.is_main else nullcontext(), signals_wait():
-        checkpoint = choose_checkpoint(run.config, run.accelerator) if run.state.global_step == 0 else None
+    resume, is_asked = run.resume, else_refuse or run.config.resume_from_checkpoint is not None
+    if run.state.global_step == 0 and is_asked:
+        checkpoint = choose_checkpoint(run.config, run.accelerator)
         if checkpoint is not None:
             load_checkpoint(run, checkpoint, is_whole=True)
-        weights = sum(parameter.numel() * parameter.element_size() for parameter in run.model.parameters())
-        if run.stop.deadline is None and run.config.max_train_seconds is not None:
-            run.stop.deadline = time.monotonic() + run.config.max_train_seconds
-        run.stop.save_seconds = run.stop.save_seconds or 3 * weights / SLOW_DISK  # AdamW keeps two numbers for each
-        try:
-            yield
-        except Stopped as stopped:
-            step = run.state.global_step
-            if step and run.saved_at != step:
-                stop_if_not_finite(run)
-                save_checkpoint(run, run.phase, on_request=True)
-            saved = f"after update {step}, saved as checkpoint-{step}" if step else "before the first update"
-            raise Stopped(f"{stopped} {saved}") from None
+    elif run.state.should_training_stop and not (resume and resume.pending) and else_refuse:
+        say("Trained", f"already: this run is complete, at update {run.state.global_step}; prepare another to go on")
 
 
-def _phases(run: Run, update: Update) -> Iterator[str]:
-    """After an update `update`, and `epoch` when that ends an epoch or training stops; sets what is due in each."""
-    due = ("update",) if update.phases_due is None else update.phases_due
-    run.phase = "none"
-    if "update" in due:
-        after_update(run.config, run.plan, run.state)
-        yield "update"
-    run.phase = "update"
-    if update.ends_epoch or run.state.control.should_training_stop:
-        after_epoch(run.config, run.state)
-        yield "epoch"
-        run.phase = "epoch"
+@contextmanager
+def saved_when_stopped(run: Run) -> Iterator[None]:
+    """Asked to stop, save where the run can be taken up again. Raises: Stopped, saying where that is."""
+    stop, config = run.stop, run.config
+    if stop.deadline is None and config.max_train_seconds is not None:
+        stop.deadline = time.monotonic() + config.max_train_seconds
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in run.model.parameters())
+    stop.save_seconds = stop.save_seconds or 3 * weights / SLOW_DISK  # AdamW keeps two numbers for each
+    try:
+        yield
+    except Stopped as stopped:
+        step = run.state.global_step
+        if step and run.saved_at != step:
+            raise_if_nonfinite(run)
+            save_checkpoint(run, Due(run.phase), on_request=True)
+        saved = f"after update {step}, saved as checkpoint-{step}" if step else "before the first update"
+        raise Stopped(f"{stopped} {saved}") from None
 
 
-def _result(run: Run, started: float, first_step: int) -> TrainResult:
-    """The run's figures. `train_loss` is the mean over all updates whose loss is known, also those before a resume.
-
-    Differs: with trainer_compat, over the updates since the resume, with this process's own unlogged remainder.
-    """
-    state, meter, compat = run.state, run.meter, run.config.trainer_compat
+def training_result(run: Run, started: float, first_step: int) -> TrainResult:
+    state = run.state
     new_steps = state.global_step - first_step
-    remainder = (meter.window if compat else run.accelerator.gather(meter.window).mean()).item()
-    steps = max(new_steps, 0.001) if compat else state.global_step - meter.lost
-    train_loss = (meter.total + remainder) / steps if steps else math.nan
+    train_loss = run.rules.train_loss(run, new_steps)
     store_flos(run)
     samples = run.plan.num_train_samples * new_steps / max(state.max_steps, 1)
     metrics: dict[str, Any] = speed_metrics("train", started, num_samples=samples, num_steps=new_steps)
-    metrics |= {"total_flos": state.total_flos, "train_loss": train_loss} | run.mishaps.counted()
+    metrics |= {"total_flos": state.total_flos, "train_loss": train_loss} | run.counters.nonzero()
     return TrainResult(state.global_step, train_loss, metrics)

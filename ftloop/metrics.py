@@ -1,41 +1,55 @@
-"""From logits and labels to named scores, by scikit-learn and SciPy."""
+"""Compute named scores from logits and labels, by scikit-learn and SciPy."""
 
 from __future__ import annotations
 
-import importlib
-import random
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ftloop.config import TrainConfig
-from ftloop.data import Labels
+from ftloop.config.train_config import FALLING, TrainConfig
+from ftloop.data.class_weights import weight_problems
+from ftloop.data.decode import predicted_labels
+from ftloop.data.labels import Labels
 from ftloop.errors import UserError
-from ftloop.weights import weight_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import EvalPrediction
 
-ComputeMetrics = Callable[["EvalPrediction"], dict[str, float]]
-PreprocessLogits = Callable[["Tensor", "Tensor"], "Tensor"]
+    from ftloop.run.run import ComputeMetrics
 
 
 def metric_names(labels: Labels, names: tuple[str, ...] | None = None) -> tuple[str, ...]:
-    """The task's own `names`, or the usual ones."""
+    """Return the task's own `names`, or the usual ones."""
     if labels.multi_label:
         return names or ("accuracy", "f1", "f1_macro")
     return names or (("mse", "pearson", "spearmanr") if labels.regression else ("accuracy", "f1"))
 
 
+def fit_metric(config: TrainConfig, labels: Labels, names: tuple[str, ...] | None) -> TrainConfig:
+    """Return the configuration with the data's first metric in place of a shipped recipe's that these data do not have.
+    What the user chose stays.
+    """
+    if not config.from_recipe or has_metric(config.metric_for_best_model, labels, names):
+        return config
+    first = metric_names(labels, names)[0]
+    return replace(config, metric_for_best_model=first, greater_is_better=not first.endswith(FALLING))
+
+
+def has_metric(wanted: str | None, labels: Labels, names: tuple[str, ...] | None) -> bool:
+    return wanted is None or wanted.removeprefix("eval_") in ("loss", *metric_names(labels, names))
+
+
 def check_metric(config: TrainConfig, labels: Labels, names: tuple[str, ...] | None) -> None:
-    """Raises: UserError for a metric_for_best_model that no evaluation will give, and for smoothing numbers."""
+    """Raises: UserError for a metric_for_best_model that no evaluation gives, and for settings that are for classes."""
     problems = []
-    wanted, there = config.metric_for_best_model, ("loss", *metric_names(labels, names))
-    if wanted is not None and wanted.removeprefix("eval_") not in there:
-        problems.append(f"metric_for_best_model: {wanted!r} is none of this data's: {', '.join(there)}")
+    wanted, available = config.metric_for_best_model, ("loss", *metric_names(labels, names))
+    if not has_metric(wanted, labels, names):
+        problems.append(f"metric_for_best_model: {wanted!r} is none of this data's: {', '.join(available)}")
     if config.label_smoothing_factor and labels.regression:
         problems.append("label_smoothing_factor: only for classes, and these labels are numbers")
     if config.label_smoothing_factor and labels.multi_label:
@@ -46,103 +60,89 @@ def check_metric(config: TrainConfig, labels: Labels, names: tuple[str, ...] | N
 
 
 def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> ComputeMetrics:
-    """The `compute_metrics` of a task: accuracy and F1 for classes, MSE and correlations for numbers.
+    """Make the `compute_metrics` of a task: accuracy and F1 for classes, MSE and correlations for numbers.
 
     F1 is that of class 1 where there are two classes, the macro average beyond. Of several labels a row, those count as
     predicted whose probability is above 0.5; accuracy is the share of rows all of whose labels are right, F1 the micro
     average, and the macro average is given too. `names` picks others (GLUE's own). Predictions are logits, or what
-    `answers` has made of them.
+    `argmax_predictions` has made of them.
+
+    Call it before `prepare()`: it imports scikit-learn, which draws from Python's random generator, and `prepare()`
+    seeds that.
     """
-    chosen = metric_names(labels, names)
+    scores = {name: _SCORES[name]() for name in metric_names(labels, names)}
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
         logits = evaluated.predictions[0] if isinstance(evaluated.predictions, tuple) else evaluated.predictions
-        decided = labels.regression or np.ndim(logits) == 1
-        predicted = np.reshape(logits, -1) if decided else np.argmax(logits, axis=-1)
-        if labels.multi_label:
-            predicted = (np.asarray(logits) > 0).astype(np.int8)
-        return {name: _SCORES[name](evaluated.label_ids, predicted, labels.count) for name in chosen}
+        is_decided = np.ndim(logits) == 1
+        predicted = logits if is_decided else predicted_labels(labels.problem_type, np.asarray(logits))
+        return {name: score(evaluated.label_ids, predicted, labels.count) for name, score in scores.items()}
 
     return compute_metrics
 
 
-def answers(logits: Tensor, label_ids: Tensor) -> Tensor:
-    """What the scores here need of a batch's logits, for `preprocess_logits_for_metrics`: one number a row, the class
-    or, of a regression, the number itself. Where a row has several labels, 1 for each that is predicted, else 0."""
+def argmax_predictions(logits: Tensor, label_ids: Tensor) -> Tensor:
+    """Reduce a batch's logits to what the scores here need, for `preprocess_logits_for_metrics`: one number a row, the
+    class or, of a regression, the number itself. Where a row has several labels, 1 for each that is predicted, else 0.
+    """
     if label_ids.ndim == 2:
         return (logits > 0).char()
     return logits.reshape(-1) if logits.shape[-1] == 1 else logits.argmax(dim=-1)
 
 
-def _imported(name: str) -> Any:
-    """A module, imported when it is first used, for that takes long. What it imports in turn draws from Python's random
-    generator, on which a training may depend: its state, and NumPy's, are as before.
-    """
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        return importlib.import_module(name)
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+def score(name: str, true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float | None:
+    """Compute one of the scores by its name; None for an unknown name. `predicted` are classes, or numbers."""
+    return _SCORES[name]()(true, predicted, num_labels) if name in _SCORES else None
 
 
-def _accuracy(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    return float(_imported("sklearn.metrics").accuracy_score(true, predicted))
+Score = Callable[[np.ndarray, np.ndarray, int], float]
 
-
-def _f1(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    f1_score = _imported("sklearn.metrics").f1_score
-    if np.ndim(true) == 2:
-        return float(f1_score(true, predicted, average="micro", zero_division=0.0))
-    if num_labels == 2:
-        return float(f1_score(true, predicted, average="binary", pos_label=1, zero_division=0.0))
-    # All classes count, also those that this set happens not to hold.
-    return float(f1_score(true, predicted, labels=range(num_labels), average="macro", zero_division=0.0))
-
-
-def _f1_macro(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    """Of several labels a row; each counts alike, also one that this set happens not to hold."""
-    return float(_imported("sklearn.metrics").f1_score(true, predicted, average="macro", zero_division=0.0))
-
-
-def _matthews(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    matthews_corrcoef = _imported("sklearn.metrics").matthews_corrcoef
-    with warnings.catch_warnings():
-        # Of one class on both sides: it is 0 then, and the line `Baseline` shows that there is one.
-        warnings.filterwarnings("ignore", message="A single label was found")
-        return float(matthews_corrcoef(true, predicted))
-
-
-def _mse(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    return float(np.mean((np.asarray(predicted, np.float64) - true) ** 2))
-
-
-def _pearson(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    varies = _varies(true, predicted)
-    return float(_imported("scipy.stats").pearsonr(true, predicted).statistic) if varies else float("nan")
-
-
-def _spearman(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    varies = _varies(true, predicted)
-    return float(_imported("scipy.stats").spearmanr(true, predicted).statistic) if varies else float("nan")
-
-
-def _varies(true: np.ndarray, predicted: np.ndarray) -> bool:
-    """A correlation with a constant is not defined."""
-    return len(true) > 1 and bool(np.ptp(true) > 0) and bool(np.ptp(predicted) > 0)
-
-
-_SCORES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "f1_macro": _f1_macro,
-    "matthews_correlation": _matthews,
-    "mse": _mse,
-    "pearson": _pearson,
-    "spearmanr": _spearman,
+# Each entry makes a score, and only then imports what that needs: a run that evaluates nothing does without the second
+# or two that scikit-learn takes.
+_SCORES: dict[str, Callable[[], Score]] = {
+    "accuracy": lambda: _sklearn_score("accuracy_score"),
+    "f1": lambda: _f1(),
+    # For several labels a row; each counts alike, also one that this set happens not to hold.
+    "f1_macro": lambda: _sklearn_score("f1_score", average="macro", zero_division=0.0),
+    "matthews_correlation": lambda: _sklearn_score("matthews_corrcoef"),
+    "mse": lambda: lambda true, predicted, _: float(np.mean((np.asarray(predicted, np.float64) - true) ** 2)),
+    "pearson": lambda: _correlation("pearsonr"),
+    "spearmanr": lambda: _correlation("spearmanr"),
 }
 
 
-def score(name: str, true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float | None:
-    """One of the scores by its name; None for a name that is none. `predicted` are classes, or numbers."""
-    return _SCORES[name](true, predicted, num_labels) if name in _SCORES else None
+def _sklearn_score(name: str, **settings: Any) -> Score:
+    function = getattr(import_module("sklearn.metrics"), name)
+
+    def score(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+        with warnings.catch_warnings():
+            # One class on both sides: matthews_corrcoef is 0 then, and the line `Baseline` shows that there is one.
+            warnings.filterwarnings("ignore", message="A single label was found")
+            return float(function(true, predicted, **settings))
+
+    return score
+
+
+def _f1() -> Score:
+    f1_score = import_module("sklearn.metrics").f1_score
+
+    def score(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+        if np.ndim(true) == 2:
+            return float(f1_score(true, predicted, average="micro", zero_division=0.0))
+        if num_labels == 2:
+            return float(f1_score(true, predicted, average="binary", pos_label=1, zero_division=0.0))
+        # All classes count, also those that this set happens not to hold.
+        return float(f1_score(true, predicted, labels=range(num_labels), average="macro", zero_division=0.0))
+
+    return score
+
+
+def _correlation(name: str) -> Score:
+    function = getattr(import_module("scipy.stats"), name)
+
+    def score(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+        # A correlation with a constant is not defined.
+        varies = len(true) > 1 and bool(np.ptp(true) > 0) and bool(np.ptp(predicted) > 0)
+        return float(function(true, predicted).statistic) if varies else float("nan")
+
+    return score

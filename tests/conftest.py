@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import string
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ftloop.errors import ExitCode
+
 if TYPE_CHECKING:
-    from killing import Ground
+    from harness.kill_harness import ForkedRuns
     from transformers import PreTrainedTokenizerFast
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,9 +24,37 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Files of slow tests that take minutes. They begin first, so that none is left to run alone at the end.
+LONGEST_FIRST = (
+    "test_kill_and_resume",
+    "test_notebook",
+    "test_disk_faults",
+    "test_real",
+    "test_benchmarks",
+    "test_untrusted_files",
+    "test_untrusted_models",
+    "test_untrusted_config",
+    "test_untrusted_commands",
+    "test_untrusted_checkpoints",
+    "test_resume",
+    "test_break_it",
+    "test_processes",
+    "test_matrix",
+    "test_command",
+    "test_large_model",
+    "test_stopping",
+    "test_distributed",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))  # a stable sort: within a file nothing moves
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How often each value of the parity matrix ran, how many kills hit in each stage, and how many inputs were tried,
-    whichever process of pytest-xdist did it."""
+    """Say how often each value of the parity matrix ran, how many kills hit in each stage and how many inputs were
+    tried, whichever process of pytest-xdist did it."""
     counted: dict[str, Counter[str]] = {name: Counter() for name in ("ran", "kills", "tried")}
     for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
         for name, counts in report.user_properties:
@@ -32,7 +62,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 counted[name].update(counts)
     ran, kills, tried = counted.values()
     if kills:
-        from killing import table
+        from harness.kill_points import table
 
         terminalreporter.section(f"killed by SIGKILL, {kills.total()} times")
         for line in table(kills):
@@ -79,20 +109,53 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny `model/` and its tokenizer, and `train`, `validation` and `test.jsonl` of pairs."""
-    from tiny import tiny_bert, tiny_pairs, tiny_tokenizer
+    from harness.models import write_tiny_folder
 
-    root = tmp_path_factory.mktemp("tiny")
-    tiny_tokenizer().save_pretrained(root / "model")
-    tiny_bert().save_pretrained(root / "model")
-    for split, count in (("train", 29), ("validation", 13), ("test", 11)):
-        (root / f"{split}.jsonl").write_text("\n".join(map(json.dumps, tiny_pairs(count))) + "\n")
-    return root
+    return write_tiny_folder(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
-def killing_ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    """Where runs are killed and files made to fail."""
-    from killing import ground
+def forked_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedRuns]:
+    """Fork servers, and a folder in which the runs that they fork are killed and their files made to fail."""
+    from harness.kill_harness import start_fork_servers
 
-    with ground(tmp_path_factory.mktemp("killing")) as made:
-        yield made
+    with start_fork_servers(tmp_path_factory.mktemp("killed")) as runs:
+        yield runs
+
+
+@pytest.fixture(scope="module")
+def quiet_data() -> Iterator[None]:
+    """No progress bars of `datasets`."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+@pytest.fixture
+def tried(record_property: Callable[[str, Any], None]) -> dict[str, int]:
+    """How many inputs of each kind a test has tried; `conftest.py` prints the sums."""
+    # a plain dictionary is all that pytest-xdist sends
+    counts = dict.fromkeys(("configurations", "data files", "model folders", "planted code", "planted pickles"), 0)
+    record_property("tried", counts)
+    return counts
+
+
+@pytest.fixture
+def model_folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model, to be damaged."""
+    shutil.copytree(tiny_folder / "model", tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def stderr_of(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must end with a code, and gives what it wrote to stderr."""
+
+    def run(command: Callable[[list[str]], int], words: list[str], code: ExitCode = ExitCode.USER_ERROR) -> str:
+        capsys.readouterr()
+        assert command(words) == code
+        return capsys.readouterr().err
+
+    return run

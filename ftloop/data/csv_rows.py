@@ -1,0 +1,202 @@
+"""Rows of csv, tsv and txt files."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from io import TextIOWrapper
+from itertools import chain
+from typing import Any
+
+from ftloop.data.encoding import undecodable, without_bad_bytes
+from ftloop.data.rows import Row
+from ftloop.data.sources import TABLES, Source
+from ftloop.data.values import as_text, is_utf8
+from ftloop.errors import UserError, summarize
+from ftloop.system.text import pluralize, short_repr
+
+HEADER_AGAIN = "the header again, as where files were put together, and no row"
+
+
+def read_table(source: Source, text: TextIOWrapper) -> tuple[tuple[str, ...], Iterator[Row]]:
+    """Read the header, and return it with the rows to come. Raises: UserError when the header cannot be read."""
+    return _read_table(source, text, *_dialect(source), escapes_quotes(source))
+
+
+def _dialect(source: Source) -> tuple[str, Any]:
+    """Return the delimiter and the quoting of a table."""
+    delimiter = source.delimiter
+    if source.format == "csv" or delimiter != "\t" or source.path is None:
+        return delimiter, csv.QUOTE_MINIMAL
+    return delimiter, _tsv_quoting(source, source.path.stat().st_mtime_ns)
+
+
+def escapes_quotes(source: Source) -> bool:
+    """Whether a backslash stands before quotes inside fields, as Spark and MySQL write them: only if no row is bad so,
+    and some are else.
+    """
+    if source.path is None or not source.is_file or source.format not in TABLES or source.delimiter == "\t":
+        return False
+    return _escapes_quotes(source, source.path.stat().st_mtime_ns)
+
+
+@cache  # it reads the whole file
+def _escapes_quotes(source: Source, modified: int) -> bool:
+    with source.open() as file:
+        if not any(b'\\"' in line for line in file):
+            return False
+
+    def has_bad_rows(escaped: bool) -> bool:
+        with source.open() as file, source.text(file) as text:
+            try:
+                rows = _read_table(source, text, source.delimiter, csv.QUOTE_MINIMAL, escaped)[1]
+                return any(row.error not in (None, HEADER_AGAIN) for row in rows)
+            except UserError:  # about the header
+                return True
+
+    return has_bad_rows(False) and not has_bad_rows(True)
+
+
+@cache  # it reads the whole file, twice
+def _tsv_quoting(source: Source, modified: int) -> Any:
+    """Tell whether a tsv file is quoted like csv, or holds bare quotes, as GLUE's own files do.
+
+    The reading without any bad row is the right one, else the one with more good rows. Where both get through, bare
+    quotes that happen to match have made one row of several, and the reading with more rows is right; if there are as
+    many, the quotes stand around whole fields.
+    """
+
+    def quality(quoting: Any) -> tuple[bool, int]:
+        with source.open() as file, source.text(file) as text:
+            try:
+                rows = _read_table(source, text, "\t", quoting)[1]
+                errors = [row.error not in (None, HEADER_AGAIN) for row in rows]
+            except UserError:  # about the header
+                return False, 0
+        return not any(errors), errors.count(False)
+
+    return max((csv.QUOTE_MINIMAL, csv.QUOTE_NONE), key=quality)
+
+
+def _read_table(
+    source: Source, text: TextIOWrapper, delimiter: str, quoting: Any, escaped: bool = False
+) -> tuple[tuple[str, ...], Iterator[Row]]:
+    encoding, names = source.reading.encoding, source.reading.column_names
+    lines = _read_lines(source, text, delimiter, quoting, escaped)
+    first = next(lines, (0, [], None))
+    if delimiter.join(first[1]) == f"sep={delimiter}":  # a line of Excel's own
+        first = next(lines, (0, [], None))
+    if names:
+        cells = [field.strip().casefold() for field in first[1]]
+        named = [name for name, cell in zip(names, cells, strict=False) if name.casefold() == cell]
+        if named:
+            has = f"{source.name} has one: line {first[0]} names {', '.join(named)}"
+            raise UserError(f"column_names: only for files without a header, and {has}; leave it out")
+        if first[2] is None and first[1] and len(cells) != len(names):
+            has = f"{source.name}, line {first[0]} has {pluralize(len(cells), 'column')}"
+            raise UserError(f"column_names: {has}, and {pluralize(len(names), 'name')} given: {', '.join(names)}")
+        return names, _rows(names, chain([first], lines) if first[0] else iter(()), encoding, "--column_names", names)
+    number, header, error = first
+    if error is None and (not all(map(is_utf8, header)) or "\0" in "".join(header)):
+        error = undecodable("".join(header), encoding)
+    if error is not None:
+        raise UserError(f"{source.name}, line {number}: the header is unreadable: {error}")
+    if not header:
+        raise UserError(f"{source.name}: no rows, and not even a header")
+    names = numbered(header)
+    check_names(names, source.name)
+    return names, _rows(names, lines, encoding, "the header", header)
+
+
+def numbered(header: Sequence[str]) -> tuple[str, ...]:
+    """Return names of which each is there once: one that several columns have is followed by each one's number."""
+    if len(set(header)) == len(header):
+        return tuple(header)
+    names = [
+        f"{name} (column {number})".lstrip() if header.count(name) > 1 else name
+        for number, name in enumerate(header, start=1)
+    ]
+    return tuple(names)
+
+
+def check_names(names: Iterable[str], source_name: str) -> None:
+    """Raises: UserError for the name of a column that is not text."""
+    for name in names:
+        as_text(name, f"{source_name}: the name of column {short_repr(name)}")
+        if "\0" in name:
+            raise UserError(f"{source_name}: the name of column {short_repr(name)} holds a NUL character")
+
+
+def _read_lines(
+    source: Source, text: TextIOWrapper, delimiter: str, quoting: Any, escaped: bool
+) -> Iterator[tuple[int, list[str], str | None]]:
+    """Yield number, fields and error of every line that is not blank. A quoted field may span several lines; the number
+    is that of the first.
+
+    Raises: UserError where nothing more can be decoded.
+    """
+    csv.field_size_limit(2**31 - 1)
+    content = map(_double_quotes, text) if escaped else text
+    reader = csv.reader(content, delimiter=delimiter, quoting=quoting, strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            for fields in reader:
+                if fields:
+                    yield number, fields, None
+                number = reader.line_num + 1
+            return
+        except csv.Error as error:
+            yield number, [], _csv_error(str(error))
+        except UnicodeError as error:  # surrogates stand for single bytes; UTF-16 and others end at a bad one
+            raise source.error(number, f"not {text.encoding} from here on ({summarize(error)})") from None
+
+
+def _double_quotes(line: str) -> str:
+    """Write quotes behind a backslash as csv has them, doubled; no other backslash is touched."""
+    return re.sub(r'\\\\(?=")|\\"', lambda found: '""' if found[0][-1] == '"' else "\\", line)
+
+
+def _csv_error(message: str) -> str:
+    if "expected after" in message:
+        return f"{message}: inside quotes a quote is written twice, or in all rows behind a backslash"
+    if "unexpected end" in message:
+        return "a quote is opened here and never closed: the rest of the file is taken for this row"
+    return "a line end outside of quotes in the middle of it" if "new-line character" in message else message
+
+
+def _rows(
+    header: tuple[str, ...],
+    lines: Iterator[tuple[int, list[str], str | None]],
+    encoding: str | None,
+    named_by: str,
+    names: Sequence[str],
+) -> Iterator[Row]:
+    """Yield the rows below a header, whose `names` are as the file writes them."""
+    bare_names = list(map(_bare, names))
+    has_names = any(bare_names) and len(names) > 1  # a text may be what its only column is called
+    for number, fields, error in lines:
+        if error is None and len(fields) != len(header):
+            error = f"{len(fields)} fields where {named_by} has {len(header)}"
+        if error is not None:
+            yield Row(number, {}, error)
+            continue
+        # An empty field is an empty text, which is valid; an empty label is treated as missing later.
+        row = Row(number, dict(zip(header, fields, strict=True)))
+        if has_names and bare_names[0] in fields[0] and bare_names[-1] in fields[-1]:
+            row.error = HEADER_AGAIN if list(map(_bare, fields)) == bare_names else None
+        if not all(map(str.isascii, fields)) and not all(map(is_utf8, fields)):
+            bad = {name: value for name, value in row.values.items() if not is_utf8(value)}
+            row.error = f"column {', '.join(map(short_repr, bad))} is {undecodable(''.join(bad.values()), encoding)}"
+            for name, value in bad.items():
+                row.values[name] = without_bad_bytes(value)
+        yield row
+
+
+def _bare(name: str) -> str:
+    """Return the name of a column without what stands around it where a file was put behind another: its byte order
+    mark, and the quotes that are none behind that.
+    """
+    return name.strip('\ufeff" \t')

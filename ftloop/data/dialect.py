@@ -1,0 +1,199 @@
+"""What a file does not say of itself: what separates its columns, and whether its first line names them."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from typing import TextIO
+
+from ftloop.data.columns import find_text_columns
+from ftloop.data.csv_rows import escapes_quotes, read_table
+from ftloop.data.encoding import is_utf8_codec
+from ftloop.data.json_rows import texts_by_name
+from ftloop.data.sources import COLUMNAR, FASTTEXT, TABLES, TEXTS, Source
+from ftloop.data.text_folders import class_files
+from ftloop.errors import UserError
+from ftloop.system.console import say
+from ftloop.system.text import short_repr
+
+DELIMITERS = (",", "\t", ";", "|")
+HEAD_CHARACTERS = 2**16
+HEAD_ROWS = 200
+MANY_WORDS = 4
+"""So many words in a cell make it a text, and no name of a column."""
+
+
+def settle(source: Source, flag: str, console: TextIO | None = None) -> Source:
+    """Return the source with the delimiter that its lines show, and say so, where that of its ending makes a single
+    column of the first line. A txt file that shows none is a text a line where the flag that names it wants no labels.
+
+    Taken without asking, because a file with one column is of no use, and the first thousands of characters leave no
+    doubt: a single other delimiter makes the same number of columns of every line. A later line that has another number
+    is an error, as ever. Raises: UserError for a txt file that leaves a doubt.
+    """
+    _warn_of_encoding(source, console)
+    settled = _with_delimiter(source, flag, console)
+    if escapes_quotes(settled):
+        say("Quotes", f"{source.name} has a backslash before quotes inside fields; it is read so", console)
+    return settled
+
+
+def _with_delimiter(source: Source, flag: str, console: TextIO | None) -> Source:
+    if source.format == FASTTEXT:
+        say("Lines", f"{source.name} is read as fastText's: the __label__ in front, without that, are labels", console)
+    if source.reading.delimiter is not None or not _is_file_of_table(source):
+        return source
+    head, names = _head(source), source.reading.column_names
+    first = _widths(head, source.delimiter)[:1]
+    if source.format != "txt" and (first in ([], [len(names)]) if names else first != [1]):
+        return source
+    wanted = len(names) if names else None
+    fitting = [delimiter for delimiter in DELIMITERS if _separates(head, delimiter, wanted)]
+    said = re.match(r"sep=(.)\r?\n", head)  # a line of Excel's own
+    if said:
+        fitting = [said[1]]
+    if len(fitting) == 1:
+        written = shlex.quote(fitting[0].replace("\t", "\\t"))
+        say("Delimiter", f"{source.name} is read with --delimiter {written}, which all its first lines show", console)
+        return replace(source, reading=replace(source.reading, delimiter=fitting[0]))
+    if source.format != "txt":
+        return source
+    if re.match(r'\s*(\{\s*"|\[\s*\{)', head):
+        raise source.error(1, "it looks like JSON; give the file the ending .json, or .jsonl for an object a line")
+    if flag in ("input", "test_file") and not fitting and wanted in (None, 1) and not _names_columns(head):
+        say("Lines", f"{source.name} is read as a text a line, the first line too; --delimiter makes columns", console)
+        return replace(source, format=TEXTS)
+    shown = f"Its lines show {' and '.join(map(repr, fitting))}" if fitting else "Its lines do not show it"
+    way = f"; for a text a line --input_format {TEXTS}" if flag == "input" else ""
+    assert source.path is not None
+    folder = source.path.parent
+    with suppress(UserError):
+        classes = class_files(folder.parent)
+        if folder.name in classes and len(classes) > 1:
+            way = f"; if each file is a text and its folder the class, name {folder.parent}"
+    raise UserError(
+        f"{source.name}: what separates the columns of this txt file? {shown}; name it with --delimiter{way}"
+    )
+
+
+def _names_columns(head: str) -> bool:
+    """Whether the first line is a header, though the lines below do not all have its columns."""
+    for delimiter in DELIMITERS:
+        cells = head.partition("\n")[0].split(delimiter)
+        with suppress(UserError):
+            if len(cells) > 1:
+                find_text_columns(None, None, [cell.strip('" \r') for cell in cells], "")
+                return True
+    return False
+
+
+def shows_columns(source: Source) -> bool:
+    """Whether the first lines of a txt file are those of a table."""
+    head = _head(source)
+    return any(_separates(head, delimiter, None) for delimiter in DELIMITERS)
+
+
+def _warn_of_encoding(source: Source, console: TextIO | None = None) -> None:
+    """Say where a file is UTF-8 and is to be read as something else, which makes other letters of some."""
+    if source.format in COLUMNAR or is_utf8_codec(source.reading.encoding) or not source.is_file:
+        return
+    with source.open() as file:
+        head = file.read(HEAD_CHARACTERS)
+    try:
+        is_utf8 = not codecs.getincrementaldecoder("utf-8")().decode(head).isascii()
+    except UnicodeDecodeError:
+        return
+    if is_utf8:
+        told = f"its letters are valid UTF-8, which --encoding {source.reading.encoding} makes others of"
+        say("Warning", f"{source.name}: {told}; leave it out if texts look wrong", console)
+
+
+def _is_file_of_table(source: Source) -> bool:
+    """Whether it is a table, and can be read twice."""
+    return source.format in TABLES and source.is_file
+
+
+def _head(source: Source) -> str:
+    """Return the first lines, whole."""
+    with source.open() as file:
+        source.check_content(file)
+        with source.text(file) as text:
+            try:
+                head = text.read(HEAD_CHARACTERS)
+            except UnicodeError:  # which is told when it is read
+                return ""
+    return head if len(head) < HEAD_CHARACTERS else head[: head.rfind("\n") + 1]
+
+
+def _widths(head: str, delimiter: str) -> list[int]:
+    """Return the number of fields of each line."""
+    try:
+        rows = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
+        return [len(fields) for fields in rows if fields]
+    except csv.Error:
+        return []
+
+
+def _separates(head: str, delimiter: str, columns: int | None) -> bool:
+    if head.count(delimiter) == head.count(f"{delimiter} "):  # as in sentences
+        return False
+    widths = _widths(head, delimiter)
+    return len(widths) > 1 and widths[0] > 1 and len(set(widths)) == 1 and columns in (None, widths[0])
+
+
+def mistaken_names(source: Source) -> str | None:
+    """Return what to say where what was taken for the names of columns seems to be none: the first line of a table with
+    a number in it, a text of many words, or a cell that comes again in its column; the names of texts in a JSON object.
+    """
+    if source.format in ("json", "jsonl"):
+        return texts_by_name(source)
+    if source.reading.column_names is not None or not _is_file_of_table(source):
+        return None
+    with source.open() as file, source.text(file) as text:
+        header, rows = read_table(source, text)
+        columns = list(zip(*(row.values.values() for row in islice(rows, HEAD_ROWS) if row.error is None), strict=True))
+    columns = columns or [()] * len(header)  # a file of one line
+    if not any(_is_cell(name, values) for name, values in zip(header, columns, strict=True)):
+        return None
+    names = " ".join(_propose_names([(name, *values) for name, values in zip(header, columns, strict=True)]))
+    cells = ", ".join(map(short_repr, header))
+    return (
+        f"{source.name}: line 1 seems to be a row, not a header ({cells}); name the columns of a file without one, "
+        f"such as --column_names {names}; else name its columns with --text_column_names and --label_column_name"
+    )
+
+
+def _is_cell(name: str, values: Sequence[str]) -> bool:
+    is_number = re.fullmatch(r"[+-]?\d+([.,]\d+)?", name.strip()) is not None
+    return is_number or len(name.split()) >= MANY_WORDS or bool(name and name in values)
+
+
+def _count_words(text: str) -> int:
+    """Count words of letters: dates and addresses of the web have few."""
+    return sum(word.strip(".,;:!?\"'()").isalpha() for word in text.split())
+
+
+def _propose_names(columns: Sequence[Sequence[str]]) -> list[str]:
+    """Return a name for each column: text for the longest, or sentence1 and sentence2 for two that are texts; label for
+    the one with the fewest values.
+    """
+    names = [f"column{number}" for number in range(1, len(columns) + 1)]
+    words = [sum(map(_count_words, column)) / len(column) for column in columns]
+    characters = [sum(map(len, column)) / len(column) for column in columns]  # decides where no spaces are written
+    order = sorted(range(len(columns)), key=lambda place: (words[place], characters[place]), reverse=True)
+    is_pair = len(order) > 2 and words[order[1]] >= MANY_WORDS and words[order[1]] > words[order[0]] / 2
+    texts = sorted(order[: 1 + is_pair])
+    for place, name in zip(texts, ("sentence1", "sentence2") if is_pair else ("text",), strict=True):
+        names[place] = name
+    others = [place for place in order if place not in texts and "" not in columns[place]]
+    others = [place for place in others if len(set(columns[place])) > 1]
+    if others:
+        names[min(others, key=lambda place: len(set(columns[place])))] = "label"
+    return names

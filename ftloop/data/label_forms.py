@@ -1,0 +1,270 @@
+"""Bring labels, in whatever form people keep them, into one: a text, or a list of names, for each row."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets import Dataset, Features, List, Value
+
+from ftloop.config.problem_type import ProblemType
+from ftloop.data.cache import cached, dataset_key
+from ftloop.data.remarks import Remark
+from ftloop.data.scan import distinct_values, has_lists, name_rows, rows_with, set_name
+from ftloop.data.values import BITS, ONE
+from ftloop.errors import UserError
+from ftloop.system.text import short_repr
+
+_ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?\d+(?:\.\d*)?|[Tt]rue|[Ff]alse"""
+_LIST = re.compile(rf"\s*\[\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\])))*\]\s*")
+_COMMA_NUMBER = re.compile(r"[+-]?\d+(,\d+)?")
+NO_BIT = ("-", "-1", "-1.0")
+Sets = dict[str, Dataset]
+
+
+def in_one_form(
+    sets: Mapping[str, Dataset], column: str, wanted: ProblemType | None
+) -> tuple[Sets, tuple[str, ...] | None, list[Remark]]:
+    """Read lists that are text as lists, vectors of 0 and 1 as lists of names, and lists of one as that one where
+    `wanted` is one label a row. The training set decides, the others follow.
+
+    Returns: the sets, the names of the classes where the form gives them, and what is to be said.
+    Raises: UserError for a row that is of another form than the rest.
+    """
+    left, names, said = dict(sets), None, list[Remark]()
+    if _are_lists_as_text(left["train"], column, wanted):
+        shown = short_repr(next(text for text in distinct_values(left["train"], column) if text and text.strip()))
+        said.append(("Labels", f"texts such as {shown} are read as lists"))
+        left["train"] = _map_labels(left["train"], column, parse_list, List(Value("string")))
+    if has_lists(left["train"], column):
+        for name, dataset in left.items():
+            if _are_lists_as_text(dataset, column, wanted):
+                left[name] = _map_labels(dataset, column, parse_list, List(Value("string")))
+    width = _width_of_vectors(left["train"], column)
+    if width is not None:
+        names = tuple(f"LABEL_{id}" for id in range(width))
+        said.append(("Labels", f"vectors of 0 and 1 are read as lists of {width} labels, {names[0]} to {names[-1]}"))
+        for name, dataset in left.items():
+            if has_lists(dataset, column) and _width_of_vectors(dataset, column) != width:
+                where = _first_row(dataset, column, lambda row: len(row) != width or not set(row) <= BITS)
+                raise UserError(f"{set_name(name)}: column {column!r} has no vector of {width} times 0 or 1 in {where}")
+            if has_lists(dataset, column):
+                left[name] = _map_labels(dataset, column, _names_of_vector, List(Value("string")))
+    for name, dataset in left.items():
+        _check_names(dataset, column, set_name(name))
+    if wanted in (ProblemType.SINGLE_LABEL, ProblemType.REGRESSION):
+        left = {name: _without_lists(dataset, column, name) for name, dataset in left.items()}
+    elif wanted is None and has_lists(left["train"], column) and _lengths(left["train"], column) <= {0, 1}:
+        one = f"--problem_type {ProblemType.SINGLE_LABEL} learns one class a row"
+        said.append(("Labels", f"lists of any number of labels, though no training row has more than one; {one}"))
+    with_comma = _decimal_comma(left["train"], column, wanted)
+    if with_comma is not None:
+        said.append(("Labels", f"numbers such as {with_comma} are read with a decimal comma"))
+        left = {name: _map_labels(dataset, column, _with_point, Value("string")) for name, dataset in left.items()}
+    return left, names, said
+
+
+def in_one_column(
+    sets: Mapping[str, Dataset], columns: Sequence[str], into: str, may_lack_labels: Collection[str]
+) -> tuple[Sets, list[Remark]]:
+    """Make of a 0/1 column for each label one column that lists the labels of a row; None where one of them is empty or
+    -1, as for rows that nobody has labelled. A set without these columns stays without a label, and so does one of
+    `may_lack_labels` that holds one and the same other text in all of them.
+
+    Returns: the sets, and what is to be said. Raises: UserError for a value that is neither 0 nor 1, naming column and
+    row.
+    """
+    left, said = dict(sets), list[Remark]()
+    for name, dataset in sets.items():
+        if set(columns) <= set(dataset.column_names):
+            may_lack = name in may_lack_labels
+            values = {each for column in columns for each in distinct_values(dataset, column)} if may_lack else set()
+            only = values.pop() if len(values) == 1 else None
+            if only is not None and only.lower() not in BITS:
+                told = f"{set_name(name)} holds {short_repr(only)} in every label column of every row"
+                said.append(("Labels", f"{told}, so it is without labels"))
+                left[name] = dataset.remove_columns(list(columns))
+                continue
+            kept = {each: kind for each, kind in dataset.features.items() if each not in columns}
+            left[name] = dataset.map(
+                _columns_batch,
+                batched=True,
+                with_indices=True,
+                fn_kwargs={"columns": tuple(columns), "into": into, "what": set_name(name), "may_lack": may_lack},
+                remove_columns=list(columns),
+                features=Features({**kept, into: List(Value("string"))}),
+                desc="Reading labels",
+            )
+    return left, said
+
+
+def _columns_batch(
+    batch: dict[str, list[Any]], indices: list[int], columns: tuple[str, ...], into: str, what: str, may_lack: bool
+) -> dict[str, list[Any]]:
+    rows = []
+    for index, bits in zip(indices, zip(*(batch[column] for column in columns), strict=True), strict=True):
+        lacks = False
+        for column, bit in zip(columns, bits, strict=True):
+            is_mark = bit is None or not bit.strip() or bit in NO_BIT
+            if not is_mark and bit.lower() not in BITS:
+                way = "; of a test set without labels, leave these columns out of the file" if may_lack else ""
+                raise UserError(
+                    f"{what}: column {column!r} holds {short_repr(bit)} in {name_rows([index], 1)}; of several label "
+                    f"columns each has 0 or 1, for whether the row has this label{way}"
+                )
+            lacks = lacks or is_mark
+        has = [column for column, bit in zip(columns, bits, strict=True) if bit is not None and bit.lower() in ONE]
+        rows.append(None if lacks else has)
+    return {into: rows}
+
+
+def parse_list(text: str | None) -> list[str] | None:
+    """Return the items of a list as Python, NumPy or JSON write it; None for any other text.
+
+    `ast.literal_eval` would make one name of NumPy's `['a' 'b']`.
+    """
+    if text is None or not _LIST.fullmatch(text):
+        return None
+    try:
+        items = [_item(written) for written in re.findall(_ITEM, text)]
+    except (SyntaxError, ValueError):  # an escape that is none
+        return None
+    return items if all(items) and len(set(items)) in (len(items), len(set(items) & BITS)) else None
+
+
+def _item(written: str) -> str:
+    if written[0] in "'\"":
+        with warnings.catch_warnings(action="ignore"):  # of a backslash before a letter without a meaning
+            return str(ast.literal_eval(written))
+    return f"{written}0" if written.endswith(".") else written.lower()
+
+
+def _are_lists_as_text(dataset: Dataset, column: str, wanted: ProblemType | None) -> bool:
+    """Raises: UserError where lists are `wanted` and only some labels are."""
+    if column not in dataset.column_names or has_lists(dataset, column):
+        return False
+    written = [text for text in distinct_values(dataset, column) if text is not None and text.strip()]
+    if wanted is None and parse_list(next(iter(written), None)) is None:  # not each of very many numbers
+        return False
+    lists = [parse_list(text) for text in written]
+    odd = next((text for text, items in zip(written, lists, strict=True) if items is None), None)
+    if wanted == ProblemType.MULTI_LABEL and odd is not None and any(lists):
+        where = rows_with(dataset, column, odd)
+        raise UserError(f"column {column!r} holds {short_repr(odd)} in {where}, and lists as text in other rows")
+    if wanted == ProblemType.SINGLE_LABEL and any(len(items or ()) != 1 for items in lists):
+        return False
+    return odd is None and any(lists)
+
+
+def _width_of_vectors(dataset: Dataset, column: str) -> int | None:
+    """Return how many labels there are if all lists are as long and hold nothing but 0 and 1; else None.
+
+    As names, the same two in every row would tell no rows apart.
+    """
+    if not has_lists(dataset, column) or not set(distinct_values(dataset, column)) <= BITS:
+        return None
+    lengths = _lengths(dataset, column)
+    return lengths.pop() if len(lengths) == 1 and max(lengths) > 1 else None
+
+
+def _lengths(dataset: Dataset, column: str) -> set[int]:
+    lengths = pc.unique(pc.list_value_length(dataset.with_format("arrow")[:][column])).to_pylist()
+    return {length for length in lengths if length is not None}
+
+
+def _names_of_vector(row: list[str] | None) -> list[str] | None:
+    return None if row is None else [f"LABEL_{id}" for id, bit in enumerate(row) if bit in ONE]
+
+
+def _without_lists(dataset: Dataset, column: str, name: str) -> Dataset:
+    """Make of a list of one label this label, and of an empty one a missing label. Raises: UserError for others."""
+    if not has_lists(dataset, column):
+        return dataset
+    if not _lengths(dataset, column) <= {0, 1}:
+        where = _first_row(dataset, column, lambda row: len(row) > 1)
+        raise UserError(
+            f"problem_type: the list of {where} in column {column!r} of {set_name(name)} has several labels, which "
+            f"only {ProblemType.MULTI_LABEL} learns"
+        )
+    return _map_labels(dataset, column, _only_item, Value("string"))
+
+
+def _only_item(row: list[str] | None) -> str | None:
+    return row[0] if row else None
+
+
+def _decimal_comma(dataset: Dataset, column: str, wanted: ProblemType | None) -> str | None:
+    """Return one of the labels, for a message, if all are numbers with a decimal comma and to be learned as such.
+
+    Raises: UserError where they could be something else.
+    """
+    if wanted not in (None, ProblemType.REGRESSION) or has_lists(dataset, column):
+        return None
+    texts = [text.strip() for text in distinct_values(dataset, column) if text is not None and text.strip()]
+    commas = [text for text in texts if "," in text]
+    if not commas or not all(_COMMA_NUMBER.fullmatch(text) for text in texts):
+        return None
+    shown, where = short_repr(commas[0]), rows_with(dataset, column, commas[0])
+    if all(re.search(r",\d{3}$", text) for text in commas):
+        raise UserError(
+            f"column {column!r} holds {shown} in {where}: a decimal comma, or one between thousands? Write such "
+            "numbers with a point, or without a comma"
+        )
+    if wanted is None:
+        raise UserError(
+            f"column {column!r} holds {shown} in {where}, and only such texts: --problem_type {ProblemType.REGRESSION} "
+            f"reads numbers with a decimal comma, --label_delimiter , several labels a row, --problem_type "
+            f"{ProblemType.SINGLE_LABEL} a class of each text"
+        )
+    return shown
+
+
+def _with_point(text: str | None) -> str | None:
+    return text.strip().replace(",", ".") if text is not None and _COMMA_NUMBER.fullmatch(text.strip()) else text
+
+
+def _check_names(dataset: Dataset, column: str, what: str) -> None:
+    """Raises: UserError for a list that names a label twice. Of 0 and 1 it is known only here that they are names."""
+    if not has_lists(dataset, column) or BITS.isdisjoint(distinct_values(dataset, column)):
+        return
+
+    def first() -> str | None:
+        return _first_row(dataset, column, lambda row: len(set(row)) < len(row))
+
+    where = cached(dataset_key(dataset), f"twice: {column}", first)
+    if where is not None:
+        raise UserError(
+            f"{what}: column {column!r} names a label twice in the list of {where}; as vectors of 0 and 1 all lists "
+            "would have the same length"
+        )
+
+
+def _first_row(dataset: Dataset, column: str, is_meant: Callable[[list[str]], bool]) -> str | None:
+    """Name the first row whose list is meant; None if there is none."""
+    start = 0
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
+        for number, row in enumerate(table[column].to_pylist(), start=start):
+            if row is not None and is_meant(row):
+                return name_rows([number], 1)
+        start += len(table)
+    return None
+
+
+def _map_labels(dataset: Dataset, column: str, change: Callable[[Any], Any], kind: Any) -> Dataset:
+    if column not in dataset.column_names:
+        return dataset
+    return dataset.map(
+        _change_batch,
+        batched=True,
+        fn_kwargs={"column": column, "change": change},
+        features=Features(dataset.features | {column: kind}),
+        desc="Reading labels",
+    )
+
+
+def _change_batch(batch: dict[str, list[Any]], column: str, change: Callable[[Any], Any]) -> dict[str, list[Any]]:
+    return {column: [change(value) for value in batch[column]]}

@@ -1,0 +1,331 @@
+"""Load and check the rows of a data set, by its name or from files.
+
+Rows hold their texts, and the label as text or as a list of texts. The training set settles which labels there are;
+every other set is held against it. Nothing here starts long work before all it can check has been checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+from datasets import Dataset, Features, List, Value
+
+from ftloop.config.problem_type import ProblemType
+from ftloop.config.train_config import TrainConfig
+from ftloop.data.columns import find_columns
+from ftloop.data.contradictions import count_contradictions
+from ftloop.data.demo import SPLIT_SIZES, demo_rows
+from ftloop.data.dialect import mistaken_names
+from ftloop.data.files import column_names, file_class_names, holds_lists, name_class, read_table
+from ftloop.data.find_labels import check_known_labels, find_labels, with_spellings_of
+from ftloop.data.glue import TASKS
+from ftloop.data.hold_out import hold_out
+from ftloop.data.incomplete_rows import NO_LABEL, check_labelled, empty_texts_remark, have_empty_labels, leave_out
+from ftloop.data.label_forms import in_one_column, in_one_form
+from ftloop.data.labels import Labels
+from ftloop.data.other_names import Trained, find_own_columns, with_trained_names
+from ftloop.data.remarks import Remark, contradictions_remark, label_remarks, one_class_remarks
+from ftloop.data.scan import distinct_values, list_and_class_names
+from ftloop.data.set_files import find_files, saved_splits
+from ftloop.data.sources import FASTTEXT, TABLES, make_reading
+from ftloop.data.values import as_names, as_text
+from ftloop.errors import UserError, summarize
+from ftloop.system.console import say
+from ftloop.system.hub import unavailable
+from ftloop.system.text import join_some, short_repr
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Checked rows, not yet tokenized. The first validation set decides which checkpoint is the best."""
+
+    train: Dataset
+    validation: dict[str, Dataset]
+    test: dict[str, Dataset]
+    text_columns: tuple[str, ...]
+    label_column: str
+    labels: Labels
+    metrics: tuple[str, ...] | None
+    """Names of the task's own metrics; None: the usual ones for its labels."""
+    rows_read: dict[str, int] = field(default_factory=dict)
+    """Rows of each set before max_train_samples and the like; `train` is the training set."""
+    remarks: tuple[Remark, ...] = ()
+    """What is to be said of the rows and labels before training."""
+
+    def has_labels(self, dataset: Dataset) -> bool:
+        return self.label_column in dataset.column_names
+
+
+def load_text_data(config: TrainConfig) -> TextData:
+    """Load and check the rows that a configuration names.
+
+    Raises: UserError naming the flag, file, row or column.
+    """
+    if config.task_name is not None and config.task_name not in TASKS:
+        raise UserError(f"task_name: {config.task_name!r} is not one of {', '.join(sorted(TASKS))}")
+    wanted = ProblemType(config.problem_type) if config.problem_type else None
+    sets, remarks = _settle(config, _load_from_files(config) if config.train_file else _load_by_name(config), wanted)
+    train, validation, test, columns, (label_column,), names, *_ = sets
+    _check_validation_set(config, sets)
+    beside_empty = have_empty_labels({"train": train} | validation | test, label_column, test)
+    if config.validation_split is not None:
+        check_labelled(train, label_column, "the training set", names, config, beside_empty)
+        labels = find_labels(train, label_column, names, wanted, test.values())
+        train, held_out = hold_out(train, label_column, labels, config.validation_split, config.split_seed)
+        validation = {"validation": held_out}
+    rows_read = {name: len(dataset) for name, dataset in ({"train": train} | validation | test).items()}
+    read, train = train, _first(train, config.max_train_samples)
+    validation = {name: _first(dataset, config.max_eval_samples) for name, dataset in validation.items()}
+    test = {name: _first(dataset, config.max_predict_samples) for name, dataset in test.items()}
+
+    check_labelled(train, label_column, "the training set", names, config, beside_empty)
+    others = [*validation.values(), *test.values()]
+    labels = find_labels(train, label_column, names, wanted, others)
+    labels = with_spellings_of(labels, label_column, others)
+    test = {name: _without_secret_labels(dataset, label_column, labels) for name, dataset in test.items()}
+    not_trained = {*distinct_values(read, label_column)} if len(train) < len(read) else ()
+    for name, dataset in (validation | test).items():
+        if label_column in dataset.column_names:
+            what, files = f"the {name} set", sets.files.get(name)
+            check_labelled(dataset, label_column, what)
+            check_known_labels(dataset, label_column, labels, what, files, not_trained)
+    task = TASKS.get(config.task_name or "")
+    metrics = task.metrics if task and task.label_names == labels.names and not labels.multi_label else None
+    remarks += label_remarks(train, label_column, labels, wanted, config.drop_unlabelled)
+    contradictions = count_contradictions(train, columns, label_column, labels)
+    remarks += contradictions_remark(contradictions["rows"], contradictions["of"])
+    shortened = {name for name, rows in (validation | test).items() if len(rows) < rows_read[name]}
+    remarks += one_class_remarks(validation | test, label_column, labels, shortened)
+    remarks += empty_texts_remark({"train": train} | validation | test, columns)
+    return TextData(train, validation, test, columns, label_column, labels, metrics, rows_read, tuple(remarks))
+
+
+class _Sets(NamedTuple):
+    """Rows as they were read."""
+
+    train: Dataset
+    validation: dict[str, Dataset]
+    test: dict[str, Dataset]
+    text_columns: tuple[str, ...]
+    label_columns: tuple[str, ...]
+    """One, or a 0/1 column for each label."""
+    class_names: tuple[str, ...] | None
+    """Classes that the task, the data set or the form of the labels names."""
+    splits: tuple[str, ...] = ()
+    """Names of all splits of a data set that is loaded by its name."""
+    files: Mapping[str, str] = {}
+    """What to call the files of each set."""
+
+
+def _check_validation_set(config: TrainConfig, sets: _Sets) -> None:
+    """Raises: UserError when there is none to evaluate on, or one that `validation_split` would put aside."""
+    if config.validation_split is not None and sets.validation:
+        has = f"the data set has a validation set ({', '.join(sets.validation)})"
+        raise UserError(f"validation_split: {has}; leave it out")
+    if config.eval_strategy == "no" or config.validation_split is not None or sets.validation:
+        return
+    others = [name for name in sets.splits if name != "train"]
+    ways = ["give --validation_file"] if config.train_file else []
+    ways += [f"name the split to use with --validation_split_name ({', '.join(others)})"] if others else []
+    never = ["--eval_strategy no"]
+    never += ["--load_best_model_at_end false"] if config.load_best_model_at_end else []
+    never += ["--save_strategy epoch"] if config.save_strategy == "best" else []
+    never += ["--early_stopping_patience none"] if config.early_stopping_patience is not None else []
+    ways += ["hold out a tenth of the training rows with --validation_split 0.1"]
+    raise UserError(
+        f"eval_strategy is {config.eval_strategy}, but there is no validation set: {', '.join(ways)}, "
+        f"or evaluate never with {' '.join(never)}"
+    )
+
+
+def _settle(config: TrainConfig, sets: _Sets, wanted: ProblemType | None) -> tuple[_Sets, list[Remark]]:
+    """Bring the labels of every set into one form, and leave out the rows that the configuration does not want."""
+    task = TASKS.get(config.task_name or "")
+    every = {"train": sets.train} | sets.validation | sets.test
+    label_column, of_columns, unlabelled = sets.label_columns[0], None, list[Remark]()
+    if len(sets.label_columns) > 1:
+        of_columns = sets.label_columns
+        label_column = next(name for name in ("labels", "label", "label_names") if name not in sets.text_columns)
+        every, unlabelled = in_one_column(every, of_columns, label_column, sets.test)
+    every, names, said = in_one_form(every, label_column, wanted)
+    names = of_columns or names or (task.label_names if task else sets.class_names)
+    every, dropped = leave_out(config, every, sets.text_columns, label_column, names, sets.test)
+    validation, test = ({name: every[name] for name in part} for part in (sets.validation, sets.test))
+    settled = _Sets(
+        every["train"], validation, test, sets.text_columns, (label_column,), names, sets.splits, sets.files
+    )
+    return settled, unlabelled + said + dropped
+
+
+def _load_from_files(config: TrainConfig) -> _Sets:
+    assert config.train_file is not None
+    given = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
+    for split in saved_splits(config.train_file) or ():
+        if split in given and given[split] is None:
+            given[split] = config.train_file
+    reading = make_reading(config.encoding, config.delimiter, config.column_names)
+    files = {split: find_files(path, f"{split}_file", reading) for split, path in given.items() if path}
+    first = files["train"][0]
+    try:
+        columns, labels = find_columns(config, column_names([first]), first.name)
+    except UserError:
+        hint = mistaken_names(first)
+        if hint is None:
+            raise
+        raise UserError(hint) from None
+    tables: dict[str, Dataset] = {}
+    trained = Trained(first.name, columns, labels, column_names([first]), (), config.label_delimiter)
+    for split, given_files in files.items():
+        sources, has_label = find_own_columns(given_files, trained, split)
+        if len(labels) > 1:
+            tables[split] = read_table(sources, [*columns, *(labels if has_label else ())], None)
+            continue
+        decides = files["train"] if sources[0].format == FASTTEXT else sources
+        lists = has_label and (holds_lists(sources, labels[0]) or holds_lists(decides, labels[0]))
+        tables[split] = read_table(sources, columns, labels[0] if has_label else None, lists, config.label_delimiter)
+        if split == "train":
+            trained = trained._replace(values=distinct_values(tables[split], labels[0]))
+    train = tables.pop("train")
+    test = {"test": tables.pop("test")} if "test" in tables else {}
+    if labels[0] in distinct_values(train, labels[0]):
+        told = f"{short_repr(labels[0])} names the column of the labels and is one of them"
+        if first.format in TABLES and not config.column_names:
+            told += "; if line 1 is a row, not a header, name the columns with --column_names"
+        say("Warning", f"{first.name}: {told}")
+    names = file_class_names(first, labels[0]) if len(labels) == 1 else None
+    places = {split: join_some([source.name for source in sources], 2) for split, sources in files.items()}
+    return _Sets(train, tables, test, columns, labels, tuple(names) if names else None, files=places)
+
+
+def _load_by_name(config: TrainConfig) -> _Sets:
+    if config.task_name is None and config.dataset_name is None:
+        raise UserError(
+            "no data: name a GLUE task with --task_name, a data set on the hub with --dataset_name, "
+            "or your own files with --train_file; `--task_name demo` is built in"
+        )
+    if config.task_name == "demo":
+        splits = {split: Dataset.from_list(demo_rows(split)) for split in SPLIT_SIZES}
+    else:
+        splits = _hub_splits(config)
+    task = TASKS.get(config.task_name or "")
+    source = f"the data set {config.task_name or config.dataset_name}"
+    if "train" not in splits:
+        raise UserError(f"{source} has no train split, only {', '.join(splits)}")
+    named = {"validation_split_name": config.validation_split_name, "test_split_name": config.test_split_name}
+    for flag, name in named.items():
+        if name is not None and name not in splits:
+            raise UserError(f"{flag}: {source} has no split {short_repr(name)}, only {', '.join(splits)}")
+        if name == "train":
+            raise UserError(f"{flag}: train is what is trained on")
+    if task is None or config.text_column_names is not None or config.label_column_name is not None:
+        columns, labels = find_columns(config, splits["train"].column_names, source)
+    else:
+        columns, labels = task.text_columns, ("label",)
+    _, class_names = list_and_class_names(splits["train"], labels[0])
+    rows = {"train": _as_text_rows(splits["train"], columns, labels, config.label_delimiter)}
+    if task is not None:
+        validation, test = ({name: name for name in names} for names in (task.validation_splits, task.test_splits))
+    else:
+        validation = {"validation": config.validation_split_name or "validation"}
+        test = {"test": config.test_split_name or "test"}
+        if test["test"] == validation["validation"] and config.test_split_name is None:
+            test = {}
+    values = distinct_values(rows["train"], labels[0]) if len(labels) == 1 else ()
+    trained = Trained("train", columns, labels, splits["train"].column_names, values, config.label_delimiter)
+    for split in (*validation.values(), *test.values()):
+        if split in splits:
+            named_alike = with_trained_names(splits[split], trained, split, split not in validation.values())
+            rows[split] = _as_text_rows(named_alike, columns, labels, config.label_delimiter)
+    return _Sets(
+        rows["train"],
+        {name: rows[split] for name, split in validation.items() if split in rows},
+        {name: rows[split] for name, split in test.items() if split in rows},
+        columns,
+        labels,
+        tuple(class_names) if class_names else None,
+        tuple(splits),
+    )
+
+
+def _hub_splits(config: TrainConfig) -> dict[str, Dataset]:
+    path, name = config.dataset_name, config.dataset_config_name
+    if path is None:
+        path, name = "nyu-mll/glue", config.task_name
+    try:
+        # From version 4 on, the lowest that is asked for, datasets runs no script that lies beside the data.
+        return dict(datasets.load_dataset(path, name))
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        what = f"the data set {path}{f' ({name})' if name else ''}"
+        if Path(path).is_dir():
+            way = ""
+            if isinstance(error, datasets.exceptions.DatasetGenerationCastError):
+                way = ": its files have different columns; give them with --train_file, --validation_file, --test_file"
+            raise UserError(f"{what} could not be loaded ({type(error).__name__}: {summarize(error)}){way}") from error
+        raise unavailable(what, error) from error
+
+
+def _as_text_rows(dataset: Dataset, columns: Sequence[str], labels: Sequence[str], delimiter: str | None) -> Dataset:
+    """Keep the columns used, as files give them: all text, a class by its name, a number with its point; and a list of
+    such where a row has several labels. Of a column for each label they are numbers.
+    """
+    used = [name for name in [*columns, *labels] if name in dataset.column_names]
+    label_column = labels[0] if len(labels) == 1 else ""
+    delimiter = delimiter if label_column else None
+    lists, names = list_and_class_names(dataset, label_column)
+    features: dict[str, Any] = {name: Value("string") for name in used}
+    if label_column in used and (lists or delimiter is not None):
+        features[label_column] = List(Value("string"))
+    return dataset.select_columns(used).map(
+        _as_text_batch,
+        fn_kwargs={
+            "label_column": label_column,
+            "names": names,
+            "delimiter": delimiter,
+            "split": lists or delimiter is not None,
+        },
+        batched=True,
+        with_indices=True,
+        features=Features(features),
+        desc="Reading",
+    )
+
+
+def _as_text_batch(
+    batch: dict[str, list[Any]],
+    indices: list[int],
+    label_column: str,
+    names: list[str] | None,
+    delimiter: str | None,
+    split: bool,
+) -> dict[str, list[Any]]:
+    def text(value: Any, column: str, index: int) -> Any:
+        where = f"the data set, row {index + 1}: column {column}"
+        if column != label_column:
+            return as_text(value, where)
+        value = value if names is None else name_class(value, names)
+        return as_names(value, where, delimiter) if split else as_text(value, where)
+
+    return {
+        column: [text(value, column, index) for value, index in zip(values, indices, strict=True)]
+        for column, values in batch.items()
+    }
+
+
+def _first(dataset: Dataset, count: int | None) -> Dataset:
+    return dataset if count is None else dataset.select(range(min(count, len(dataset))))
+
+
+def _without_secret_labels(dataset: Dataset, label_column: str, labels: Labels) -> Dataset:
+    """Drop the label column of a set whose labels are all missing, all marked so (unless that is a class), or all empty
+    lists.
+    """
+    if label_column in dataset.column_names and all(
+        label is None or (label not in labels.ids and (label in NO_LABEL or not label.strip()))
+        for label in distinct_values(dataset, label_column)
+    ):
+        return dataset.remove_columns(label_column)
+    return dataset

@@ -1,0 +1,135 @@
+"""What is said of the labels before training: how doubtful ones are read, and what looks wrong with them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from datasets import Dataset
+
+from ftloop.config.problem_type import ProblemType
+from ftloop.data.contradictions import are_many
+from ftloop.data.labels import Labels
+from ftloop.data.scan import distinct_values, set_name, single_values
+from ftloop.system.text import join_some, short_repr
+
+Remark = tuple[str, str]
+"""Topic and text of a line on the console."""
+
+MAX_NAMED = 5
+JOINTS = ",;|#/+&"
+"""What people write between the labels of a row."""
+FEW_ROWS = 10
+"""Fewer may all be of one class by chance."""
+MANY_CLASSES = 6
+"""Number of classes from which whole numbers with gaps look like a quantity, and classes of single rows like an id."""
+
+
+def label_remarks(
+    train: Dataset, column: str, labels: Labels, wanted: ProblemType | None, drop_unlabelled: bool
+) -> list[Remark]:
+    """Say what a person would want to know before hours of training; nothing where the labels leave no doubt."""
+    if labels.regression:
+        return []
+    raw = distinct_values(train, column)
+    remarks = [] if wanted else _doubtful_readings(raw, labels, drop_unlabelled)
+    warnings = _alike(labels.names) + ([] if wanted else _lists_as_text(labels))
+    if not labels.multi_label:
+        warnings += _joined(labels.names)
+        warnings += _single_rows(single_values(train, column), labels.names, column)
+    return remarks + [("Warning", text) for text in warnings]
+
+
+def contradictions_remark(rows: int, total: int) -> list[Remark]:
+    """Say how many rows have texts that occur with another label too, where these are many."""
+    if not are_many(rows, total):
+        return []
+    told = f"{rows} of {total} training rows ({rows / total:.0%}) have texts that also occur with another label"
+    return [("Warning", f"{told}: no model can get all of these right")]
+
+
+def one_class_remarks(sets: Mapping[str, Dataset], column: str, labels: Labels, first_rows: set[str]) -> list[Remark]:
+    """Say of a set to be scored that all its rows have one class, as the `first_rows` have of a file that is sorted."""
+    if labels.regression or labels.multi_label or len(labels.names) < 2:
+        return []
+    remarks = []
+    others = "class" if len(labels.names) == 2 else f"{len(labels.names) - 1} classes"
+    for name, dataset in sets.items():
+        values = distinct_values(dataset, column) if column in dataset.column_names else []
+        if len(dataset) >= FEW_ROWS and len(values) == 1:
+            why = "; they are the first rows of a set that may be sorted by class" if name in first_rows else ""
+            told = f"{set_name(name)}: all {len(dataset)} rows have the label {short_repr(values[0])}{why}"
+            remarks.append(("Warning", f"{told}: its scores say nothing of the other {others}"))
+    return remarks
+
+
+def _doubtful_readings(raw: Sequence[str], labels: Labels, drop_unlabelled: bool) -> list[Remark]:
+    """Say which of two possible readings is taken, and which flag takes the other."""
+    remarks = []
+    other = f"--problem_type {ProblemType.REGRESSION} learns them as numbers"
+    if any(label not in labels.names and re.fullmatch(r"[+-]?\d+\.0*", label) for label in raw):
+        remarks.append(("Labels", f"a few whole numbers written as {_listed(raw)} are classes; {other}"))
+    elif _has_gaps(labels.names):
+        remarks.append(("Labels", f"whole numbers such as {_listed(labels.names)} are classes; {other}"))
+    if not drop_unlabelled and len(raw) == 3 and "-1" in labels.names and labels.names[1:] == ("0", "1"):
+        remarks.append(("Labels", "-1 is a class beside 0 and 1; --drop_unlabelled leaves its rows out"))
+    if len(raw) > 2 and set(labels.names) == {"false", "true"}:
+        remarks.append(("Labels", f"{_listed(raw)} are read as true and false"))
+    return remarks
+
+
+def _has_gaps(names: Sequence[str]) -> bool:
+    """Whether classes are whole numbers that nobody has counted from 0 or 1: a quantity, perhaps, or an id."""
+    if len(names) < MANY_CLASSES or not all(re.fullmatch(r"[+-]?\d{1,15}", name) for name in names):
+        return False
+    numbers = sorted(map(int, names))
+    return numbers[-1] - numbers[0] >= len(numbers)
+
+
+def _alike(names: Sequence[str]) -> list[str]:
+    """Name classes that differ only by case or surrounding spaces."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[name.strip().casefold()].append(name)
+    several = [" and ".join(map(short_repr, group)) for group in groups.values() if len(group) > 1]
+    if not several:
+        return []
+    return [f"classes that differ only by case or spaces: {join_some(several, MAX_NAMED)}; make them one in the file"]
+
+
+def _lists_as_text(labels: Labels) -> list[str]:
+    """Name classes that look like lists or JSON's objects, or like pieces of a list that was split."""
+    begun, ended = re.compile(r"\[\s*['\"\d]|\{\s*['\"]"), re.compile(r"['\"]\s*\]$")
+    lists = [name for name in labels.names if begun.match(name) or ended.search(name)]
+    if not lists:
+        return []
+    way = (
+        "without --label_delimiter they are lists"
+        if labels.multi_label
+        else "they are texts, as not every label is one"
+    )
+    return [f"classes that look like lists or JSON: {_listed(lists)}; {way}"]
+
+
+def _joined(names: Sequence[str]) -> list[str]:
+    """Name classes that are made of other classes with a separator between them."""
+    for separator in JOINTS:
+        joined = [name for name in names if separator in name and {*map(str.strip, name.split(separator))} <= {*names}]
+        if joined:
+            way = f"--label_delimiter {shlex.quote(separator)} reads several labels a row"
+            return [f"classes that are other classes joined: {_listed(joined)}; {way}"]
+    return []
+
+
+def _single_rows(single: int, names: Sequence[str], column: str) -> list[str]:
+    """Tell labels that hardly come twice: an id, a date, or a text of its own in each row."""
+    if len(names) < MANY_CLASSES or 2 * single <= len(names):
+        return []
+    flags = "--label_column_name names another column, --problem_type regression learns numbers"
+    return [f"{single} of the {len(names)} classes in {column!r} have a single row: an id, or a quantity? {flags}"]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return join_some([short_repr(name) for name in names], MAX_NAMED)

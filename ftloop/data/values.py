@@ -1,0 +1,108 @@
+"""Turn the value of a cell into text or into names of labels."""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+from typing import Any
+
+from ftloop.errors import UserError
+from ftloop.system.text import short_repr
+
+ONE = {"1", "1.0", "true"}
+BITS = {"0", "0.0", "false"} | ONE
+"""What the items of a vector are that says of each label whether a row has it."""
+
+
+TRUTHS = {"true": True, "false": False, "1": True, "0": False}
+
+KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false"}
+"""What values of JSON are called in messages."""
+
+
+def is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))  # NaN is how pandas writes it
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be encoded: json can name half a surrogate pair, and undecodable bytes become such halves."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def plain_number(text: str) -> str:
+    """Return a whole number written with a point as it is written without; any other text as it is."""
+    written = re.fullmatch(r"([+-]?\d+)\.0*", text)
+    return text if written is None else "0" if written[1] == "-0" else written[1]
+
+
+def plain_spelling(text: str) -> str:
+    """Return a label as another file may write it too: 1 for 1.0, true for True; any other as it is."""
+    folded = text.strip().lower()
+    return folded if folded in ("true", "false") else plain_number(text)
+
+
+def as_text(value: Any, where: str) -> str | None:
+    """Return a value as text, None if it is missing. Raises: UserError for what is neither text nor number."""
+    if isinstance(value, str):
+        if is_utf8(value):
+            return value
+        raise UserError(f"{where} holds half a surrogate pair, which is not text")
+    if is_missing(value):
+        return None
+    if isinstance(value, Decimal):  # of Arrow, as databases write numbers
+        return format(value.normalize(), "f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and math.isinf(value):
+        raise UserError(f"{where} holds an infinite number")
+    if isinstance(value, (int, float)):
+        return repr(value)
+    raise UserError(f"{where} holds {KINDS.get(type(value), type(value).__name__)}, not a text or a number")
+
+
+def way_to_text(value: Any) -> str:
+    """Return how a column of such values becomes texts, to be said behind what `as_text` has against them."""
+    if isinstance(value, bytes):
+        return "; pandas' .str.decode('utf-8') makes texts of a column of them"
+    return "; pandas' .str.join(' ') makes texts of a column of lists of words" if isinstance(value, list) else ""
+
+
+def as_names(value: Any, where: str, delimiter: str | None) -> list[str] | None:
+    """Return the names in a label that is a list, or a text to split at `delimiter`; None if it is missing. An empty
+    text holds no name. Raises: UserError.
+    """
+    if is_missing(value):
+        return None
+    if isinstance(value, dict):
+        names = _true_names(value, where)
+    elif isinstance(value, list):
+        names = [as_text(item, where) for item in value]
+    elif delimiter is None:
+        kind = KINDS.get(type(value), "a text" if isinstance(value, str) else "a number")
+        raise UserError(f"{where} holds {kind}, where others hold a list of names")
+    else:
+        text = as_text(value, where) or ""
+        names = [name.strip() for name in text.split(delimiter)] if text.strip() else []
+    is_vector = all(name in BITS for name in names)
+    for number, name in enumerate(names):
+        if not name:
+            raise UserError(f"{where}: name {number + 1} of its list is empty")
+        if name in names[:number] and not is_vector:
+            raise UserError(f"{where}: {short_repr(name)} is there twice")
+    return [name for name in names if name is not None]
+
+
+def _true_names(value: dict[Any, Any], where: str) -> list[str | None]:
+    """Return the names that a mapping says are the row's labels, as spaCy's `cats` does with 1.0 and 0.0."""
+    for name, said in value.items():
+        if said not in (0, 1, None):
+            told = f"{where} maps {short_repr(str(name))} to {short_repr(str(said))}"
+            raise UserError(f"{told}; 0 or 1 is wanted of each label")
+    return [as_text(name, where) for name, said in value.items() if said]

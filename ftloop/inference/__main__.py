@@ -1,0 +1,117 @@
+"""Inference with a fine-tuned model: of texts on the command line, or of files with any number of rows.
+
+python -m ftloop.inference --model DIR TEXT [TEXT ...]
+python -m ftloop.inference --model DIR --input FILE [FILE ...] --output FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from ftloop.config.checks import reading_problems
+from ftloop.data.sources import FORMATS, INPUT_FORMATS, OUTPUT_FORMATS, make_reading
+from ftloop.errors import ExitCode, UserError
+from ftloop.system.console import say
+from ftloop.system.exit import report_error
+from ftloop.system.text import check_utf8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns: an ExitCode. Only a bug has a traceback; `--traceback` shows one for every error."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = _parser().parse_args(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a text ends nothing
+    if argv is None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # or a half-written file would be left beside
+    try:
+        _check_flags(args)
+        from ftloop.inference.command import predict  # torch and transformers: only now that the flags are right
+
+        predict(args, is_own_process=argv is None)
+    except KeyboardInterrupt:
+        say("Stopped", "before the end", sys.stderr)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # whoever reads what we write has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes when it ends
+    except Exception as error:
+        return report_error(error, args.traceback)
+    return ExitCode.DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ftloop.inference",
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("texts", nargs="*", metavar="TEXT", help="texts; with --pairs, two for each prediction")
+    add("--model", required=True, metavar="DIR", help="the output_dir of a run")
+    add(
+        "--input",
+        nargs="+",
+        metavar="FILE",
+        help=f"rows: {', '.join(FORMATS)}, or compressed; files, a pattern, a folder; - is standard input",
+    )
+    add(
+        "--output",
+        default="-",
+        metavar="FILE",
+        help="csv, tsv, jsonl, also .gz, .bz2, .xz, or parquet; by default standard output",
+    )
+    add(
+        "--input_format",
+        choices=INPUT_FORMATS,
+        help="by default from the ending; jsonl for standard input; text is a text a line",
+    )
+    add("--output_format", choices=OUTPUT_FORMATS, help="by default from the ending; jsonl for standard output")
+    add("--encoding", metavar="NAME", help="of the input; by default UTF-8, or by a byte order mark")
+    add("--delimiter", metavar="CHARACTER", help="what separates the columns of csv, tsv and txt input")
+    add("--column_names", nargs="+", metavar="NAME", help="of csv, tsv and txt input without a header")
+    add("--text_column_names", nargs="+", metavar="NAME", help="one or two; by default the run's, or the usual names")
+    add("--all_probabilities", action="store_true", help="of every class, not only of the predicted one")
+    add("--strict", action="store_true", help="a row that cannot be predicted is an error")
+    add("--pairs", action="store_true", help="the texts of the command line are pairs")
+    add("--max_seq_length", type=int, help="in tokens; by default the run's own, or the model's limit")
+    add("--traceback", action="store_true", help="show where in the code an error was raised")
+    return parser
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Raises: UserError with everything that is wrong."""
+    problems = []
+    if (args.input is None) == (not args.texts):
+        problems.append("what is to be predicted? Give texts, or a file of them with --input FILE, or - for a pipe")
+    if args.input is None:
+        for_files = ["input_format", "output_format", "text_column_names", "strict"]
+        for_files += vars(make_reading(args.encoding, args.delimiter, args.column_names))
+        unused = [f"--{name}" for name in for_files if getattr(args, name)] + ["--output"] * (args.output != "-")
+        if unused and args.texts:
+            problems.append(f"{', '.join(unused)}: only with --input")
+    elif args.pairs:
+        problems.append("--pairs: of a file the columns say it, two of them with --text_column_names")
+    problems += reading_problems(args.encoding, args.delimiter, args.column_names)
+    names = args.text_column_names or []
+    if len(names) > 2:
+        problems.append("text_column_names: one or two columns")
+    if len(set(names)) < len(names):
+        problems.append("text_column_names: one column is named twice")
+    values = [("model", args.model), *(("input", path) for path in args.input or ()), ("output", args.output)]
+    for name, value in [*values, *(("TEXT", text) for text in args.texts)]:
+        try:
+            check_utf8(value)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise UserError(*problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Finish a job: evaluate the final model, write its predictions, and leave what is known of the run for reports."""
+
+from __future__ import annotations
+
+import csv
+import io
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftloop.checkpoint.save import save_model
+from ftloop.config.reproduce import module_command
+from ftloop.config.train_config import TrainConfig
+from ftloop.data.decode import label_names, label_scores, predicted_labels, probabilities
+from ftloop.errors import UserError, summarize
+from ftloop.evaluation import evaluate, predict
+from ftloop.inference.classifier import classify
+from ftloop.job.console import format_scores, print_next_steps
+from ftloop.job.inputs import Inputs
+from ftloop.job.results import (
+    ALL_RESULTS,
+    PREDICTIONS,
+    keeps_predictions,
+    record_complete,
+    results_text,
+    save_facts,
+    save_metrics,
+    save_predictions,
+)
+from ftloop.logs import format_numbers, scores
+from ftloop.report.advice import advice_lines
+from ftloop.report.model_card import write_card
+from ftloop.report.outcome import REPORT, read_finished_run
+from ftloop.run.run import Run
+from ftloop.system.atomic import save_text
+from ftloop.system.console import say, write
+from ftloop.system.launcher import is_main_process
+from ftloop.system.manifest import read_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ftloop.data.labels import Labels
+
+
+def evaluate_and_predict(run: Run, inputs: Inputs) -> None:
+    """Evaluate the final model on the labelled sets and predict the others; say what comes next."""
+    data, encoded = inputs.data, inputs.encoded
+    if run.is_main:
+        remove_stale_results(run)
+    labelled = [name for name in data.test if data.has_labels(data.test[name])]
+    _final_evaluation(run, inputs, list(data.validation), "eval")
+    if isinstance(run.eval_dataset, dict):
+        metrics = evaluate(run)
+        say("Evaluated", format_scores(metrics))
+        save_metrics(run, "eval", metrics | {"epoch": run.state.epoch})
+    _final_evaluation(run, inputs, labelled, "test")
+    for name in data.test:
+        if name not in labelled:
+            _write_predictions(run, encoded[name], name, data.labels)
+    if run.config.lora_merge:
+        save_model(run, Path(run.config.output_dir) / "merged", merge=True)
+    if run.is_main:
+        _predict_samples(run, inputs)
+        save_facts(run, inputs)
+        write_card(run)
+    record_complete(run)
+    if run.is_main:
+        for line in advice_lines(run.config.output_dir):
+            write(line)
+        report_at_the_end(run.config, run.board)
+        say("Results", f"{run.config.output_dir}: the model, all_results.json, trainer_state.json")
+        print_next_steps(run.config, pairs=len(data.text_columns) == 2)
+
+
+def announce_finished(config: TrainConfig) -> None:
+    """Say that output_dir holds this run, complete; make its report if it is asked for and not there."""
+    if not is_main_process():
+        return
+    say("Finished", f"already: {config.output_dir} holds this run, complete")
+    if config.report and not (Path(config.output_dir) / REPORT).exists():
+        report_at_the_end(config)
+    facts: dict[str, Any] = {}
+    with suppress(UserError):
+        facts = read_finished_run(config.output_dir).facts
+    print_next_steps(config, pairs=len(facts.get("data", {}).get("text_columns", [])) == 2)
+
+
+def remove_stale_results(run: Run) -> None:
+    """Remove the results of an earlier model in this folder: on sets that no longer exist they would pass for this
+    one's."""
+    root = Path(run.config.output_dir)
+    for name in (*PREDICTIONS, "eval_results.json", "test_results.json"):
+        (root / name).unlink(missing_ok=True)
+    path = root / ALL_RESULTS
+    with suppress(UserError):  # broken: `save_metrics` says so
+        results = read_json(path) if path.is_file() else {}
+        current = {name: value for name, value in results.items() if not name.startswith(("eval_", "test_"))}
+        if current != results:
+            save_text(path, results_text(current))
+
+
+def _final_evaluation(run: Run, inputs: Inputs, names: list[str], prefix: str) -> None:
+    """Evaluate the model as it is now (the best one, if asked for), print and save, with its prediction of each row. A
+    second set (MNLI's mismatched one) gets the suffix `_mm`, as in run_glue."""
+    data, results = inputs.data, dict[str, float]()
+    for suffix, name in zip(("", "_mm"), names, strict=False):
+        rows = inputs.encoded[name]
+        if keeps_predictions(rows, data.labels):
+            predicted = predict(run, rows, metric_key_prefix=prefix)
+            metrics = predicted.metrics
+            if run.is_main:
+                texts = (data.validation | data.test)[name].select_columns(list(data.text_columns))
+                save_predictions(run, name, texts, data.labels, predicted)
+        else:
+            metrics = evaluate(run, rows, metric_key_prefix=prefix)
+            size = f"{len(rows)} rows x {data.labels.count} classes"
+            say("Skipped", f"predictions of {name} are not written: {size} are too many")
+        loss = {"loss": metrics[f"{prefix}_loss"]} if f"{prefix}_loss" in metrics else {}
+        say(name.capitalize(), format_numbers(loss | scores(metrics, prefix)))
+        results |= {f"{key}{suffix}": value for key, value in metrics.items()}
+    if results:
+        save_metrics(run, prefix, results | {"epoch": run.state.epoch})
+
+
+def _write_predictions(run: Run, rows: Dataset, name: str, labels: Labels) -> None:
+    """Predict a test set without labels into `<name>_predictions.tsv`, one line a row, in the rows' order. Between the
+    labels of a row that has several, and their probabilities, stands `label_delimiter`, or a bar."""
+    logits = predict(run, rows).predictions
+    if not run.is_main:
+        return
+    kind, join = labels.problem_type, (run.config.label_delimiter or "|").join
+    ids = predicted_labels(kind, logits)
+    predicted, scores = label_names(kind, labels.names, ids), label_scores(kind, ids, probabilities(kind, logits))
+    if scores is None:
+        columns = [[f"{value:.6g}" for value in predicted]]
+    elif labels.multi_label:
+        columns = [[join(names) for names in predicted], [join(f"{score:.6f}" for score in row) for row in scores]]
+    else:
+        columns = [predicted, [f"{score:.6f}" for score in scores]]
+    path = Path(run.config.output_dir) / f"{name}_predictions.tsv"
+    text = io.StringIO()
+    table = csv.writer(text, delimiter="\t", lineterminator="\n")  # quotes a name with a tab or a line end in it
+    table.writerow(["index", "prediction", "score"][: 1 + len(columns)])
+    table.writerows(zip(range(len(rows)), *columns, strict=True))
+    save_text(path, text.getvalue())
+    say(name.capitalize(), f"{len(rows)} rows without labels, predicted into {path}")
+
+
+def _predict_samples(run: Run, inputs: Inputs) -> None:
+    predictions = classify(run.unwrapped_model, run.processing_class, inputs.samples, max_seq_length=inputs.max_length)
+    for text, prediction in zip(inputs.samples, predictions, strict=True):
+        sample = text if isinstance(text, str) else "  |  ".join(text)
+        say("Predicted", f"{prediction.label} ({prediction.score:.3f}): {sample}")
+
+
+def report_at_the_end(config: TrainConfig, board: str | None = None) -> None:
+    """Make the report that `report` asks for, and add it to TensorBoard if the run wrote there. The run is complete
+    without: a failure is said, and not raised.
+    """
+    if not config.report and board is None:
+        return
+    root = Path(config.output_dir)
+    try:
+        # Only now: it draws with matplotlib and computes with scipy, which no other run has to import.
+        from ftloop.report.report import make_report, write_report
+
+        outcome = read_finished_run(root)
+        made = make_report(outcome)
+        if config.report:
+            say("Report", write_report(made, root / REPORT))
+        if board is not None:
+            from ftloop.report.tensorboard import write_final_results
+
+            write_final_results(board, outcome, made)
+    except Exception as error:
+        again = module_command("report", root, "--traceback")
+        say("Report", f"could not be made ({type(error).__name__}: {summarize(error)}); try {again}")

@@ -1,0 +1,141 @@
+"""What a job reads before it trains: rows, tokenizer and model, checked and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ftloop.batching.efficiency import padding_shares
+from ftloop.batching.padding import padding_edges, row_lengths
+from ftloop.config.train_config import TrainConfig
+from ftloop.data.load import TextData, load_text_data
+from ftloop.data.special_tokens import count_special, framing_tokens
+from ftloop.data.tokenization import tokenize
+from ftloop.inference.texts import make_pairs
+from ftloop.metrics import check_metric, fit_metric
+from ftloop.models.adapters import add_lora
+from ftloop.models.folder import place_of_model
+from ftloop.models.head import keep_order_of_head, saved_class_names
+from ftloop.models.load import check_token_ids, embed_added_tokens, load_model, load_tokenizer, longest_input
+from ftloop.models.match import match, set_side
+from ftloop.models.unpadding import can_unpad
+from ftloop.models.weights import base_model
+from ftloop.run.prepare import MANY_ROWS, seed_everything
+from ftloop.system.distributed import destroy_group, main_process_first, new_cpu_group
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How much of the first epoch's tokens is padding."""
+
+    edges: tuple[int, ...] | None
+    """Lengths to which batches are padded; None: each to its longest row."""
+    share: float
+    length_grouped: float | None
+    """The share in batches of rows of like length, where such could be had instead."""
+    left_out: float | None
+    """With `padding=none`, the share if each batch were padded to its longest row."""
+    can_be_left_out: bool
+    """Whether `padding=none` would do with this model and these settings."""
+    tokens_per_row: float
+    is_estimate: bool
+    """Measured on some of very many rows."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows, tokenizer and model of a job."""
+
+    config: TrainConfig
+    """Replace what a recipe chose and the data do not have by what they have."""
+    data: TextData
+    tokenizer: Any
+    model: Any
+    new_weights: list[str]
+    """Randomly initialised weights: the new head."""
+    encoded: dict[str, Dataset]
+    """Tokenized rows by set; `train` is the training set."""
+    truncated: Mapping[str, int | None]
+    """How many rows of each set were cut to `max_length`; None where that is not known."""
+    max_length: int
+    samples: list[Any]
+    """Texts or pairs of texts to predict at the end."""
+    padding: Padding
+
+
+def read_inputs(config: TrainConfig, accelerator: Accelerator) -> Inputs:
+    """Load and check everything the configuration names. Raises: UserError naming the flag, file, row or column."""
+    model_name = config.model_name_or_path
+    assert model_name is not None
+    group = new_cpu_group(accelerator)
+    with main_process_first(accelerator, group, "reading the data"):
+        data = load_text_data(config)
+        tokenizer = load_tokenizer(model_name)
+    config = fit_metric(config, data.labels, data.metrics)
+    if config.truncation_side is not None:
+        set_side(tokenizer, truncation_side=config.truncation_side)
+    check_metric(config, data.labels, data.metrics)
+    samples = make_pairs(config.sample_texts or [], pairs=len(data.text_columns) == 2)
+    seed_everything(config)  # the new head is drawn here
+    model, new_weights = load_model(model_name, data.labels, config)
+    head = saved_class_names(model_name)
+    labels, remark = keep_order_of_head(model, head, new_weights, data.labels)
+    data = replace(data, labels=labels)
+    max_length = longest_input(model, tokenizer, config.max_seq_length)
+    padded = match(model, tokenizer, model_name, max_length, pair=len(data.text_columns) == 2)
+    if config.lora_r is not None:
+        model = add_lora(config, model, new_weights)
+    once = config if accelerator.is_local_main_process else replace(config, overwrite_cache=False)  # on each machine
+    with main_process_first(accelerator, group, "tokenizing the data"):
+        sets = {"train": data.train} | data.validation | data.test
+        tokenized = {name: tokenize(data, rows, tokenizer, max_length, once, name) for name, rows in sets.items()}
+        encoded = {name: rows for name, (rows, _) in tokenized.items()}
+        special = _special_remark(data, sets, tokenizer)
+        added = embed_added_tokens(config, model, tokenizer, encoded, samples)
+        check_token_ids(model, tokenizer, encoded)
+        if added:
+            padded = match(model, tokenizer, model_name, max_length, pair=len(data.text_columns) == 2)
+    destroy_group(group)
+    remarks = [
+        ("Taken", place_of_model(model_name)),
+        ("Head", remark),
+        ("Added", added),
+        ("Special", special),
+        *(("Padded", each) for each in padded),
+    ]
+    data = replace(data, remarks=(*data.remarks, *((topic, text) for topic, text in remarks if text)))
+    truncated = {name: cut for name, (_, cut) in tokenized.items()}
+    lengths = row_lengths(encoded["train"], quiet=True)
+    padding = measure_padding(config, model, tokenizer, lengths, max_length, accelerator.num_processes)
+    return Inputs(config, data, tokenizer, model, new_weights, encoded, truncated, max_length, samples, padding)
+
+
+def _special_remark(data: TextData, sets: dict[str, Dataset], tokenizer: Any) -> str:
+    counts = {name: count_special(rows, data.text_columns, tokenizer) for name, rows in sets.items()}
+    rows = ", ".join(f"{count} of {name}" for name, count in counts.items() if count)
+    tokens = ", ".join(framing_tokens(tokenizer))
+    return rows and f"{tokens} are text where a text holds them, not the tokens: in {rows}"
+
+
+def measure_padding(
+    config: TrainConfig, model: Any, tokenizer: Any, lengths: np.ndarray, max_length: int, num_processes: int
+) -> Padding:
+    """Measure the padding of the first epoch, and how little of it there could be."""
+    edges = padding_edges(config, max_length, lengths)
+    every = -(-len(lengths) // MANY_ROWS)
+    sample = lengths[::every]
+    share, length_grouped = padding_shares(config, sample, max_length, num_processes)
+    left_out = None
+    if config.padding == "none":
+        left_out, _ = padding_shares(replace(config, padding="longest"), sample, max_length, num_processes)
+    refuses = config.trainer_compat or config.torch_compile or config.attn_implementation is not None
+    can_be_left_out = not refuses and can_unpad(base_model(model), tokenizer)
+    mean = float(sample.mean())
+    return Padding(edges, share, length_grouped, left_out, can_be_left_out, mean, is_estimate=every > 1)

@@ -1,0 +1,68 @@
+"""Change a model as the settings ask, before a run is made of it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from ftloop.config.train_config import TrainConfig
+from ftloop.errors import UserError
+from ftloop.models.adapters import check_adapter
+from ftloop.models.freeze import freeze
+from ftloop.models.load import dropout_settings
+from ftloop.models.match import align_special_tokens
+from ftloop.models.speedups import speed_up
+from ftloop.models.unpadding import check_unpadding, unpad
+from ftloop.models.weights import base_model
+from ftloop.system.out_of_memory import memory_told
+
+
+def transform_model(config: TrainConfig, model: Any, device: torch.device, processing_class: Any) -> None:
+    """Put the model on its device and change it as the settings ask, before DDP wraps it.
+
+    Whether or not an evaluation comes first: Trainer's `evaluate()` before `train()` leaves the model unwrapped, and
+    its processes then train apart.
+    """
+    check_adapter(config, model)
+    with memory_told("the model", model.parameters()):
+        model.to(device)
+    if config.attn_implementation is not None:
+        model.set_attn_implementation(config.attn_implementation)
+    model_config = getattr(model, "config", None)
+    for name, value in dropout_settings(config, model_config).items():
+        if getattr(model_config, name, None) != value:
+            raise UserError(
+                f"{name}: the model was built with {getattr(model_config, name, None)}, not {value}: build it so, "
+                "with ftloop.models.load.load_model or its own configuration"
+            )
+    freeze(model, config)
+    fast_dropout = config.fast_dropout and device.type == "cpu"
+    speed_up(base_model(model), fast_dropout, config.first_token_only)
+    if config.padding == "none":
+        check_unpadding(base_model(model).config, processing_class)
+        unpad(base_model(model), fast_dropout)
+    _align_config(model, processing_class)
+    if config.gradient_checkpointing:
+        _enable_gradient_checkpointing(model)
+
+
+def _align_config(model: Any, processing_class: Any) -> None:
+    """What Trainer writes into the model's configuration before training, and so into `config.json`."""
+    if getattr(model, "config", None) is None:
+        return
+    model.config.use_cache = False
+    align_special_tokens(model.config, processing_class)
+
+
+def _enable_gradient_checkpointing(model: Any) -> None:
+    if not hasattr(model, "gradient_checkpointing_enable"):
+        raise UserError(f"gradient_checkpointing: {type(model).__name__} has no gradient_checkpointing_enable()")
+    try:
+        with warnings.catch_warnings():
+            # Its name in transformers 6 is another; the oldest supported version has only this one.
+            warnings.filterwarnings("ignore", message="`gradient_checkpointing_enable` is deprecated")
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(f"gradient_checkpointing: {error}") from error

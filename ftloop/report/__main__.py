@@ -1,0 +1,40 @@
+"""The command `python -m ftloop.report DIR`: make the report of a finished run from its files."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+
+from ftloop.errors import ExitCode
+from ftloop.report.outcome import REPORT, read_finished_run
+from ftloop.report.report import check_replaceable, make_report, write_report
+from ftloop.system.console import say
+from ftloop.system.exit import report_error
+from ftloop.system.text import expand_path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m ftloop.report", allow_abbrev=False, description="Write the report of a finished run."
+    )
+    parser.add_argument("folder", metavar="DIR", help="the output_dir of a run")
+    parser.add_argument("--set", choices=("validation", "test", "both"), default="both", help="which labelled sets")
+    parser.add_argument("--output", metavar="DIR", help="where to write it; by default DIR/report")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
+    args = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        folder = expand_path(args.folder, "DIR")
+        final = folder / REPORT if args.output is None else expand_path(args.output, "output")
+        check_replaceable(final)
+        say("Report", write_report(make_report(read_finished_run(folder), args.set), final))
+    except Exception as error:
+        return report_error(error, args.traceback)
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""The figures of a report, from its numbers: PNGs that can be read on a phone, in a light and a dark style."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ftloop.system.text import escape_control_chars
+
+TEMPLATES = Path(__file__).parent / "templates"
+WIDTH, HEIGHT, DPI = 4.6, 3.3, 150  # inches: as wide as a phone at the size of its own letters
+SQUARE = WIDTH * 0.85
+COLOURS, BLUE = 6, "C0"  # of the style
+CLASSES_WITH_COUNTS = 8  # up to so many, counts are written into the confusion matrix
+REFERENCE: dict[str, Any] = {"color": "#82909e", "linewidth": 1, "linestyle": ":"}
+
+Wanted = Iterator[tuple[str, float, Callable[[Axes], None]]]
+
+
+def draw_all(report: dict[str, Any], style: str) -> dict[str, bytes]:
+    """Return PNGs by name: `loss`, `learning_rate`, `test_confusion`, ... as far as there are numbers for them."""
+    drawn = {}
+    styles = [TEMPLATES / "figures.mplstyle", TEMPLATES / f"{style}.mplstyle"]
+    with matplotlib.style.context(styles), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # it is drawn as a box
+        for name, height, draw in _wanted(report):
+            figure, image = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained"), io.BytesIO()
+            draw(figure.add_subplot())
+            figure.savefig(image, format="png", metadata={"Software": None})
+            drawn[name] = image.getvalue()
+    return drawn
+
+
+def _wanted(report: dict[str, Any]) -> Wanted:
+    history = report["history"]
+    training, evaluation = history["training"], history["evaluation"]
+    losses = {"training": training["loss"], "validation": evaluation.get("loss", [])}
+    scores = {name: points for name, points in evaluation.items() if name != "loss"}
+    if any(losses.values()):
+        yield "loss", HEIGHT, partial(_curves, "Loss", losses, _best(history, {"loss": losses["validation"]}))
+    if scores:
+        yield "metrics", HEIGHT, partial(_curves, "Validation", scores, _best(history, scores))
+    for name, title in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm, before clipping")):
+        if training[name]:
+            yield name, HEIGHT * 0.75, partial(_curves, title, {"": training[name]}, None)
+    for name, scored in report["sets"].items():
+        confusion, curves = scored.get("confusion", {}), scored.get("curves")
+        if "counts" in confusion:
+            names = [shortened(each["name"], 14) for each in scored["classes"]]
+            height = min(max(0.42 * len(names) + 1.3, 2.8), 5.2)
+            yield f"{name}_confusion", height, partial(_confusion, name, names, confusion["counts"])
+        if confusion.get("pairs"):
+            yield f"{name}_confusion", 4.6, partial(_pairs, name, confusion["pairs"][11::-1])
+        if curves:
+            yield f"{name}_roc", SQUARE, partial(_class_curves, f"ROC, {name}", curves, "roc")
+            yield f"{name}_pr", SQUARE, partial(_class_curves, f"Precision and recall, {name}", curves, "pr")
+        if scored.get("calibration"):
+            yield f"{name}_calibration", SQUARE, partial(_calibration, name, scored["calibration"])
+        if scored.get("points"):
+            labels, predicted = np.transpose(scored["points"])
+            yield f"{name}_scatter", SQUARE, partial(_scatter, name, labels, predicted)
+            yield f"{name}_residuals", HEIGHT, partial(_residuals, name, predicted - labels)
+
+
+def shortened(name: str, longest: int = 18) -> str:
+    name = escape_control_chars(name)
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[len(name) - longest // 2 + 1 :]}"
+
+
+def _best(history: dict[str, Any], curves: dict[str, list[Any]]) -> tuple[int, float | None] | None:
+    """Return the update of the best evaluation, and its value where it was chosen by one of the curves."""
+    best = history["best"]
+    if best is None:
+        return None
+    values = {update: value for update, _, value in curves.get(best["metric"], [])}
+    return best["update"], values.get(best["update"])
+
+
+def _curves(title: str, curves: dict[str, list[Any]], best: tuple[int, float | None] | None, axes: Axes) -> None:
+    """Draw points of (update, epoch, value)."""
+    for name, points in curves.items():
+        if points:
+            updates, _, values = zip(*points, strict=True)
+            marker = "o" if len(points) < 3 or name not in ("", "training") else ""
+            axes.plot(updates, [np.nan if v is None else v for v in values], marker=marker, label=shortened(name))
+    if best is not None:
+        axes.axvline(best[0], **REFERENCE)
+    if best is not None and best[1] is not None:
+        ink = matplotlib.rcParams["text.color"]
+        axes.plot([best[0]], [best[1]], "o", markersize=11, fillstyle="none", color=ink, label="best")
+    axes.set(title=title, xlabel="update")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if "" in curves:
+        axes.set_ylim(bottom=0)
+    else:
+        axes.legend()
+
+
+def _confusion(name: str, names: list[str], counts: list[list[int]], axes: Axes) -> None:
+    matrix = np.array(counts, float)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    ramp = LinearSegmentedColormap.from_list("share", [matplotlib.rcParams["axes.facecolor"], to_hex(BLUE)])
+    axes.imshow(shares, cmap=ramp, vmin=0, vmax=1, aspect="auto")
+    axes.grid(False)
+    axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 4 else 0)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(title=f"Confusion matrix, {name}", xlabel="prediction", ylabel="label")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if len(names) <= CLASSES_WITH_COUNTS:
+        for (row, column), share in np.ndenumerate(shares):
+            percent = f"\n{share:.0%}" if len(names) <= 5 else ""
+            axes.text(column, row, f"{counts[row][column]}{percent}", ha="center", va="center")
+
+
+def _pairs(name: str, pairs: list[dict[str, Any]], axes: Axes) -> None:
+    texts = [f"{shortened(pair['label'], 13)} → {shortened(pair['prediction'], 13)}" for pair in pairs]
+    axes.barh(range(len(pairs)), [pair["rows"] for pair in pairs])
+    axes.set_yticks(range(len(pairs)), texts, fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set(title=f"Most confused classes, {name}", xlabel="rows")
+
+
+def _class_curves(title: str, curves: dict[str, Any], kind: str, axes: Axes) -> None:
+    """Name the curves where there are few; of many, give the mean area alone."""
+    few, area = len(curves["classes"]) <= COLOURS, "roc_auc" if kind == "roc" else "ap"
+    if kind == "roc":
+        axes.plot([0, 1], [0, 1], **REFERENCE)
+    elif len(curves["classes"]) == 1:
+        axes.axhline(next(iter(curves["classes"].values()))["share"], **REFERENCE)
+    for name, curve in curves["classes"].items():
+        label = f"{shortened(name)} {curve[area]:.3f}" if few else None
+        # Along a precision-recall curve, precision holds down to the next recall.
+        style = "steps-post" if kind == "pr" else "default"
+        axes.plot(*np.transpose(curve[kind]), label=label, alpha=1 if few else 0.6, drawstyle=style, linewidth=1.8)
+    axes.set(title=title, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    if kind == "roc":
+        axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    else:
+        axes.set(xlabel="recall", ylabel="precision")
+    handles = axes.get_legend_handles_labels()[0]
+    legend_title = "area" if few else f"mean area {curves[f'mean_{area}']:.3f}"
+    axes.legend(handles=handles, title=legend_title, loc="lower right" if kind == "roc" else "lower left")
+
+
+def _calibration(name: str, bins: list[dict[str, Any]], axes: Axes) -> None:
+    confidence, accuracy, low, high = ([b[key] for b in bins] for key in ("confidence", "right", "low", "high"))
+    axes.plot([0, 1], [0, 1], **REFERENCE, label="perfectly calibrated")
+    axes.vlines(confidence, low, high, color=BLUE, alpha=0.5)
+    axes.plot(confidence, accuracy, "o", color=BLUE, label=f"{bins[0]['rows']} rows each, 95 % interval")
+    limits = max(min([*confidence, *low]) - 0.05, -0.02), 1.02
+    axes.set(title=f"Calibration, {name}", xlabel="confidence", ylabel="accuracy", xlim=limits, ylim=limits)
+    axes.legend(loc="best")
+
+
+def _scatter(name: str, labels: np.ndarray, predicted: np.ndarray, axes: Axes) -> None:
+    ends = [min(labels.min(), predicted.min()), max(labels.max(), predicted.max())]
+    axes.plot(ends, ends, **REFERENCE)
+    axes.scatter(labels, predicted, s=9, alpha=0.5, linewidths=0)
+    axes.set(title=f"Predictions, {name}", xlabel="label", ylabel="prediction")
+
+
+def _residuals(name: str, errors: np.ndarray, axes: Axes) -> None:
+    axes.hist(errors, bins=min(40, max(len(errors) // 5, 5)))
+    axes.axvline(0, **REFERENCE)
+    axes.set(title=f"Residuals, {name}", xlabel="prediction - label", ylabel="rows")

@@ -1,0 +1,104 @@
+"""The predictions of one labelled set as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.special import expit, log_softmax, softmax
+
+from ftloop.config.problem_type import ProblemType
+from ftloop.errors import UserError, summarize
+from ftloop.report.outcome import FinishedRun, read_predictions
+
+MAX_CLASSES_SHOWN = 20  # of more, the most confused pairs stand in place of the matrix, and no class has a curve
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The labels of a set and what the model predicted for each row."""
+
+    problem_type: ProblemType
+    names: tuple[str, ...]
+    """The classes or labels; empty for numbers."""
+    labels: np.ndarray
+    """Class ids; rows x labels, true or false; or numbers."""
+    predicted: np.ndarray
+    """In the form of `labels`."""
+    logits: np.ndarray
+    """Rows x classes, without a copy of what was read: a set may be large."""
+
+    def finite(self) -> Predictions:
+        """Return the rows whose logits are all finite."""
+        rows = np.isfinite(self.logits).all(axis=1)
+        if rows.all():
+            return self
+        return replace(self, labels=self.labels[rows], predicted=self.predicted[rows], logits=self.logits[rows])
+
+    def probabilities(self) -> np.ndarray:
+        """Return rows x classes as float64: one distribution per row, or one probability per label of a row."""
+        logits = self.logits.astype(np.float64)
+        return np.asarray(expit(logits) if self.problem_type == ProblemType.MULTI_LABEL else softmax(logits, axis=1))
+
+    def row_losses(self) -> np.ndarray:
+        """Return the cross-entropy of each row, or the squared error of a number."""
+        logits = self.logits.astype(np.float64)
+        if self.problem_type == ProblemType.REGRESSION:
+            return np.asarray((logits[:, 0] - self.labels) ** 2)
+        return np.asarray(-log_softmax(logits, axis=1)[np.arange(len(logits)), self.labels])
+
+    def one_vs_rest(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return, for each class that has a curve, which rows are positive and their scores: of two classes the second,
+        of up to MAX_CLASSES_SHOWN each, of more (and of numbers) none.
+        """
+        count, multi_label = len(self.names), self.problem_type == ProblemType.MULTI_LABEL
+        if not 2 <= count <= MAX_CLASSES_SHOWN:
+            return {}
+        scores = self.probabilities()
+        return {
+            self.names[index]: (self.labels[:, index] if multi_label else self.labels == index, scores[:, index])
+            for index in ([1] if count == 2 and not multi_label else range(count))
+        }
+
+
+def load_predictions(run: FinishedRun, name: str) -> tuple[pa.Table, Predictions]:
+    """Read a set's predictions, as they are in their file and as arrays. Raises: UserError where they are damaged or of
+    another run.
+    """
+    table, data = read_predictions(run.predictions[name]), run.facts.get("data", {})
+    try:
+        return table, parse_predictions(table, data["problem_type"], data["labels"])
+    except (UserError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{run.predictions[name]}: not the predictions of this run ({summarize(error)})") from error
+
+
+def parse_predictions(table: pa.Table, problem_type: str, names: list[str]) -> Predictions:
+    """Raises: UserError when the table does not fit these classes."""
+    width = len(names) or 1
+    logits = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if len(logits) != table.num_rows * width:
+        raise UserError(f"the predictions have other classes than ftloop_run.json names ({', '.join(names[:5])}, ...)")
+    columns = [table[name].combine_chunks() for name in ("label", "prediction")]
+    if problem_type == ProblemType.REGRESSION:
+        labels, predicted = (np.asarray(column.to_numpy(zero_copy_only=False), np.float64) for column in columns)
+    else:
+        read = _multi_hot if problem_type == ProblemType.MULTI_LABEL else _class_ids
+        labels, predicted = (read(column, names) for column in columns)
+    return Predictions(ProblemType(problem_type), tuple(names), labels, predicted, logits.reshape(-1, width))
+
+
+def _class_ids(column: pa.Array, names: list[str]) -> np.ndarray:
+    ids = pc.index_in(column, value_set=pa.array(names, pa.string()))
+    if ids.null_count:
+        row = int(np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False))[0])
+        raise UserError(f"row {row + 1} of the predictions: {column[row].as_py()!r} is none of the classes")
+    return np.asarray(ids.to_numpy(zero_copy_only=False), np.int64)
+
+
+def _multi_hot(column: pa.Array, names: list[str]) -> np.ndarray:
+    hot = np.zeros((len(column), len(names)), bool)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    hot[np.repeat(np.arange(len(column)), lengths), _class_ids(column.flatten(), names)] = True
+    return hot

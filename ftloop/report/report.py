@@ -1,0 +1,202 @@
+"""The report of a finished run, from its files alone: `python -m ftloop.report DIR`, or `--report` when training.
+
+It is `DIR/report/`: `report.json` with everything as numbers, the figures as PNG, and `report.html`, one file that
+needs no other. The folder is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ftloop.config.problem_type import ProblemType
+from ftloop.config.reproduce import names_its_data, non_default_settings, reproducing_command, shell_line
+from ftloop.errors import UserError
+from ftloop.report.advice import advise
+from ftloop.report.html import render_page
+from ftloop.report.outcome import FinishedRun
+from ftloop.report.predictions import Predictions, load_predictions
+from ftloop.report.scoring import score_predictions
+from ftloop.system.atomic import REPLACED, STAGING, check_writable, commit_folder, remove, retry_once
+from ftloop.system.console import say
+from ftloop.system.scalars import is_timing
+from ftloop.system.text import nan_to_none
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAX_MISTAKES = 20
+MAX_TEXT = 2000  # characters
+
+Figures = dict[str, dict[str, bytes]]
+"""PNGs by style, `light` and `dark`, and name."""
+
+
+def make_report(run: FinishedRun, sets: str = "both") -> dict[str, Any]:
+    """Return all that the report says, as plain values for JSON: the same for the same files. Raises: UserError."""
+    facts, missing = run.facts, []
+    wanted = [name for name in sorted(run.predictions) if sets == "both" or name.startswith(sets)]  # the test set first
+    if not facts:
+        missing.append("the model and its data: only `python -m ftloop.train` writes ftloop_run.json")
+        missing += [f"{name}: which classes there are" for name in wanted]
+    if not wanted:
+        named = "" if sets == "both" else f" named {sets}"
+        missing.append(
+            f"scores, tables and curves of single rows: there are no predictions of a labelled set{named}; the command "
+            "writes them of its validation and test set"
+        )
+    command = reproducing_command(run.config, run.num_processes, facts.get("device", {}))
+    report = {
+        "format": 1,
+        "name": run.folder.resolve().name,
+        "facts": facts,
+        "processes": run.num_processes,
+        "versions": run.versions,
+        "settings": non_default_settings(run.config) if run.config else {},
+        "command": shell_line(command) if names_its_data(run.config) else None,
+        "went_on_with_changes": bool(run.config.get("resume_with_changes")),
+        "results": run.results,
+        "speed": _speed(run),
+        "history": _history(run),
+        "sets": {name: _score_set(run, name) for name in wanted} if facts else {},
+        "advice": [{"topic": advice.topic, "text": advice.text} for advice in advise(run)],
+        "missing": missing,
+    }
+    plain: dict[str, Any] = nan_to_none(report)
+    return plain
+
+
+def _score_set(run: FinishedRun, name: str) -> dict[str, Any]:
+    table, predictions = load_predictions(run, name)
+    return score_predictions(predictions) | {"mistakes": worst_mistakes(predictions, table)}
+
+
+def _speed(run: FinishedRun) -> dict[str, Any]:
+    """Return the speed of the last start's training, evaluations and saves within it included."""
+    rows, tokens = run.results.get("train_samples_per_second"), run.facts.get("padding", {}).get("tokens_per_row")
+    speed = {
+        "seconds": run.results.get("train_runtime"),
+        "rows_per_second": rows,
+        "tokens_per_second": rows * tokens if rows and tokens else None,
+    }
+    return {name: value for name, value in speed.items() if value is not None}
+
+
+def _history(run: FinishedRun) -> dict[str, Any]:
+    """Return what was logged as curves: points of [update, epoch, value]."""
+    training: dict[str, list[Any]] = {"loss": [], "learning_rate": [], "grad_norm": []}
+    evaluation: dict[str, list[Any]] = {}
+    for line in run.history:
+        at = [line.get("step"), line.get("epoch")]
+        for name, value in line.items():
+            if not isinstance(value, (int, float)):
+                continue
+            if name in training:
+                training[name].append([*at, value])
+            elif name.startswith("eval_") and not is_timing(name):
+                evaluation.setdefault(name.removeprefix("eval_"), []).append([*at, value])
+    best = {
+        "update": run.state.get("best_global_step"),
+        "value": run.state.get("best_metric"),
+        "metric": (run.config.get("metric_for_best_model") or "").removeprefix("eval_") or None,
+    }
+    return {
+        "training": training,
+        "evaluation": evaluation,
+        "best": best if best["update"] else None,
+        "updates": run.state.get("global_step"),
+        "updates_per_epoch": run.facts.get("plan", {}).get("updates_per_epoch"),
+    }
+
+
+def worst_mistakes(predictions: Predictions, table: pa.Table) -> list[dict[str, Any]]:
+    """Return the most confident wrong predictions; of numbers, the largest errors. Rows are counted from 1."""
+    is_number = predictions.problem_type == ProblemType.REGRESSION
+    missed = predictions.predicted != predictions.labels
+    with np.errstate(all="ignore"):
+        if is_number:
+            sizes = np.abs(predictions.predicted - predictions.labels)
+        elif predictions.problem_type == ProblemType.MULTI_LABEL:
+            probabilities = predictions.probabilities()
+            sizes = np.where(missed, np.maximum(probabilities, 1 - probabilities), 0.0).max(axis=1, initial=0.0)
+            missed = missed.any(axis=1)
+        else:
+            sizes = predictions.probabilities().max(axis=1, initial=0.0)
+    sizes, wrong = np.nan_to_num(sizes, nan=0.0, posinf=0.0), np.flatnonzero(missed)
+    worst = wrong[np.argsort(-sizes[wrong], kind="stable")][:MAX_MISTAKES]
+    text_columns = table.column_names[: table.column_names.index("label")]
+    return [
+        {
+            "row": index + 1,
+            "texts": {name: _shortened(str(row[name])) for name in text_columns},
+            "label": row["label"],
+            "prediction": row["prediction"],
+            "error" if is_number else "probability": float(sizes[index]),
+        }
+        for index, row in zip(worst.tolist(), table.take(worst).drop_columns("logits").to_pylist(), strict=True)
+    ]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}... ({len(text)} characters)"
+
+
+def write_report(report: dict[str, Any], final: Path) -> Path:
+    """Make the folder `final` of a report, in place of an earlier one. Returns: its report.html.
+
+    Raises: UserError when nothing can be written there, SaveError.
+    """
+    check_replaceable(final)
+    figures = _draw_figures(report)
+    files = {
+        "report.json": (json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode(),
+        "report.html": render_page(report, figures).encode(),
+        **{f"{name}.png": image for name, image in figures.get("light", {}).items()},
+    }
+    retry_once(str(final), lambda: _write(files, final))
+    return final / "report.html"
+
+
+def _draw_figures(report: dict[str, Any]) -> Figures:
+    try:
+        from ftloop.report.plots import draw_all  # matplotlib is optional
+    except ImportError:
+        say("Report", "without figures: matplotlib is not installed; pip install 'ftloop[plots]'")
+        return {}
+    return {style: draw_all(report, style) for style in ("light", "dark")}
+
+
+def check_replaceable(final: Path) -> None:
+    """Raises: UserError for a folder that is no report of ours: it is not written over."""
+    check_writable(str(final), "output")
+    if final.exists() and not final.is_dir():
+        raise UserError(f"output: {final} is a file; name a folder")
+    if final.is_dir() and any(final.iterdir()) and not (final / "report.json").is_file():
+        raise UserError(f"output: {final} holds other files than a report; choose another folder")
+
+
+def _write(files: dict[str, bytes], final: Path) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = final.with_name(f"{STAGING}{final.name}-{os.getpid()}")  # another process may be making one now
+    for leftover in final.parent.glob(f"{STAGING}{final.name}-*"):
+        if not _is_alive(leftover.name.rpartition("-")[2]):
+            remove(leftover)  # and no other: a run may be saving in this folder
+    remove(final.with_name(f"{REPLACED}{final.name}"))
+    staging.mkdir()
+    for name, content in files.items():
+        (staging / name).write_bytes(content)
+    commit_folder(staging, final)
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:  # a process of another user
+        return True
+    return True

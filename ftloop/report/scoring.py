@@ -1,0 +1,234 @@
+"""Score the predictions of a labelled set: metrics with intervals, tables, curves, calibration.
+
+Everything is plain values for JSON; what is not defined is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.stats import pearsonr, rankdata
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from ftloop.config.problem_type import ProblemType
+from ftloop.report.bootstrap import Scores, count_intervals, row_intervals
+from ftloop.report.curves import areas, calibration_bins, calibration_error, curve_points
+from ftloop.report.predictions import MAX_CLASSES_SHOWN, Predictions
+from ftloop.system.text import nan_to_none
+
+
+def score_predictions(predictions: Predictions, with_probabilities: bool = True) -> dict[str, Any]:
+    """Score a set. Without probabilities, as a model card needs it: no curves, nothing that takes seconds, and so fewer
+    resamples where single rows have to be drawn.
+    """
+    finite = predictions.finite()
+    scored: dict[str, Any] = {
+        "rows": len(predictions.labels),
+        "problem_type": predictions.problem_type,
+        "not_finite": len(predictions.labels) - len(finite.labels),
+        "metrics": {},
+    }
+    if not scored["rows"]:
+        return scored
+    if predictions.problem_type == ProblemType.REGRESSION:
+        scored |= _score_numbers(finite, quick=not with_probabilities)
+    elif predictions.problem_type == ProblemType.MULTI_LABEL:
+        scored |= _score_multi_label(predictions, quick=not with_probabilities)
+    else:
+        scored |= _score_classes(predictions)
+        if with_probabilities and len(finite.labels):
+            scored["metrics"] |= _score_probabilities(finite)
+    if with_probabilities and predictions.problem_type != ProblemType.REGRESSION:
+        scored |= {"calibration": calibration_bins(finite), "curves": curve_points(finite)}
+    plain: dict[str, Any] = nan_to_none(scored)
+    return plain
+
+
+def _with_baseline(metrics: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: values | {"baseline": None if baseline[name] is None else float(np.squeeze(baseline[name]))}
+        for name, values in metrics.items()
+    }
+
+
+def safe_ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Divide, with 0 where there is nothing to divide by, as scikit-learn's scores have it."""
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+
+def _class_table(predictions: Predictions, chosen: np.ndarray, **options: Any) -> list[dict[str, Any]]:
+    """`chosen`: how many predictions there are of each class. A score with nothing to divide by is not a number."""
+    labels, predicted, names = predictions.labels, predictions.predicted, predictions.names
+    columns = (*precision_recall_fscore_support(labels, predicted, zero_division=np.nan, **options), chosen)
+    keys = ("name", "precision", "recall", "f1", "support", "predicted")
+    rows = zip(names, *(column.tolist() for column in columns), strict=True)
+    return [dict(zip(keys, row, strict=True)) for row in rows]
+
+
+# --- one of several classes ------------------------------------------------------------------------------------------
+
+
+def _score_classes(predictions: Predictions) -> dict[str, Any]:
+    names, count = predictions.names, len(predictions.names)
+    cells, counts = np.unique(predictions.labels * count + predictions.predicted, return_counts=True)
+    support = np.bincount(predictions.labels, minlength=count)
+    majority = int(support.argmax())
+    always = count_scores(np.arange(count), np.full(count, majority), count)(support[None].astype(np.float64))
+    metrics = count_intervals(count_scores(*np.divmod(cells, count), count), counts)
+    return {
+        "metrics": _with_baseline(metrics, always),
+        "baseline": {"answer": names[majority]},
+        "classes": _class_table(predictions, np.bincount(predictions.predicted, minlength=count), labels=range(count)),
+        "confusion": _confusion(predictions, cells, counts),
+    } | ({"positive": names[1]} if count == 2 else {})
+
+
+def count_scores(labels: np.ndarray, predicted: np.ndarray, count: int) -> Callable[[np.ndarray], Scores]:
+    """Score kinds of rows (`labels`, `predicted`) by how many there are of each: resamples x kinds.
+
+    F1 is that of class 1 where there are two classes, else the mean over all, as ftloop.metrics has it; a class without
+    any row counts 0 there.
+    """
+    right, ones, kinds = labels == predicted, np.ones(len(labels)), np.arange(len(labels))
+    of_label, of_prediction = (csr_array((ones, (kinds, ids)), (len(ids), count)) for ids in (labels, predicted))
+
+    def scores(weights: np.ndarray) -> Scores:
+        total, support, chosen = weights.sum(axis=1), weights @ of_label, weights @ of_prediction
+        hits = (weights * right) @ of_label
+        f1, recall = safe_ratio(2 * hits, support + chosen), safe_ratio(hits, support)
+        covariance = hits.sum(axis=1) * total - (support * chosen).sum(axis=1)
+        variances = [total**2 - (each**2).sum(axis=1) for each in (support, chosen)]
+        binary = {"precision": safe_ratio(hits, chosen)[:, 1], "recall": recall[:, 1]} if count == 2 else {}
+        return {
+            "accuracy": hits.sum(axis=1) / total,
+            "f1": f1[:, 1] if count == 2 else f1.mean(axis=1),
+            **binary,
+            "balanced_accuracy": recall.sum(axis=1) / (support > 0).sum(axis=1),
+            "matthews_correlation": safe_ratio(covariance, np.sqrt(np.maximum(variances[0] * variances[1], 0.0))),
+        }
+
+    return scores
+
+
+def _score_probabilities(predictions: Predictions) -> dict[str, Any]:
+    """Log loss and Brier score; of two classes also areas under curves. The baseline gives each class its share."""
+    labels = predictions.labels
+    shares = np.bincount(labels, minlength=len(predictions.names)) / len(labels)
+    halves = 2 if len(shares) == 2 else 1  # of two classes, the usual Brier score is that of one of them
+    brier = ((predictions.probabilities() - np.eye(len(shares))[labels]) ** 2).sum(axis=1) / halves
+    present = shares[shares > 0]
+    baseline = {
+        "roc_auc": 0.5,
+        "average_precision": shares[-1],
+        "log_loss": -(present * np.log(present)).sum(),
+        "brier": (1 - (shares**2).sum()) / halves,
+    }
+    positive_and_score = [each for pair in predictions.one_vs_rest().values() for each in pair] if halves == 2 else []
+
+    def scores(losses: np.ndarray, brier: np.ndarray, *positive_and_score: np.ndarray) -> Scores:
+        means = {"log_loss": losses.mean(axis=-1), "brier": brier.mean(axis=-1)}
+        return (areas(*positive_and_score) if positive_and_score else {}) | means
+
+    metrics = row_intervals(scores, (predictions.row_losses(), brier, *positive_and_score))
+
+    # No resamples of the calibration error: they add noise to each bin's gap, a mean of absolute gaps only grows by
+    # that, and so the percentiles lie above what they should hold, often above the value itself.
+    error = calibration_error(calibration_bins(predictions))
+    return _with_baseline(metrics, baseline) | {
+        "calibration_error": {"value": error, "low": None, "high": None, "resamples": 0, "baseline": None}
+    }
+
+
+def _confusion(predictions: Predictions, cells: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
+    """Return the confusion matrix; of many classes, the pairs most often confused."""
+    names, count = predictions.names, len(predictions.names)
+    if count <= MAX_CLASSES_SHOWN:
+        return {"counts": confusion_matrix(predictions.labels, predictions.predicted, labels=range(count)).tolist()}
+    labels, predicted = np.divmod(cells, count)
+    support = np.bincount(labels, weights=counts, minlength=count)
+    wrong = np.flatnonzero(labels != predicted)
+    worst = wrong[np.argsort(-counts[wrong], kind="stable")][:MAX_CLASSES_SHOWN]
+    return {
+        "pairs": [
+            {
+                "label": names[labels[i]],
+                "prediction": names[predicted[i]],
+                "rows": int(counts[i]),
+                "share": float(counts[i] / support[labels[i]]),
+            }
+            for i in worst
+        ]
+    }
+
+
+# --- any number of labels --------------------------------------------------------------------------------------------
+
+
+def _score_multi_label(predictions: Predictions, quick: bool) -> dict[str, Any]:
+    """The baseline gives each row the combination of labels that is most frequent."""
+    labels, predicted = predictions.labels, predictions.predicted
+    combinations, counts = np.unique(labels, axis=0, return_counts=True)
+    usual = combinations[counts.argmax()]
+    always = multi_label_scores(*_multi_label_samples(labels, usual))
+    metrics = row_intervals(multi_label_scores, _multi_label_samples(labels, predicted), quick)
+    return {
+        "metrics": _with_baseline(metrics, always),
+        "baseline": {"answer": ", ".join(predictions.names[i] for i in np.flatnonzero(usual)) or "no label"},
+        "classes": _class_table(predictions, predicted.sum(axis=0)),
+    }
+
+
+def _multi_label_samples(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return which rows are right in all labels, and, labels x rows, the hits and the labels plus the predictions."""
+    both = labels.astype(np.int8) + predicted
+    return (labels == predicted).all(axis=1), (labels & predicted).T, both.T
+
+
+def multi_label_scores(exact: np.ndarray, hits: np.ndarray, both: np.ndarray) -> Scores:
+    """Return the share of rows all of whose labels are right; F1 over all labels together (micro), and the mean of each
+    label's, as ftloop.metrics has them.
+    """
+    hits, both = 2.0 * hits.sum(axis=-1), both.sum(axis=-1)
+    f1, f1_macro = safe_ratio(hits.sum(axis=0), both.sum(axis=0)), safe_ratio(hits, both).mean(axis=0)
+    return {"accuracy": exact.mean(axis=-1), "f1": f1, "f1_macro": f1_macro}
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _score_numbers(predictions: Predictions, quick: bool) -> dict[str, Any]:
+    labels, predicted = predictions.labels, predictions.predicted
+    if not len(labels):
+        return {"metrics": {}, "baseline": None}
+    mean, errors = float(labels.mean()), predicted - labels
+    always = {"mse": labels.var(), "mae": np.abs(labels - mean).mean(), "r2": 0.0, "pearson": None, "spearmanr": None}
+    some = np.unique(np.linspace(0, len(labels) - 1, 2000).astype(int))
+    return {
+        "metrics": _with_baseline(row_intervals(number_scores, (labels, predicted), quick), always),
+        "baseline": {"answer": f"{mean:.4g}"},
+        "points": np.column_stack([labels[some], predicted[some]]).tolist(),
+        "residuals": {
+            "mean": float(errors.mean()),
+            "std": float(errors.std()),
+            "quantiles": {f"{q:g}": float(np.quantile(errors, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)},
+        },
+    }
+
+
+def number_scores(labels: np.ndarray, predicted: np.ndarray) -> Scores:
+    """Return errors, R2 and correlations along the last axis. Those with a constant are not defined."""
+    squared = ((predicted - labels) ** 2).mean(axis=-1)
+    return {
+        "mse": squared,
+        "mae": np.abs(predicted - labels).mean(axis=-1),
+        "r2": 1 - squared / labels.var(axis=-1),
+        "pearson": _correlation(labels, predicted),
+        "spearmanr": _correlation(rankdata(labels, axis=-1), rankdata(predicted, axis=-1)),
+    }
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.asarray(pearsonr(x, y, axis=-1).statistic if x.shape[-1] > 1 else np.full(x.shape[:-1], np.nan))

@@ -1,0 +1,170 @@
+"""The Accelerator of a run: device, precision and processes."""
+
+from __future__ import annotations
+
+import math
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    TorchDynamoPlugin,
+    parse_flag_from_env,
+)
+
+from ftloop.errors import UserError
+from ftloop.system.distributed import gloo_told
+from ftloop.system.launch_checks import check_gpus, check_launched
+
+if TYPE_CHECKING:
+    from ftloop.config.train_config import TrainConfig
+
+# What Accelerate may be asked for by its config file, a flag of `accelerate launch` or a plugin, all of which end in
+# the environment, and what nothing here would do. On the CPU it would train by plain DDP, and not say so.
+REFUSED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
+}
+
+
+@gloo_told()
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Device, precision and processes. Draws no random numbers.
+
+    Raises: UserError when the device cannot do what was asked, or the launcher asks for something else.
+    Mirrors: Trainer.create_accelerator_and_postprocess.
+    """
+    precision = mixed_precision(config)
+    check_launched()
+    if uses_cuda(config):
+        check_gpus()
+    # Accelerate's state is a singleton; a second run in one process may want another device or precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    find_unused = config.ddp_find_unused_parameters
+    if find_unused is None:  # as Trainer: it changes the buckets and so, from 3 processes on, the bits
+        find_unused = not config.gradient_checkpointing
+    handlers: list[Any] = [
+        DistributedDataParallelKwargs(find_unused_parameters=find_unused),
+        InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout)),
+    ]
+    accelerator = Accelerator(
+        # Said outright, because without it torchrun's processes do not find each other on a machine without GPU.
+        cpu=config.use_cpu or not torch.accelerator.is_available(),
+        mixed_precision=precision,
+        # The loop accumulates by itself, and Accelerate must not divide the loss a second time.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dataloader_config=DataLoaderConfiguration(
+            even_batches=True,
+            split_batches=False,
+            # A copy from pinned memory runs while the GPU computes; other devices may read what is not there yet.
+            non_blocking=config.dataloader_pin_memory and uses_cuda(config),
+        ),
+        dynamo_plugin=_compiler(config),
+        kwargs_handlers=handlers,
+    )
+    if config.auto_micro_batch and accelerator.num_processes > 1:
+        raise UserError(
+            f"auto_micro_batch: works on one process, not on {accelerator.num_processes}: the others would wait in the "
+            "exchange of gradients for one that has to begin its update again; use a smaller "
+            "--per_device_train_batch_size with more --gradient_accumulation_steps"
+        )
+    if config.tf32 is not None:
+        _allow_tf32(config.tf32)
+    return accelerator
+
+
+def _compiler(config: TrainConfig) -> TorchDynamoPlugin:
+    """The compiler of `torch_compile`: one graph for each of a few padded lengths, which later batches find ready; else
+    one for all shapes, as torch makes it at the second shape.
+    """
+    if not config.torch_compile:
+        return TorchDynamoPlugin(backend=None)
+    kind, _, number = config.padding.partition(":")
+    if kind not in ("buckets", "max_length"):
+        return TorchDynamoPlugin(backend="inductor", mode=config.torch_compile_mode)
+    import torch._dynamo
+
+    # For each length, and one above the training set's: whole batches and the last one. No evaluation is compiled.
+    shapes = 2 * (int(number or 1) + 1)
+    if config.gradient_accumulation_steps > 1:
+        shapes *= 2  # under DDP once more for micro-batches whose gradients are not exchanged yet
+    if config.auto_micro_batch:
+        shapes *= 1 + math.ceil(math.log2(config.per_device_train_batch_size))  # once more for each halving
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, shapes)
+    return TorchDynamoPlugin(backend="inductor", mode=config.torch_compile_mode, dynamic=False)
+
+
+def mixed_precision(config: TrainConfig) -> str:
+    """`no`, `fp16` or `bf16`: ours, or the launcher's where ours does not say.
+
+    Raises: UserError on a conflict, and for what the device cannot do.
+    """
+    problems = refused_features()
+    accumulation = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
+    if accumulation not in (1, config.gradient_accumulation_steps):
+        problems.append(
+            f"gradient_accumulation_steps: {config.gradient_accumulation_steps} conflicts with the launcher's "
+            f"--gradient_accumulation_steps {accumulation}; give one of them"
+        )
+    asked = "fp16" if config.fp16 else "bf16" if config.bf16 else "no"
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if launched not in ("no", "fp16", "bf16"):
+        problems.append(f"the launcher's --mixed_precision {launched} is not implemented; use fp16 or bf16")
+    elif "no" not in (asked, launched) and asked != launched:
+        problems.append(f"{asked}: conflicts with the launcher's --mixed_precision {launched}; give one of them")
+    elif config.mixed_precision == "no" and launched != "no":
+        problems.append(f"mixed_precision: no conflicts with the launcher's --mixed_precision {launched}")
+    precision = launched if asked == "no" else asked
+    cuda = uses_cuda(config)
+    if precision == "fp16" and not cuda:
+        problems.append("fp16: needs a CUDA device, and there is none in use; --bf16 works on the CPU too")
+    if precision == "bf16" and cuda and not torch.cuda.is_bf16_supported():  # or emulated
+        problems.append("bf16: this GPU cannot do it; use --fp16")
+    if config.tf32 and not (cuda and torch.cuda.get_device_capability() >= (8, 0)):
+        problems.append("tf32: needs an Ampere or newer GPU")
+    if config.fast_dropout and config.torch_compile and (config.use_cpu or not torch.accelerator.is_available()):
+        problems.append("fast_dropout and torch_compile: choose one; each dropout would break the compiled graph")
+    if problems:
+        raise UserError(*problems)
+    return precision
+
+
+def _allow_tf32(is_allowed: bool) -> None:
+    """By the setting that Trainer sets: torch has an older one too, and each hides the other. Not by transformers'
+    function, which is cached: in one process it does nothing the second time.
+
+    Mirrors: transformers.utils.import_utils.enable_tf32.
+    """
+    if hasattr(torch.backends, "fp32_precision"):
+        torch.backends.fp32_precision = "tf32" if is_allowed else "ieee"
+    else:  # torch 2.8
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_allowed
+
+
+def uses_cuda(config: TrainConfig) -> bool:
+    return torch.cuda.is_available() and not (config.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def refused_features(accelerator: Accelerator | None = None) -> list[str]:
+    """What is asked for and not done here, by the environment or by an accelerator of the user's own."""
+    asked = {variable for variable in REFUSED if parse_flag_from_env(variable)}
+    if accelerator is not None:
+        asked |= {f"ACCELERATE_USE_{accelerator.distributed_type.value}"} & REFUSED.keys()
+        if accelerator.parallelism_config is not None:
+            asked.add("ACCELERATE_USE_PARALLELISM_CONFIG")
+    return [
+        f"Accelerate is asked for {feature} (by its config file, a flag of accelerate launch, {variable} or a plugin), "
+        "which ftloop does not do: it trains by DDP, with the whole model on each device; leave it out, or "
+        "take --multi_gpu (distributed_type: MULTI_GPU)"
+        for variable, feature in REFUSED.items()
+        if variable in asked
+    ]

@@ -1,0 +1,397 @@
+"""Look once at what `prepare` is given, before anything is computed: a line for each problem says what is wanted."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, Subset
+from transformers import DataCollatorWithPadding, default_data_collator
+
+from ftloop.batching.padding import Collator, is_padding_collator
+from ftloop.config.problem_type import ProblemType
+from ftloop.config.train_config import SETTINGS, TrainConfig
+from ftloop.data.cache import digest_rows
+from ftloop.errors import UserError
+from ftloop.models.weights import base_model
+from ftloop.run.accelerator import refused_features
+from ftloop.run.check_tokens import padding_problems, token_problems
+from ftloop.run.column_values import column_chunks, is_list
+from ftloop.run.optim import check_schedule
+from ftloop.system.console import say
+from ftloop.system.distributed import check_same_on_all_ranks
+from ftloop.system.text import join_some, short_repr
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+LABELS = ("label", "label_ids", "labels")
+IGNORED = -100  # by torch's cross entropy
+
+
+def check_arguments(
+    config: Any, model: Any, accelerator: Accelerator | None, padding_edges: Any, compute_loss_func: Any
+) -> None:
+    """Raises: UserError for settings and arguments of another kind, or that do not go together."""
+    if not isinstance(config, TrainConfig):
+        raise UserError(f"config: a TrainConfig is wanted, with settings as in TrainingArguments, not {_a(config)}")
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: a model is wanted, as from_pretrained loads it, not {_a(model)}")
+    if config.seeds is not None:
+        raise UserError("seeds: the command trains several, each in a process of its own; here it is one, with `seed`")
+    if config.padding not in ("longest", "none") and padding_edges is None:
+        raise UserError(
+            f"padding: {config.padding} is what a data_collator does: give one (ftloop.batching.padding.collator makes "
+            "it) and the lengths it pads to as padding_edges"
+        )
+    if compute_loss_func is not None:
+        try:
+            taken = compute_loss_func.forward if isinstance(compute_loss_func, nn.Module) else compute_loss_func
+            inspect.signature(taken).bind("outputs", "labels", num_items_in_batch=1)
+        except TypeError as error:
+            called = "(outputs, labels, num_items_in_batch=...), as by Trainer"
+            raise UserError(
+                f"compute_loss_func: is called with {called}, and does not take that ({error}); a loss of logits and "
+                "labels: lambda outputs, labels, num_items_in_batch=None: loss(outputs.logits, labels)"
+            ) from None
+        # Trainer forgets about the smoothing.
+        smoothing = config.label_smoothing_factor and not config.trainer_compat
+        for name, value in {"label_smoothing_factor": smoothing, "class_weights": config.class_weights}.items():
+            if value:
+                raise UserError(
+                    f"{name}: not with a compute_loss_func, which is the loss; do it there, or leave one out"
+                )
+    check_schedule(config)
+    if accelerator is not None and (problems := refused_features(accelerator)):
+        raise UserError(*problems)
+
+
+def check_inputs(
+    config: TrainConfig,
+    model: Any,
+    train_dataset: Any,
+    eval_dataset: Any,
+    collate: Collator,
+    compute_metrics: Any,
+    compute_loss_func: Any,
+) -> DataSetCheck:
+    """Check what a run is to be made of. Returns: the check for data sets that come later.
+
+    Raises: UserError with every problem.
+    """
+    columns = frozenset(forward_arguments(model)) | {*LABELS}
+    is_plain = _keeps_labels(collate) and compute_loss_func is None
+    pads = _keeps_labels(collate) and collate is not default_data_collator
+    check = DataSetCheck(
+        model, columns if config.remove_unused_columns else None, is_plain, pads, _keeps_labels(collate)
+    )
+    sets = {"train_dataset": train_dataset}
+    if isinstance(eval_dataset, dict) and "input_ids" not in eval_dataset:
+        sets |= {f"eval_dataset[{name!r}]": rows for name, rows in eval_dataset.items()}
+    else:
+        sets |= {"eval_dataset": eval_dataset}
+    problems = []
+    for name, rows in sets.items():
+        if rows is not None:
+            is_train = name == "train_dataset"
+            problems += check.problems(rows, name, needs_labels=is_train or compute_metrics is not None)
+            size = config.per_device_train_batch_size if is_train else config.per_device_eval_batch_size
+            if pads and not problems and size > 1:
+                found = padding_problems(rows, column_names(rows) or (), model, collate)
+                problems += [f"{name}: {problem}" for problem in found]
+    if train_dataset is not None:
+        problems += _evaluation_problems(config, eval_dataset, compute_metrics)
+        if not problems and len(train_dataset) == 0:
+            problems.append("the training set has no rows")
+        _check_weights(model, config.fp16)
+    if problems:
+        raise UserError(*problems)
+    return check
+
+
+def _evaluation_problems(config: TrainConfig, eval_dataset: Any, compute_metrics: Any) -> Iterator[str]:
+    """Yield what is asked of an evaluation and cannot come of it."""
+    if config.eval_strategy == "no":
+        return
+    if eval_dataset is None or (isinstance(eval_dataset, dict) and not eval_dataset):
+        yield f"eval_strategy is {config.eval_strategy}, but no eval_dataset was given"
+        return
+    for name, rows in (eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}).items():
+        if hasattr(rows, "__len__") and len(rows) == 0:
+            yield f"eval_dataset{f'[{name!r}]' if name else ''}: has no rows"
+    metric = config.metric_for_best_model
+    if metric is not None and isinstance(eval_dataset, dict):
+        known = [f"{name}_" for name in eval_dataset]
+        if not metric.removeprefix("eval_").startswith(tuple(known)):
+            yield f"metric_for_best_model: {metric!r} is of no evaluation set; of one of them it is {known[0]}{metric}"
+            return
+    if metric is not None and compute_metrics is None and not metric.endswith(("loss", "runtime", "_per_second")):
+        yield (
+            f"metric_for_best_model: nothing computes {metric!r}: give prepare compute_metrics, a function from "
+            "(predictions, label_ids) to named numbers; or leave it out, to go by the loss"
+        )
+
+
+def _check_weights(model: Any, fp16: bool) -> None:
+    """Warn of weights in half precision, in which small updates are lost. Raises: UserError where they end the run, and
+    where none is trained.
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError(
+            "the model: none of its parameters is trained; set requires_grad of those to learn, as the head's"
+        )
+    kinds = {p.dtype for p in model.parameters() if p.requires_grad} & {torch.float16, torch.bfloat16}
+    for kind in kinds:
+        name = str(kind).removeprefix("torch.")
+        way = "load the model with dtype=torch.float32; bf16=True then computes in bfloat16 and keeps such weights"
+        if kind == torch.float16 and fp16:
+            raise UserError(f"fp16: the model's own weights are {name}, whose gradients cannot be unscaled: {way}")
+        say("Warning", f"the model's own weights are {name}, in which small updates are lost: {way}")
+
+
+def forward_arguments(model: Any) -> Mapping[str, inspect.Parameter]:
+    """Arguments of the model's `forward`. Mirrors: Trainer._set_signature_columns_if_needed."""
+    return inspect.signature(base_model(model).forward).parameters
+
+
+def takes_labels(model: Any) -> bool:
+    arguments = forward_arguments(model)
+    return "labels" in arguments or _takes_any(arguments)
+
+
+def accepts_loss_kwargs(model: Any) -> bool:
+    """Mirrors: Trainer.__init__ (model_accepts_loss_kwargs)."""
+    model = base_model(model)
+    if hasattr(model, "accepts_loss_kwargs"):
+        return bool(model.accepts_loss_kwargs)
+    return _takes_any(forward_arguments(model))
+
+
+def _takes_any(arguments: Mapping[str, inspect.Parameter]) -> bool:
+    return any(argument.kind is inspect.Parameter.VAR_KEYWORD for argument in arguments.values())
+
+
+def check_same_on_all_processes(
+    config: TrainConfig, accelerator: Accelerator, model: Any, sets: dict[str, Any], eval_dataset: Any
+) -> None:
+    """Raises: UserError when the processes are not about to make one run of the same rows."""
+    if accelerator.num_processes > 1:
+        shared = [name for name, setting in SETTINGS.items() if not setting.may_differ_between_processes]
+        settings = {name: getattr(config, name) for name in shared}
+        sets |= eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
+        data = {f"{name} data": digest_rows(dataset) for name, dataset in sets.items() if dataset is not None}
+        labels = getattr(getattr(model, "config", None), "id2label", None)
+        check_same_on_all_ranks(settings | data | {"labels": labels})
+
+
+@dataclass
+class DataSetCheck:
+    """Whether a data set is one that the model can be trained on or evaluated with."""
+
+    model: Any
+    columns: frozenset[str] | None
+    """Those that are kept; None: all."""
+    reads_labels: bool
+    """Whether labels go to the model as they stand in the rows: neither a loss nor a collator of the user's own."""
+    pads: bool = False
+    """Whether a collator of ours or transformers' pads every column there is."""
+    reads_tokens: bool = False
+    """Whether tokens go to the model as they stand in the rows: no collator of the user's own."""
+    class_names: list[str] | None = None
+    """Names of the classes in the first data set whose labels are a ClassLabel."""
+    seen: dict[int, Any] = field(default_factory=dict)
+    """Data sets that were found right, by their `id`."""
+
+    def __call__(self, dataset: Any, name: str) -> None:
+        """Raises: UserError naming the data set, and the row or column."""
+        if problems := self.problems(dataset, name):
+            raise UserError(*problems)
+
+    def problems(self, dataset: Any, name: str, needs_labels: bool = False) -> list[str]:
+        """What is wrong with a data set, which is looked at once."""
+        if id(dataset) in self.seen:
+            return []
+        problems = [f"{name}: {problem}" for problem in self._problems(dataset, needs_labels)]
+        if not problems:
+            self.seen[id(dataset)] = dataset
+        return problems
+
+    def _problems(self, dataset: Any, needs_labels: bool) -> Iterator[str]:
+        wrong_kind = _wrong_kind(dataset)
+        if wrong_kind is not None:
+            yield wrong_kind
+            return
+        columns = column_names(dataset)
+        if columns is None:
+            return
+        if self.columns is not None and not (set(columns) & self.columns) - {*LABELS}:
+            wanted = [each for each in forward_arguments(self.model) if each not in (*LABELS, "args", "kwargs")]
+            yield (
+                f"none of its columns {join_some(list(columns), 10)} is an argument of {type(self.model).__name__}, "
+                f"which takes {join_some(wanted, 6) or 'none by name'}: tokenize it, or, for a data_collator that "
+                "needs them, set remove_unused_columns=False"
+            )
+            return
+        texts = [name for name in columns if _is_text(dataset, name)] if self.columns is None and self.pads else []
+        if texts:
+            what = f"the columns {join_some(texts, 6)} stay, texts of which no tensors can be made"
+            yield f"with remove_unused_columns=False {what}: remove them, or give a data_collator that reads them"
+            return
+        if self.reads_tokens:
+            kept = columns if self.columns is None else self.columns & {*columns}
+            yield from token_problems(dataset, kept, self.model)
+        label = next((each for each in LABELS if each in columns), None)
+        if not self.reads_labels:
+            return
+        if label is not None:
+            yield from self._other_classes(dataset, label)
+            yield from _label_problems(dataset, label, self.model)
+        elif needs_labels and takes_labels(self.model):
+            hidden = [each for each in getattr(dataset, "column_names", ()) if each in LABELS]
+            way = "dataset.rename_column(name, 'label') makes one of yours"
+            way = f"set_format hides {hidden[0]!r}" if hidden else way
+            yield f"no column of labels ({', '.join(LABELS)}) among {join_some(list(columns), 10)}: {way}"
+
+    def _other_classes(self, dataset: Any, label: str) -> Iterator[str]:
+        """Yield that a data set numbers its classes otherwise than the first one: its ids would mean other classes."""
+        names = getattr(getattr(dataset, "features", {}).get(label), "names", None)
+        if names is None:
+            return
+        self.class_names = self.class_names or names
+        if names != self.class_names:
+            theirs, ours = join_some(names, 6), join_some(self.class_names, 6)
+            mapping = "{name: id for id, name in enumerate(train_dataset.features[column].names)}"
+            yield (
+                f"its classes are {theirs}, and those of the first data set {ours}: one number would mean two classes; "
+                f"dataset.align_labels_with_mapping({mapping}, column) numbers them alike, with column = {label!r}"
+            )
+
+
+def _keeps_labels(collate: Collator) -> bool:
+    """Whether a row's label comes out of a collator as it was: one of the user's own may do anything."""
+    return collate is default_data_collator or is_padding_collator(collate) or type(collate) is DataCollatorWithPadding
+
+
+def column_names(dataset: Any) -> list[str] | None:
+    """Columns of the rows, where they are known without making a row: not those of a transform or of a class."""
+    if hasattr(dataset, "column_names") and hasattr(dataset, "select_columns"):
+        return None if has_transform(dataset) else list(dataset.format["columns"])
+    if isinstance(dataset, Subset):
+        return column_names(dataset.dataset)
+    if isinstance(dataset, (list, tuple)) and dataset and isinstance(dataset[0], Mapping):
+        return list(dataset[0])
+    return None
+
+
+def _is_text(dataset: Any, column: str) -> bool:
+    if hasattr(dataset, "features"):
+        return getattr(dataset.features[column], "dtype", "") in ("string", "large_string")
+    return isinstance(dataset[0][column], str)
+
+
+def has_transform(dataset: Any) -> bool:
+    """Whether a `datasets.Dataset` makes its rows when they are asked for, of columns that it needs all."""
+    return getattr(dataset, "format", {}).get("type") == "custom" if hasattr(dataset, "with_transform") else False
+
+
+def _a(value: Any) -> str:
+    """Name the kind of a value: a dict, an IterableDataset."""
+    kind = value.__name__ if isinstance(value, type) else type(value).__name__
+    return f"{'the class' if isinstance(value, type) else 'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+
+
+def _wrong_kind(dataset: Any) -> str | None:
+    kind = _a(dataset)
+    if isinstance(dataset, (str, os.PathLike)):
+        return f"{str(dataset)!r} is a path: load it, as with datasets.load_dataset, and give its rows"
+    if isinstance(dataset, Mapping):
+        some = join_some([short_repr(name) for name in dataset], 6)
+        if all(hasattr(part, "column_names") for part in dataset.values()):
+            return f"{kind} holds several data sets ({some}); give one of them"
+        return f"{kind} of columns ({some}) is no list of rows; datasets.Dataset.from_dict makes one of it"
+    if hasattr(dataset, "iloc"):
+        return f"{kind} of pandas is no list of rows; datasets.Dataset.from_pandas makes one of it, to be tokenized"
+    if isinstance(dataset, DataLoader):
+        return (
+            f"{kind} makes batches; give the data set that it reads, its .dataset: how batches are made, settings say"
+        )
+    is_stream = isinstance(dataset, IterableDataset) or not hasattr(type(dataset), "__getitem__")
+    if is_stream or not hasattr(type(dataset), "__len__"):
+        return (
+            f"{kind} can only be read through: the order of an epoch needs rows by number and their count "
+            "(__getitem__ and __len__); datasets.Dataset.from_list(list(rows)) keeps them, or load without streaming"
+        )
+    if isinstance(dataset, (list, tuple)) and dataset and isinstance(dataset[0], (str, int, float)):
+        what = "texts" if isinstance(dataset[0], str) else "numbers"
+        return f"its rows are {what}; a tokenizer makes rows of input_ids, attention_mask and label"
+    return None
+
+
+def _label_problems(dataset: Any, column: str, model: Any) -> Iterator[str]:
+    """Yield what torch would say of a label in mid-training, and without its row."""
+    config = getattr(model, "config", None)
+    count = getattr(config, "num_labels", None)
+    if count is None or not type(base_model(model)).__name__.endswith("ForSequenceClassification"):
+        return
+    kind = getattr(config, "problem_type", None)
+    for start, values in column_chunks(dataset, column):
+        examine = _problem_of_list if is_list(values.type) else _problem
+        problem, wrong = examine(values, count, kind)
+        if problem is not None:
+            row = pc.index(wrong, True).as_py()
+            label = f"row {start + row + 1} has the label {short_repr(values[row].as_py())}"
+            yield f"{label}; {problem}. For a loss of your own, give compute_loss_func or a data_collator"
+            return
+
+
+Found = tuple[str | None, pa.Array]
+"""What is wanted, None if nothing is wrong; and which labels are wrong."""
+
+
+def _problem(values: pa.Array, count: int, kind: str | None) -> Found:
+    """Return what is wrong with labels that are single values."""
+    every, classes = values.is_valid(), f"the model's {count} classes are 0 to {count - 1}"
+    if values.null_count:
+        return "a row without a label cannot be learned: filter such rows out", values.is_null()
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        return ("dataset.class_encode_column numbers classes" if count > 1 else "a number is wanted"), every
+    if count == 1 or kind == ProblemType.REGRESSION:
+        return None, every
+    if kind == ProblemType.MULTI_LABEL:
+        wanted = f"a list of {count} numbers, 1.0 for each label of the row and 0.0 for the others"
+        return f"the model's problem_type is {kind}, which takes {wanted}", every
+    if not pa.types.is_integer(values.type):
+        return f"{classes}, whole numbers: cast the column; to learn a number, build the model with num_labels=1", every
+    outside = pc.or_(pc.less(values, 0), pc.greater_equal(values, count))
+    wrong = pc.and_(outside, pc.not_equal(values, IGNORED))
+    if not pc.any(wrong).as_py():
+        return None, every
+    if pc.min(values).as_py() == -1:
+        return f"{classes}; if -1 means none, filter such rows out, or remove the column to predict them", wrong
+    return f"{classes}: number them from 0, and build the model with num_labels as many", wrong
+
+
+def _problem_of_list(values: pa.Array, count: int, kind: str | None) -> Found:
+    """Return what is wrong with labels that are lists."""
+    every, lengths, inner = values.is_valid(), pc.list_value_length(values), values.type.value_type
+    if values.null_count or pa.types.is_nested(inner) or kind == ProblemType.REGRESSION or count == 1:
+        return None, every
+    if pa.types.is_integer(inner) and pc.all(pc.equal(lengths, 1)).as_py() and kind != ProblemType.MULTI_LABEL:
+        return None, every  # classes, each in a list of its own
+    several = pc.greater(lengths, 1)
+    if kind == ProblemType.SINGLE_LABEL and pc.any(several).as_py():
+        return f"the model's problem_type is {kind}, which takes one class a row", several
+    wrong = pc.not_equal(lengths, count)
+    if pc.any(wrong).as_py():
+        return f"{count} numbers are wanted, 1.0 for each of the model's labels that the row has, else 0.0", wrong
+    if not pa.types.is_floating(inner):
+        way = "dataset.cast_column(name, datasets.List(datasets.Value('float32'))) makes them so"
+        return f"of several labels a row, 1.0 and 0.0 are wanted, with a point: {way}", every
+    return None, every

@@ -1,0 +1,48 @@
+"""The same job with several seeds: what their results say together, and against others.
+
+python -m ftloop.seeds DIR    the table of DIR/seed-1, DIR/seed-2, ..., as `--seeds` leaves them; also into seeds.json
+python -m ftloop.seeds A B    whether the runs of B are better than those of A, seed by seed
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from pathlib import Path
+
+from ftloop.errors import ExitCode
+from ftloop.seeds.significance import compare_seeds, describe
+from ftloop.seeds.summary import SEEDS, read_seeds, summary, table
+from ftloop.system.atomic import write_text
+from ftloop.system.exit import report_error
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m ftloop.seeds",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="A", help="the output_dir of a command with --seeds")
+    parser.add_argument("other", type=Path, metavar="B", nargs="?", help="another, to be compared with it")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
+    args = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        runs = read_seeds(args.folder)
+        if args.other is not None:
+            print(describe(compare_seeds(runs, read_seeds(args.other))))
+        else:
+            write_text(runs.folder / SEEDS, json.dumps(summary(runs), indent=2) + "\n")
+            print(table(runs))
+    except Exception as error:
+        return report_error(error, args.traceback)
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The runs of one job with several seeds together: each one's scores, their mean and how they spread."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t
+
+from ftloop.config.train_config import SETTINGS
+from ftloop.errors import UserError
+from ftloop.report.outcome import FinishedRun, read_finished_run
+from ftloop.system.manifest import read_manifest
+from ftloop.system.scalars import is_timing
+from ftloop.system.text import nan_to_none, pluralize
+
+SEEDS = "seeds.json"
+MIN_RUNS = 3  # that an interval is made of
+SETS = {"eval": "validation", "test": "test"}
+NOTE = "deviation: of single runs (n - 1); 95 %: where their mean lies, by Student's t, for these rows"
+
+
+@dataclass(frozen=True)
+class SeedRuns:
+    """The finished runs of one job, by seed in rising order."""
+
+    folder: Path
+    runs: dict[int, FinishedRun]
+    dropped: dict[str, str]
+    """Folders of other runs, and why they are not counted."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the first run; the others differ in what a seed makes different."""
+        return next(iter(self.runs.values())).config
+
+    def scores(self) -> dict[str, dict[int, float]]:
+        """Return `eval_loss`, `test_accuracy`, ... of each seed; only those that all of them have."""
+        by_seed = {seed: _scores(run.results) for seed, run in self.runs.items()}
+        names = [name for name in next(iter(by_seed.values())) if all(name in each for each in by_seed.values())]
+        return {name: {seed: scores[name] for seed, scores in by_seed.items()} for name in names}
+
+
+def _scores(results: dict[str, Any]) -> dict[str, float]:
+    """Return loss and metrics of validation and test, without the timings; the loss first."""
+    names = [
+        name
+        for prefix in SETS
+        for name in sorted(results, key=lambda name: not name.startswith(f"{prefix}_loss"))
+        if name.startswith(f"{prefix}_") and not is_timing(name)
+    ]
+    return {name: float(results[name]) for name in names if isinstance(results[name], (int, float))}
+
+
+def read_seeds(folder: str | Path) -> SeedRuns:
+    """Read the folders `seed-N`. Unfinished runs, and those of other settings or data than most, are dropped.
+
+    Raises: UserError where none is left.
+    """
+    root = Path(folder)
+    paths = {int(p.name[5:]): p for p in root.glob("seed-*") if re.fullmatch(r"seed-(0|[1-9][0-9]*)", p.name)}
+    if not paths:
+        raise UserError(f"{root}: no folder seed-N in it; name the output_dir of a command with --seeds")
+    runs: dict[int, FinishedRun] = {}
+    kinds: dict[int, dict[str, Any]] = {}
+    dropped = {}
+    for seed, path in sorted(paths.items()):
+        try:
+            run, manifest = read_finished_run(path), read_manifest(path) or {}
+            if not manifest.get("complete", True) or not _scores(run.results):
+                raise UserError("not finished")
+            if run.config.get("seed", seed) != seed:
+                raise UserError(f"trained with seed {run.config['seed']}")
+            runs[seed], kinds[seed] = run, _kind(run, manifest)
+        except UserError as error:
+            dropped[path.name] = error.problems[0].removeprefix(f"{path}: ")
+    texts = {seed: json.dumps(kind, sort_keys=True) for seed, kind in kinds.items()}
+    most = Counter(texts.values()).most_common(1)
+    for seed in [seed for seed, text in texts.items() if text != most[0][0]]:
+        del runs[seed]
+        dropped[paths[seed].name] = f"other {_differing(kinds[seed], json.loads(most[0][0]))} than the rest"
+    if not runs:
+        raise UserError(f"{root}: no finished run in it ({_reasons(dropped)})")
+    return SeedRuns(root, runs, dropped)
+
+
+def _kind(outcome: FinishedRun, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return what has to be equal in runs that differ in their seed alone."""
+    free = {name for name, setting in SETTINGS.items() if setting.is_free}
+    settings = {name: value for name, value in outcome.config.items() if name not in free | {"seed"}}
+    return settings | {"the data": manifest.get("data")}
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> str:
+    return ", ".join(sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)))
+
+
+def _reasons(dropped: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in sorted(dropped.items()))
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """One score over the seeds. A single run has no deviation, two have no interval: it would be wider than all values
+    that a score can have."""
+
+    n: int
+    mean: float
+    std: float | None
+    """Standard deviation of single runs: divided by n - 1."""
+    low: float | None
+    high: float | None
+    """The 95 % interval of the mean, by Student's t."""
+    min: float
+    max: float
+
+
+def summarize(values: Iterable[float]) -> SeedSummary:
+    scores = np.asarray(list(values), np.float64)
+    mean, n = float(scores.mean()), len(scores)
+    std = float(scores.std(ddof=1)) if n > 1 else None
+    low = high = None
+    if std is not None and n >= MIN_RUNS:
+        half = float(t.ppf(0.975, n - 1)) * std / math.sqrt(n)
+        low, high = mean - half, mean + half
+    return SeedSummary(n, mean, std, low, high, float(scores.min()), float(scores.max()))
+
+
+def summary(runs: SeedRuns) -> dict[str, Any]:
+    """Return what seeds.json holds, of each run and of all together: the same for the same runs."""
+    scores, seeds = runs.scores(), list(runs.runs)
+    found = {
+        "format": 1,
+        "seeds": seeds,
+        "dropped": runs.dropped,
+        "runs": {str(seed): {name: values[seed] for name, values in scores.items()} for seed in seeds},
+        "together": {name: asdict(summarize(values.values())) for name, values in scores.items()},
+    }
+    plain: dict[str, Any] = nan_to_none(found)
+    return plain
+
+
+def table(runs: SeedRuns) -> str:
+    scores, n = runs.scores(), len(runs.runs)
+    summaries = [summarize(values.values()) for values in scores.values()]
+    names = {
+        "mean": "mean",
+        "std": "deviation",
+        "low": "95 % from",
+        "high": "95 % to",
+        "min": "lowest",
+        "max": "highest",
+    }
+    rows = [
+        ["", *(SETS[name.partition("_")[0]] for name in scores)],
+        ["seed", *(name.partition("_")[2] for name in scores)],
+        *([str(seed), *(_number(values[seed]) for values in scores.values())] for seed in runs.runs),
+        *([name, *(_number(getattr(each, field)) for each in summaries)] for field, name in names.items()),
+    ]
+    lines = [f"Seeds     {pluralize(n, 'run')} in {runs.folder}", *aligned(rows)]
+    lines += ["one run has no deviation: train more seeds"] if n == 1 else [NOTE]
+    lines += ["two runs have no interval: train more seeds"] if n == 2 else []
+    lines += [f"Dropped   {_reasons(runs.dropped)}"] if runs.dropped else []
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Return a table's lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]

@@ -1,0 +1,23 @@
+"""The console: what a run says, once for all its processes and above its progress bars."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from tqdm import tqdm
+
+from ftloop.system.launcher import is_main_process
+from ftloop.system.text import escape_control_chars
+
+
+def say(topic: str, text: object, file: TextIO | None = None) -> None:
+    """Print `Topic     text`. What `text` quotes may come from a file: control characters are shown, not obeyed."""
+    write(f"{topic:<9} {escape_control_chars(text)}", file)
+
+
+def write(line: str, file: TextIO | None = None) -> None:
+    """Print a line as it is, to stdout unless another `file` is given; in the main process alone."""
+    if is_main_process():
+        tqdm.write(line, file=file)
+        (file or sys.stdout).flush()

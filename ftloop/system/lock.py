@@ -1,0 +1,84 @@
+"""A lock on a folder, released by the system when its process ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ftloop.errors import UserError
+from ftloop.system.atomic import remove_partial_saves, sync
+from ftloop.system.console import say
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = ".ftloop.lock"
+_held: set[str] = set()
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this run alone, cleared of what one that died in the middle of a save has left. A folder made
+    for that is gone again if nothing was put into it. Nested calls of one process are one.
+
+    Not by filelock: it leaves its file in the folder, does not name the holder, and falls back to a lock that outlives
+    a killed process; and which of its versions let go of a lock that a forked child has inherited is not documented.
+    Raises: UserError when another run holds it, or nothing can be written there.
+    """
+    name = os.path.realpath(folder)
+    if name in _held:
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in made:
+            sync(path.parent)
+        lock = _lock(folder)
+    except OSError as error:
+        raise UserError(f"output_dir: {folder} cannot be written ({error.strerror})") from None
+    _held.add(name)
+    try:
+        remove_partial_saves(folder)
+        yield
+    finally:
+        _held.remove(name)
+        with suppress(OSError):  # what is left is no lock, only a file
+            (folder / LOCK).unlink()  # before the lock is let go: whoever comes next makes a file anew
+        os.close(lock)
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+def _lock(folder: Path) -> int:
+    """Return the descriptor of the locked file. The lock is this process's: the kernel lifts it however the process
+    ends, and child processes, which may outlive it, do not inherit it.
+    """
+    while True:
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if sys.platform != "win32":
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                say("Locking", f"not possible in {folder}: nothing keeps a second run out of it")
+                return lock
+            holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "it has just begun"
+            os.close(lock)
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(
+                    f"output_dir: another run is using {folder} ({holder}); "
+                    "wait for it or stop it, or choose another --output_dir"
+                ) from None
+            raise
+        if (folder / LOCK).exists() and os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):
+            os.truncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            return lock
+        os.close(lock)  # its holder has just ended and taken the file away

@@ -1,0 +1,479 @@
+"""Files in the forms that people have them in: compressed, without a header, in shards, or something else."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import tempfile
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas
+import pyarrow
+import pyarrow.parquet
+import pytest
+from harness.files import COMPRESS, zipped
+
+from ftloop.config.train_config import TrainConfig
+from ftloop.data.files import read_table
+from ftloop.data.load import load_text_data
+from ftloop.data.readers import read_chunks
+from ftloop.data.set_files import find_files
+from ftloop.data.sources import find_source
+from ftloop.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("own_cache", "quiet_data")
+
+ROWS = [
+    {"text": f"the {word} lamp; in Lindhofen, no. {number}", "label": ("bad", "good")[number % 3 > 0]}
+    for number, word in enumerate(["old", "new", "red", "odd", "tidy", "rude"])
+]
+
+
+def table(rows: list[dict[str, Any]], delimiter: str = ",", header: bool = True) -> bytes:
+    written = io.StringIO()
+    writer = csv.DictWriter(written, list(rows[0]), delimiter=delimiter, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return written.getvalue().encode()
+
+
+def formats(rows: list[dict[str, Any]]) -> dict[str, bytes]:
+    lines = [json.dumps(row) for row in rows]
+    frame = pandas.DataFrame(rows)
+    schema = pyarrow.Table.from_pylist(rows).schema
+    with pyarrow.ipc.new_stream(stream := io.BytesIO(), schema) as writer:
+        writer.write_table(pyarrow.Table.from_pylist(rows))
+    return {
+        "csv": table(rows),
+        "tsv": table(rows, "\t"),
+        "txt": table(rows, "|"),
+        "json": json.dumps(rows, indent=1).encode(),
+        "jsonl": "\n".join(lines).encode(),
+        "parquet": frame.to_parquet(index=False),
+        "arrow": stream.getvalue(),
+    }
+
+
+def load(*files: Path | str, **settings: Any) -> Any:
+    config = TrainConfig(train_file=[str(file) for file in files], eval_strategy="no", **settings)
+    return load_text_data(config)
+
+
+def rows_of(*files: Path | str, **settings: Any) -> list[dict[str, Any]]:
+    return list(load(*files, **settings).train.to_list())
+
+
+def fault(*files: Path | str, **settings: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        load(*files, **settings)
+    return str(caught.value)
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_every_format_is_read_compressed_in_training_and_in_prediction(compression: str, tmp_path: Path) -> None:
+    for name, content in formats(ROWS).items():
+        path = put(tmp_path / f"rows.{name}.{compression}", COMPRESS[compression](content))
+        assert rows_of(path) == ROWS, name
+        with find_source(str(path), None, read_twice=False) as source:
+            (chunk,) = read_chunks(source)
+        if name != "txt":
+            assert [row.values for row in chunk.rows] == ROWS, name
+        assert (chunk.total_rows or len(ROWS)) == len(ROWS)
+        path.write_bytes(path.read_bytes()[:-20])
+        assert str(path) in fault(path)
+        assert "cannot be read" in fault(path)
+    for name, other in {"ndjson": "jsonl", "jsonlines": "jsonl", "tab": "tsv", "pq": "parquet"}.items():
+        path = put(tmp_path / f"rows.{name}.{compression}", COMPRESS[compression](formats(ROWS)[other]))
+        assert rows_of(path) == ROWS, name
+    bare = put(tmp_path / "rows.zip", zipped(table(ROWS), "rows.csv"))
+    assert rows_of(bare) == ROWS, "the file in it says its format"
+    put(bare, zipped(table(ROWS), "a.csv", "b.csv"))
+    assert fault(bare).endswith("a zip archive of one file is read, and this holds a.csv, b.csv; unpack it")
+    put(tmp_path / "two.csv.zip", bare.read_bytes())
+    assert fault(tmp_path / "two.csv.zip").endswith("and this holds a.csv, b.csv; unpack it")
+
+
+def test_the_number_of_rows_is_told_ahead_by_the_bytes_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bounded in memory, a chunk at a time. Of a file that is read in blocks, so within a few hundred rows."""
+    monkeypatch.setattr("ftloop.data.readers.CHUNK_ROWS", 5000)
+    rows = [{"text": f"text {number} {hash(number) % 977}"} for number in range(60_001)]
+    for compression in COMPRESS:
+        path = put(tmp_path / f"rows.csv.{compression}", COMPRESS[compression](table(rows)))
+        with find_source(str(path), None, read_twice=False) as source:
+            told = [chunk.total_rows or 0 for chunk in read_chunks(source)]
+        assert told[-1] == 60_001
+        assert all(30_000 < total < 90_000 for total in told[6:]), (compression, told)
+
+
+def test_a_delimiter_that_all_lines_show_is_taken_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, delimiter in {
+        "a.csv": ";",
+        "b.csv": "|",
+        "c.csv": "\t",
+        "d.tsv": "|",
+        "e.txt": "\t",
+        "f.txt": ";",
+    }.items():
+        rows = [{"text": row["text"].replace(";", ""), "label": row["label"]} for row in ROWS]
+        path = put(tmp_path / name, table(rows, delimiter))
+        assert rows_of(path) == rows
+        written = repr(delimiter).replace("\\\\", "\\")
+        assert (
+            f"Delimiter {path} is read with --delimiter {written}, which all its first lines show"
+            in capsys.readouterr().out
+        )
+        assert rows_of(path, delimiter=delimiter.replace("\t", "\\t")) == rows
+        assert "Delimiter" not in capsys.readouterr().out
+    excel = put(tmp_path / "excel.csv", b"\xef\xbb\xbfsep=;\r\n" + table(ROWS, ";"))
+    assert rows_of(excel) == rows_of(excel, delimiter=";") == ROWS, "Excel's own way to say it"
+    later = put(tmp_path / "later.csv", table(rows, ";") + b"a;b;c\n" * 2)
+    assert "which columns hold the text? " in fault(later), "where a line has other columns it is not taken"
+    assert fault(later, delimiter=";").endswith("later.csv, line 8: 3 fields where the header has 2")
+    plain, table_file = put(tmp_path / "plain.txt", b"one text\nanother\n"), put(tmp_path / "table.csv", table(ROWS))
+    assert "what separates the columns of this txt file? Its lines do not show it; name it with --delim" in fault(plain)
+    plain.write_bytes(b"text,other\na,b\nc\n")
+    assert "its lines do not show it" in fault(table_file, test_file=str(plain)).lower(), "a header, and a bad row"
+    plain.write_bytes(b'a text, "and\r\n\r\nanother\tone')
+    found = load(table_file, test_file=str(plain)).test["test"]
+    assert found["text"] == ['a text, "and', "", "another\tone"], "a test set may be a text a line"
+    assert f"Lines     {plain} is read as a text a line, the first line too" in capsys.readouterr().out
+    plain.write_bytes(b'{"text": "a"}\n')
+    assert "plain.txt, line 1: it looks like JSON; give the file the ending .json, or .jsonl" in fault(plain)
+    assert "--delimiter: only for csv, tsv, txt" in fault(put(tmp_path / "x.jsonl", b'{"text": "a"}'), delimiter=";")
+
+
+HEADLESS = {
+    "sms.tsv": ("\t", [(row["label"], row["text"]) for row in ROWS], "label text"),
+    "news.csv": (",", [(str(1 + n % 4), f"News {n}", row["text"]) for n, row in enumerate(ROWS)], "label column2 text"),
+    "dates.csv": (
+        ",",
+        [(str(n % 2), "Mon Apr 06 22:19:45 PDT 2009", f"the {n}th of some tweets") for n in range(12)],
+        "label column2 text",
+    ),
+    "chinese.tsv": ("\t", [(str(n % 2), f"第{n}部电影很好，我喜欢。") for n in range(12)], "label text"),
+    "pairs.tsv": (
+        "\t",
+        [(str(n % 2), r["text"], r["text"] + "!") for n, r in enumerate(ROWS)],
+        "label sentence1 sentence2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+def test_a_file_without_a_header_is_recognised_and_its_columns_named(name: str, tmp_path: Path) -> None:
+    delimiter, rows, names = HEADLESS[name]
+    path = put(tmp_path / name, table([dict(enumerate(row)) for row in rows], delimiter, header=False))
+    told = fault(path)
+    assert f"{path}: line 1 seems to be a row, not a header (" in told
+    assert f"such as --column_names {names};" in told
+    found = rows_of(path, column_names=names.split())
+    assert len(found) == len(rows), "the first line is a row"
+    assert found[0]["label"] == rows[0][0]
+    assert f"line 1 has {len(rows[0])} columns, and 1 name given: text" in fault(path, column_names=["text"])
+    headed = put(tmp_path / f"headed.{name[-3:]}", table(ROWS, delimiter))
+    assert "line 1 names text, label; leave it out" in fault(headed, column_names=["text", "label"])
+
+
+@pytest.mark.parametrize("first", ["1,abc", "a,one two three four", "b,abc"])
+def test_a_number_a_text_and_a_value_that_comes_again_are_no_names(first: str, tmp_path: Path) -> None:
+    path = put(tmp_path / "rows.csv", f"{first}\nb,def\na,ghi\n".encode())
+    assert "line 1 seems to be a row" in fault(path)
+    assert "which columns hold the text?" in fault(put(path, b"x,y\nb,def\na,ghi\n"))
+
+
+def test_a_header_that_is_among_its_labels_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = put(tmp_path / "sms.tsv", b"spam\tfirst\nham\ta\nspam\tb\nham\tc\n")
+    assert len(rows_of(path, text_column_names=["first"], label_column_name="spam")) == 3
+    told = (
+        "'spam' names the column of the labels and is one of them; if line 1 is a row, not a header, name the columns"
+    )
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_header_that_comes_again_is_no_row_and_is_said(
+    ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files that were put together have such lines, each with its byte order mark."""
+    delimiter = "," if ending == "csv" else "\t"
+    one = b"\xef\xbb\xbf" + table(ROWS, delimiter).replace(b"text", b'"text"', 1)
+    spaced = one.replace(delimiter.encode() + b"label", delimiter.encode() + b" label ", 1)
+    path = put(tmp_path / f"rows.{ending}", one + one + spaced)
+    for _ in ("read", "from the cache"):
+        found = load(path)
+        assert found.train.to_list() == ROWS * 3
+        assert found.labels.names == ("bad", "good")
+        told = f"Header    {path}: 2 lines (8, 15) repeat the header, as where files were put together: left out"
+        assert told in capsys.readouterr().out
+    assert len(rows_of(path, validation_file=str(put(tmp_path / f"headless.{ending}", one)))) == 18
+    with find_source(str(path), None, read_twice=False) as source:
+        rows = [row for chunk in read_chunks(source) for row in chunk.rows]
+    assert [row.number for row in rows if row.error] == [8, 15], "in prediction each keeps its place"
+    assert rows[6].error == "the header again, as where files were put together, and no row"
+    alone = put(tmp_path / f"alone.{ending}", b"text\na\ntext\n")
+    with find_source(str(alone), None, read_twice=False) as source:
+        rows = [row for chunk in read_chunks(source) for row in chunk.rows]
+    assert [row.error for row in rows] == [None, None], "a text that is called as its only column is"
+    jsonl = put(tmp_path / "rows.jsonl", b'{"text": "a", "label": "label"}\n{"text": "b", "label": "x"}\n')
+    load(jsonl)
+    assert f"Warning   {jsonl}: 'label' names the column of the labels and is one of them\n" in capsys.readouterr().out
+
+
+def test_quotes_behind_a_backslash_are_read_where_they_are_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Spark and MySQL write them so; no other backslash is touched."""
+    rows = [{"text": '"what" they said, a\\b', "label": "x"}, {"text": "c\nd\\", "label": "y"}]
+    path = put(tmp_path / "part.csv", b'text,label\n"\\"what\\" they said, a\\b",x\n"c\nd\\\\",y\n')
+    assert rows_of(path) == rows
+    assert f"Quotes    {path} has a backslash before quotes inside fields" in capsys.readouterr().out
+    plain = put(tmp_path / "plain.csv", b'text,label\n"ends in \\",x\na,y\n')
+    assert rows_of(plain) == [{"text": "ends in \\", "label": "x"}, {"text": "a", "label": "y"}]
+    assert "Quotes" not in capsys.readouterr().out
+    both = put(tmp_path / "both.csv", path.read_bytes() + b'"e "f" g",y\n')
+    assert "both.csv, line 2: ',' expected after '\"': inside quotes a quote is written twice, or in all" in fault(both)
+
+
+@pytest.mark.parametrize("name", ["posts.train", "posts.txt", "posts.csv", "posts.train.gz"])
+def test_labels_in_front_as_fasttext_has_them_are_read(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"__label__{row['label']} {row['text']}" for row in ROWS]
+    pack = gzip.compress if name.endswith("gz") else bytes
+    path = put(tmp_path / name, pack("\n".join([*lines, ""]).encode()))
+    assert rows_of(path) == [{"text": row["text"], "label": row["label"]} for row in ROWS]
+    assert f"Lines     {path} is read as fastText's" in capsys.readouterr().out
+    several = put(tmp_path / "tags.train", pack("\n".join([*lines, "__label__good\t__label__bad  both"]).encode()))
+    several = several if pack is bytes else several.rename(tmp_path / "tags.train.gz")
+    found = load(several, validation_file=str(path))
+    assert found.train.to_list()[-1] == {"text": "both", "label": ["good", "bad"]}
+    assert found.validation["validation"][0]["label"] == [ROWS[0]["label"]]
+    with find_source(str(path), None, read_twice=False) as source:
+        rows = [row for chunk in read_chunks(source) for row in chunk.rows]
+    assert [row.values for row in rows] == ROWS, "in prediction the same"
+    listed = put(tmp_path / "listed.csv", b"text,label\na,__label__x\nb,__label__y\n")
+    assert load(listed).labels.names == ("__label__x", "__label__y")
+
+
+def test_a_set_is_several_files_a_pattern_or_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (2, 0, 1):
+        put(tmp_path / "shards" / f"part-{number}.csv", table(ROWS[2 * number : 2 * number + 2]))
+    first, last = tmp_path / "shards" / "part-0.csv", tmp_path / "shards" / "part-2.csv"
+    assert fault(first, last, first) == f"train_file: {first} is there twice; its rows would count double"
+    assert rows_of(last, first) == [*ROWS[4:], *ROWS[:2]], "in the order given"
+    assert rows_of(f"{tmp_path}/shards/*.csv") == rows_of(f"{tmp_path}/shards") == ROWS, "by their names"
+    assert f"{tmp_path}/shards: part-0.csv, part-1.csv, part-2.csv" in capsys.readouterr().out
+    assert TrainConfig(train_file=[str(first)]).train_file == TrainConfig(train_file=first).train_file == str(first)
+    put(last, b"text,label\na,b\nc\n")
+    assert fault(tmp_path / "shards").endswith("shards/part-2.csv, line 3: 1 fields where the header has 2")
+    put(last, b"a text of many words,b\n")
+    assert "part-2.csv: line 1 seems to be a row, not a header" in fault(tmp_path / "shards")
+    put(last, b"text,other\na,b\n")
+    assert "part-2.csv: no column label; it has text, other; the names in this file" in fault(tmp_path / "shards")
+    assert fault(f"{tmp_path}/*.parquet") == f"train_file: no file matches {tmp_path}/*.parquet"
+    for name in ("train.csv", "dev.csv"):
+        put(tmp_path / "both" / name, table(ROWS))
+    assert "holds files of several sets or formats (dev.csv, train.csv); name some, or a pattern" in fault(
+        tmp_path / "both"
+    )
+    assert rows_of(f"{tmp_path}/both/train*") == ROWS
+
+
+def named(names: list[str], labels: list[int]) -> datasets.Dataset:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    return datasets.Dataset.from_dict({"text": [f"t {label}" for label in labels], "label": labels}, features)
+
+
+def test_the_class_names_that_a_file_carries_are_its_labels(tmp_path: Path) -> None:
+    """A file names its classes in its own order; one with another order means the same classes."""
+    train, other = tmp_path / "train.parquet", tmp_path / "other.parquet"
+    named(["worse", "better"], [0, 1, 1]).to_parquet(train)
+    named(["better", "worse"], [0, 1, -1]).to_parquet(other)
+    data = load(train, test_file=str(other), max_predict_samples=2)
+    assert data.labels.names == ("worse", "better")
+    assert data.train["label"][:] == ["worse", "better", "better"]
+    assert data.test["test"]["label"][:] == ["better", "worse"]
+    assert read_table(find_files(str(other), "test_file"), ["text"], "label")["label"][:] == ["better", "worse", None]
+
+
+def test_what_save_to_disk_has_written_is_a_data_set(tmp_path: Path) -> None:
+    rows = named(["worse", "better"], [0, 1, 1, 0, 1])
+    rows.select([4, 3, 2, 1]).save_to_disk(tmp_path / "one", num_shards=2)
+    assert rows_of(tmp_path / "one")[0] == {"text": "t 1", "label": "better"}
+    assert len(rows_of(tmp_path / "one")) == 4
+    splits = {"train": rows, "validation": rows.select([0, 1]), "test": rows.select([2])}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "dict")
+    data = load(tmp_path / "dict")
+    assert (len(data.train), len(data.validation["validation"]), len(data.test["test"])) == (5, 2, 1)
+    assert data.labels.names == ("worse", "better")
+    other = load(tmp_path / "one", validation_file=str(tmp_path / "dict"))
+    assert len(other.validation["validation"]) == 2
+    datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "alone")
+    assert "has no split test, only train" in fault(tmp_path / "dict", test_file=str(tmp_path / "alone"))
+
+
+BY_NAME = (
+    "rows.json: it is one object of 6 texts by their names, each of which would be a row, such as "
+    '{"id": "id0", "text": "..."}, and a list of objects is wanted, or an object a line: '
+)
+
+
+def test_the_forms_of_json_that_pandas_writes_are_read_or_named(tmp_path: Path) -> None:
+    frame, path = pandas.DataFrame(ROWS), tmp_path / "rows.json"
+    for orient in ("records", "table"):
+        assert rows_of(put(path, frame.to_json(orient=orient).encode())) == ROWS
+    for indent in (None, 1):
+        assert rows_of(put(path, json.dumps({"version": 1, "data": ROWS}, indent=indent).encode())) == ROWS
+    assert rows_of(put(path, frame.to_json(orient="records", lines=True).encode())) == ROWS
+    for orient in ("columns", "index", "split", "values"):
+        for indent in (None, 1):
+            told = fault(put(path, frame.to_json(orient=orient, indent=indent).encode()))
+            assert f'pandas\' orient="{orient}"' in told
+            assert told.endswith('DataFrame.to_json(path, orient="records", lines=True)')
+    by_id = {f"id{number}": row["text"] for number, row in enumerate(ROWS)}
+    for content, what in {
+        '{"data": []}': "rows.json: no rows",
+        json.dumps({"text": ["a"], "label": [1]}): 'it is a list for each column (orient="list")',
+        json.dumps({"train": ROWS, "test": ROWS}): "it holds several lists of rows ('train', 'test'): a file for each",
+        json.dumps(ROWS[0], indent=1): "it is a single object",
+        json.dumps(dict.fromkeys(by_id, ROWS[0])): "it is an object of 6 rows by their names, as pandas' orient=",
+        json.dumps(by_id): BY_NAME,
+        json.dumps(by_id, indent=1): BY_NAME,
+        json.dumps(ROWS[0], indent=1) * 2: "not JSON (Extra data); several objects stand on one line each",
+    }.items():
+        assert what in fault(put(path, content.encode()))
+    many = {f"column{n}": "x" for n in range(9)} | ROWS[0]
+    assert "all 1 rows have the label" in fault(put(path, json.dumps(many).encode())), "a row, as it has a text"
+    data = load(
+        put(tmp_path / "a.csv", table(ROWS)), test_file=str(put(path, json.dumps(list(by_id.values())).encode()))
+    )
+    assert data.test["test"].to_list() == [{"text": row["text"]} for row in ROWS]
+    assert 'row 2: expected an object of columns, found str, and a text is {"text": "..."}' in fault(
+        put(path, json.dumps([ROWS[0], "a"]).encode())
+    )
+    assert "an object stands on one line" in fault(put(tmp_path / "a.jsonl", json.dumps(ROWS[0], indent=1).encode()))
+    assert "one list of rows has the ending .json" in fault(
+        put(tmp_path / "a.jsonl", json.dumps(ROWS, indent=1).encode())
+    )
+
+
+WORKBOOK = zipped(b"", "[Content_Types].xml", "xl/workbook.xml")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (WORKBOOK, "is an Excel workbook; save it as CSV UTF-8"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an Excel workbook"),
+        (zipped(b"a", "rows.csv"), "is a zip archive; give it the ending of its compression too, as in rows.csv.zip"),
+        (gzip.compress(b"a", mtime=0), "is compressed with gzip; give it the ending of its compression too"),
+        (formats(ROWS)["parquet"], "is a parquet file; give it the ending .parquet"),
+        (b"\n<!DOCTYPE html><html>", "is a page of the web, not the file itself"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS, not the file itself"),
+        (b"\x80\x04\x95\x00", "is a pickle, which is never loaded"),
+    ],
+    ids=range(8),
+)
+def test_what_is_something_else_than_its_name_says_is_named(content: bytes, told: str, tmp_path: Path) -> None:
+    for name in ("rows.csv", "rows.tsv", "rows.jsonl", "rows.json"):
+        assert f"{tmp_path / name} {told}" in fault(put(tmp_path / name, content))
+    assert "is an Excel workbook" in fault(put(tmp_path / "rows.xlsx", WORKBOOK))
+
+
+def test_an_encoding_that_makes_other_letters_of_utf8_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = put(tmp_path / "rows.csv", "text,label\nGrüße,a\nb,b\n".encode())
+    assert rows_of(path, encoding="windows-1252")[0]["text"] == "GrÃ¼ÃŸe"
+    assert "letters are valid UTF-8, which --encoding windows-1252 makes others of" in capsys.readouterr().out
+    assert rows_of(path, encoding="utf-8")[0]["text"] == "Grüße"
+    assert "Warning" not in capsys.readouterr().out
+
+
+def test_a_compressed_parquet_file_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    assert rows_of(put(tmp_path / "rows.parquet.gz", gzip.compress(formats(ROWS)["parquet"]))) == ROWS
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def class_folders(root: Path, ending: str = ".txt", **texts: list[str]) -> Path:
+    """Write a folder for each class and a text a file."""
+    for label, of_class in texts.items():
+        for number, text in enumerate(of_class):
+            put(root / label / f"{number}{ending}", text.encode())
+    return root
+
+
+def test_a_folder_for_each_class_is_read_with_a_text_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As film reviews are published (with a folder of unlabelled ones and lists beside), and the 20 newsgroups."""
+    texts = {"pos": ["good, yes\n", "two\r\nlines;\n\n"], "neg": ["", "\ufeffbad\t'x"], "unsup": ["?"]}
+    folder = class_folders(tmp_path / "train", **texts)
+    put(folder / "urls_pos.txt", b"http://a/b\nhttp://c/d\n")
+    put(folder / "counts.feat", b"1 0:9")
+    put(folder / "pos" / ".DS_Store", b"x")
+    expected = [("", "neg"), ("bad\t'x", "neg"), ("good, yes", "pos"), ("two\r\nlines;", "pos")]
+    for _ in ("read", "from the cache"):
+        data = load(folder, test_file=str(class_folders(tmp_path / "test", "", neg=["no"], pos=["yes"])))
+        assert [(row["text"], row["label"]) for row in data.train.to_list()] == expected
+        assert data.test["test"].to_list() == [{"text": "no", "label": "neg"}, {"text": "yes", "label": "pos"}]
+        said = f"Files     train_file {folder}: a folder for each class, a text a file: neg (2), pos (2); left out: "
+        assert f"{said}counts.feat, unsup, urls_pos.txt\n" in capsys.readouterr().out
+    put(folder / "pos" / "0.txt", b"other")
+    assert rows_of(folder)[2] == {"text": "other", "label": "pos"}, "a changed file is read anew"
+    put(folder / "pos" / "0.txt", "café".encode("latin-1"))
+    assert fault(folder).endswith(
+        "train, row 3: pos/0.txt is not UTF-8 but, it seems, windows-1252: give --encoding "
+        "windows-1252, or save the file as UTF-8"
+    )
+    assert rows_of(folder, encoding="windows-1252")[2]["text"] == "café"
+    way = f"if each file is a text and its folder the class, name {folder}"
+    assert fault(folder / "pos").endswith(way)
+    assert fault(f"{folder}/[p]*/*.txt").endswith(way)
+    assert fault(tmp_path).endswith("; it holds the folders test, train: name one")
+    put(folder / "neg" / "x.csv", b"a")
+    assert fault(folder) == f"{folder / 'neg'} holds texts and x.csv; the folder of a class holds .txt files alone"
+    put(folder / "urls_pos.txt", b"text\tlabel\na\tx\nb\ty\n")
+    assert len(rows_of(folder)) == 2, "a table is what it was"
+
+
+def test_what_lies_in_a_folder_without_a_file_that_is_read_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "dev.xlsx", WORKBOOK)
+    assert "parquet, arrow; dev.xlsx in it is an Excel workbook; save it as CSV UTF-8" in fault(tmp_path / "a")
+    put(tmp_path / "b" / "rows.doc", b"rows")
+    assert fault(tmp_path / "b").endswith("parquet, arrow; it holds rows.doc")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "names", "ids"),
+    [
+        (["1", "2", "1"], ("1", "2"), [0, 1, 0]),
+        (["1.00", "2.00", "1.00"], ("1", "2"), [0, 1, 0]),
+        (["0.5", "1.25", "2.75"], (), [0.5, 1.25, 2.75]),
+    ],
+)
+def test_a_decimal_number_of_a_database_is_a_number(
+    numbers: list[str], names: tuple[str, ...], ids: list[Any], tmp_path: Path
+) -> None:
+    labels = pyarrow.array([Decimal(number) for number in numbers], pyarrow.decimal128(10, 2))
+    table = pyarrow.table({"text": ["a", "b", "c"], "priority": labels})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    config = TrainConfig(train_file=str(tmp_path / "train.parquet"), label_column_name="priority")
+    data = load_text_data(config)
+    assert data.labels.regression == (not names)
+    assert names in ((), data.labels.names)
+    assert [data.labels.ids[label] if names else float(label) for label in data.train["priority"]] == ids

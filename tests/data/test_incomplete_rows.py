@@ -1,0 +1,179 @@
+"""Rows without a label or a text, of files and of data sets by name: said with their number, or left out when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from harness.files import Files, Rows
+
+from ftloop.config.train_config import TrainConfig
+from ftloop.data.load import TextData, load_text_data
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+ONE_LABEL = "single_label_classification"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def said(loaded: TextData) -> str:
+    return "\n".join(f"{topic} {text}" for topic, text in loaded.remarks)
+
+
+def rows(*labels: Any) -> Rows:
+    return [{"sentence": f"text {number}", "label": label} for number, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "mark", "names"),
+    [
+        (["a", "b", "c"], "-", ("a", "b", "c")),
+        (["a", "b", "c"], "", ("a", "b", "c")),
+        (["a", "b", "c"], " ", ("a", "b", "c")),
+        (["a", "b", "c"], None, ("a", "b", "c")),
+        ([0, 1, 2], -1, ("0", "1", "2")),
+        ([0.0, 1.0, 2.0, 0.0], -1.0, ("0", "1", "2")),
+        ([0, 1, 2], float("nan"), ("0", "1", "2")),
+        ([["a"], ["a", "b"], []], None, ("a", "b")),
+        ([0.5, 1.5, -1.0], "-", ()),
+        ([0.5, 1.5, -1.0], None, ()),
+    ],
+)
+def test_rows_without_a_label_are_refused_or_left_out_and_counted(
+    labels: list[Any], mark: Any, names: tuple[str, ...], files: Files
+) -> None:
+    train, validation, test = rows(*labels, mark, *labels, mark), rows(mark, *labels), rows(labels[0], mark)
+    told = files.fault(train, validation, test)
+    assert told.startswith("the training set: ")
+    assert f"in rows {len(labels) + 1}, {2 * len(labels) + 2}" in told
+    assert "--drop_unlabelled leaves such rows out" in told
+    for sets in ((rows(*labels, *labels), validation), (rows(*labels, *labels), None, test)):
+        assert "--drop_unlabelled leaves such rows out" in files.fault(*sets)
+    loaded = files.load(train, validation, test, drop_unlabelled=True)
+    assert (loaded.labels.names, len(loaded.train)) == (names, 2 * len(labels))
+    assert loaded.validation["validation"]["sentence"] == [f"text {1 + i}" for i in range(len(labels))]
+    assert loaded.test["test"]["sentence"] == ["text 0"]
+    why = "without a label" if mark is None or mark != mark or not str(mark).strip() else f"with the label {mark}"
+    assert said(loaded).startswith(
+        f"Dropped train: 2 of {len(train)} rows (2 {why}); validation: 1 of {len(validation)} rows "
+        f"(1 {why}); test: 1 of 2 rows (1 {why})"
+    )
+    unlabelled = files.load(train, validation, rows(mark, mark), drop_unlabelled=True)
+    assert not unlabelled.has_labels(unlabelled.test["test"])
+    assert len(unlabelled.test["test"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "names"),
+    [
+        ([0, 1, -1], {}, ("-1", "0", "1")),
+        ([1, -1], {"drop_unlabelled": True}, ("-1", "1")),
+        ([-2, -1, 0, 1], {"drop_unlabelled": True}, ("-2", "-1", "0", "1")),
+        (["+", "-", "0"], {"drop_unlabelled": True}, ("+", "-", "0")),
+        (["x", "-"], {}, ("-", "x")),
+        ([0, 1, 2, -1], {"problem_type": ONE_LABEL}, ("-1", "0", "1", "2")),
+        (["a", "b", "-"], {"problem_type": ONE_LABEL}, ("-", "a", "b")),
+    ],
+)
+def test_marks_that_are_classes_stay(
+    labels: list[Any], settings: dict[str, Any], names: tuple[str, ...], files: Files
+) -> None:
+    loaded = files.load(rows(*labels), rows(*labels), rows(*labels), **settings)
+    assert loaded.labels.names == names
+    for dataset in (loaded.train, loaded.validation["validation"], loaded.test["test"]):
+        assert len(dataset) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "mark", "names", "part", "empty"),
+    [
+        ([0, 1, -1], "-1", ("-1", "0", "1"), "train", float("nan")),
+        ([0, 1, 2, -1], "-1", ("-1", "0", "1", "2"), "validation", None),
+        (["a", "b", "-"], "-", ("-", "a", "b"), "train", ""),
+    ],
+)
+def test_a_mark_is_a_class_where_other_labels_are_empty(
+    labels: list[Any], mark: str, names: tuple[str, ...], part: str, empty: Any, files: Files
+) -> None:
+    sets = {"train": rows(*labels), "validation": rows(*labels)}
+    sets[part] = rows(*labels, empty, empty)
+    test = rows(empty, empty)  # unlabelled as a whole, so it tells nothing of the others
+    told = files.fault(*sets.values(), test)
+    assert told.startswith(f"the {'training' if part == 'train' else part} set: column 'label'")
+    assert "in rows" in told
+    assert told.endswith("; --drop_unlabelled leaves such rows out")
+    loaded = files.load(*sets.values(), test, drop_unlabelled=True)
+    assert loaded.labels.names == names
+    assert len(loaded.train) == len(loaded.validation["validation"]) == len(labels)
+    count = len(labels) + 2
+    assert said(loaded).startswith(
+        f"Dropped {part}: 2 of {count} rows (2 without a label)\nLabels {mark} is a class, as "
+    )
+    assert "leaves its rows out" not in said(loaded)
+    without = files.load(rows(*labels), rows(*labels), test, drop_unlabelled=True)
+    assert without.labels.names == names[1:]
+    assert said(without).startswith(f"Dropped train: 1 of {len(labels)} rows (1 with the label {mark})")
+
+
+def test_a_mark_beside_empty_labels_is_no_class_among_fractions_or_known_classes(files: Files) -> None:
+    made = rows(0.5, 1.5, "-", "")
+    loaded = files.load(made, made, drop_unlabelled=True)
+    assert loaded.labels.regression
+    assert said(loaded).startswith("Dropped train: 2 of 4 rows (1 with the label -, 1 without a label)")
+    assert files.load(rows(0, 1, -1, None), task_name="mrpc", drop_unlabelled=True).metrics == ("accuracy", "f1")
+    different = files.load(
+        rows(*[0.0, 1.0, -1.0] * 2, None), rows(0, 1, -1), drop_unlabelled=True
+    )  # -1.0 and -1 are one
+    assert len(different.validation["validation"]) == 3
+
+
+def test_minus_one_between_two_classes_is_left_out_when_asked_and_else_said_to_be_one(files: Files) -> None:
+    assert (
+        said(files.load(rows(0, 1, -1))) == "Labels -1 is a class beside 0 and 1; --drop_unlabelled leaves its rows out"
+    )
+    assert files.load(rows(0, 1, -1), drop_unlabelled=True).labels.names == ("0", "1")
+    assert "label '-1' in row 3 seems to say" in files.fault(rows(0, 1, -1), task_name="mrpc")
+    assert files.load(rows(0, 1, -1), task_name="mrpc", drop_unlabelled=True).metrics == ("accuracy", "f1")
+
+
+def test_a_data_set_by_name_lacks_labels_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    made = Dataset.from_dict({"text": ["a", None, "c", "d"], "label": [0, 1, -1, None]}, features=features)
+    hub = DatasetDict(train=made, validation=made)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: hub)
+    with pytest.raises(ValueError, match=r"no value in rows 3, 4; --drop_unlabelled"):
+        load_text_data(TrainConfig(dataset_name="any/name"))
+    loaded = load_text_data(TrainConfig(dataset_name="any/name", drop_unlabelled=True))
+    assert loaded.train["text"] == loaded.validation["validation"]["text"] == ["a", ""]
+    assert loaded.rows_read == {"train": 2, "validation": 2}
+
+
+@pytest.mark.parametrize("empty", [None, "", " \t", float("nan")])
+def test_empty_texts_are_said_or_left_out_however_they_are_written(empty: Any, files: Files) -> None:
+    made = rows("a", "b", "b", "b")
+    made[1]["sentence"] = empty
+    del made[3]["sentence"]  # as json leaves out what is not there
+    loaded = files.load(made, made[:2], made)
+    assert loaded.train["sentence"] == ["text 0", empty if isinstance(empty, str) else "", "text 2", ""]
+    assert said(loaded) == (
+        "Warning rows with an empty text: 2 of train (rows 2, 4), 1 of validation (row 2), 2 of test (rows 2, 4); "
+        "--drop_empty_texts leaves them out"
+    )
+    loaded = files.load(made, made[:2], made, drop_empty_texts=True, max_train_samples=2)
+    assert (loaded.train["sentence"], loaded.rows_read["train"]) == (["text 0", "text 2"], 2)
+    assert said(loaded).count("with an empty text") == 3
+    both = {"drop_empty_texts": True, "drop_unlabelled": True}
+    made[0]["label"] = None
+    assert "train: 3 of 5 rows (1 without a label, 2 with an empty text)" in said(
+        files.load([*made, *rows("a")], **both)
+    )
+    assert (
+        files.fault(made[:2], **both) == "the training set: --drop_unlabelled and --drop_empty_texts leave no row of it"
+    )

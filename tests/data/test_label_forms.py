@@ -1,0 +1,220 @@
+"""Several labels a row, in the forms that people keep them: vectors, lists that are text, a column for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+from harness.files import Files, labelled
+
+from ftloop.config.command_line import parse_args
+from ftloop.config.problem_type import ProblemType
+from ftloop.config.train_config import TrainConfig
+from ftloop.data.label_forms import parse_list
+from ftloop.data.load import TextData, load_text_data
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+ONE_LABEL, SEVERAL = "single_label_classification", "multi_label_classification"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def said(loaded: TextData) -> str:
+    return "\n".join(f"{topic} {text}" for topic, text in loaded.remarks)
+
+
+def hot(loaded: TextData, rows: Dataset) -> list[list[float]]:
+    return [np.asarray(loaded.labels.encode(row)).tolist() for row in rows[loaded.label_column]]
+
+
+VECTORS = [[0, 1, 0], [1, 1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", [int, float, bool, str])
+def test_vectors_of_zero_and_one_are_lists_of_labels(kind: Any, files: Files) -> None:
+    rows = labelled(*([kind(bit) if kind is not str else f"{bit}.0" for bit in vector] for vector in VECTORS))
+    loaded = files.load(rows, labelled(*VECTORS), labelled(*VECTORS[:1]))
+    assert (loaded.labels.names, loaded.labels.multi_label) == (("LABEL_0", "LABEL_1", "LABEL_2"), True)
+    assert said(loaded) == "Labels vectors of 0 and 1 are read as lists of 3 labels, LABEL_0 to LABEL_2"
+    assert hot(loaded, loaded.train) == hot(loaded, loaded.validation["validation"]) == VECTORS
+    assert hot(loaded, loaded.test["test"]) == VECTORS[:1]
+    two = files.load(labelled([0, 1], [1, 0]))
+    assert hot(two, two.train) == [[0, 1], [1, 0]]
+
+
+def test_lists_of_zero_and_one_that_are_no_vectors_are_names(files: Files) -> None:
+    loaded = files.load(labelled([0], [1], [0, 1], [1, 2]))
+    assert loaded.labels.names == ("0", "1", "2")
+    assert not loaded.remarks
+    twice = "column 'label' names a label twice in the list of row 2; as vectors of 0 and 1 all lists would have"
+    assert twice in files.fault(labelled([0, 1], [0, 0, 1]))
+    assert f"the validation set: {twice}" in files.fault(labelled([0, 1, 2], [0]), labelled([0], [1, 1]))
+    no_vector = "column 'label' has no vector of 3 times 0 or 1 in row 2"
+    assert f"the validation set: {no_vector}" in files.fault(labelled(*VECTORS), labelled([0, 1, 0], [1, 0]))
+    assert f"the validation set: {no_vector}" in files.fault(labelled(*VECTORS), labelled([0, 1, 0], [1, 0, 2]))
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("['a', \"it's\"]", ["a", "it's"]),
+        ('["a", "b c"]', ["a", "b c"]),
+        ("['a' 'b']", ["a", "b"]),
+        ("[0 1\n 0]", ["0", "1", "0"]),
+        (" [1., 0.] ", ["1.0", "0.0"]),
+        ("[True, False]", ["true", "false"]),
+        ("['\\u00e9,]', 'x']", ["é,]", "x"]),
+        ("[ ]", []),
+        ("['a'", None),
+        ("['a''b']", None),
+        ("['\\d']", ["\\d"]),
+        ("['\\x']", None),
+        ("[a, b]", None),
+        ("['a', ['b']]", None),
+        ("['a', 'a']", None),
+        ("['']", None),
+        ("['a', ...]", None),
+        ("a", None),
+        ("", None),
+    ],
+)
+def test_lists_are_read_as_python_numpy_and_json_write_them(text: str, items: list[str] | None) -> None:
+    assert parse_list(text) == items
+
+
+def test_lists_that_pandas_wrote_as_text_are_lists(files: Files) -> None:
+    rows = labelled("['late', 'dear']", "[]", "['late']")
+    loaded = files.load(rows, labelled("['dear']", "[]"), labelled(["dear", "late"], []))
+    assert loaded.labels.names == ("dear", "late")
+    assert said(loaded) == "Labels texts such as \"['late', 'dear']\" are read as lists"
+    assert hot(loaded, loaded.train) == [[1, 1], [0, 0], [0, 1]]
+    assert hot(loaded, loaded.validation["validation"]) == [[1, 0], [0, 0]]
+    assert hot(loaded, loaded.test["test"]) == [[1, 1], [0, 0]]
+    as_they_are = files.load(rows, problem_type=ONE_LABEL)
+    assert as_they_are.labels.names == ("['late', 'dear']", "['late']", "[]")
+    vectors = files.load(labelled("[0, 1]", "[1, 0]", "[1, 1]", "[0, 0]"), labelled("[1. 1.]", "[0.0, 1.0]"))
+    assert hot(vectors, vectors.train) == [[0, 1], [1, 0], [1, 1], [0, 0]]
+    assert hot(vectors, vectors.validation["validation"]) == [[1, 1], [0, 1]]
+    lists = files.load(labelled(["a"], ["a", "b"]), labelled("['b']"))
+    assert hot(lists, lists.validation["validation"]) == [[0, 1]]
+    assert "holds 'late' in row 2, and lists as text" in files.fault(labelled("['late']", "late"), problem_type=SEVERAL)
+    with_a_delimiter = files.load(rows, label_delimiter=",")
+    assert "Warning classes that look like lists or JSON: \"'dear']\"" in said(with_a_delimiter)
+    assert "without --label_delimiter" in said(with_a_delimiter)
+
+
+COLUMNS = ["late", "dear", "shut"]
+
+
+def toxic(*rows: list[Any]) -> list[dict[str, Any]]:
+    return [{"text": f"t{i}"} | dict(zip(COLUMNS, bits, strict=True)) for i, bits in enumerate(rows)]
+
+
+def test_a_column_of_zero_and_one_for_each_label(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = toxic([0, 1, 0], [1.0, 0.0, 0], [True, "1", False], [0, 0, 0])
+    settings: dict[str, Any] = {"label_column_name": COLUMNS}
+    loaded = files.load(train, train[:1], [{"text": "x"}], **settings)
+    assert (loaded.labels.names, loaded.label_column) == (tuple(COLUMNS), "labels")  # shut too, which no row has
+    assert hot(loaded, loaded.train) == [[0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    assert hot(loaded, loaded.validation["validation"]) == [[0, 1, 0]]
+    assert loaded.test["test"].column_names == ["text"]
+    unlabelled = toxic([-1, -1, -1], [0, 1, None])
+    assert files.load(train, None, unlabelled, **settings).test["test"].column_names == ["text"]
+    assert "'labels' has no value in rows 5, 6; --drop_unlabelled" in files.fault(train + unlabelled, **settings)
+    assert len(files.load(train + unlabelled, drop_unlabelled=True, **settings).train) == 4
+    told = files.fault(toxic([0, 1, 0], [0, 0.3, 1]), **settings)
+    assert told.startswith(
+        "the training set: column 'dear' holds '0.3' in row 2; of several label columns each has 0 or"
+    )
+    for value in ("NONE", "?", "NA", 2):
+        secret = files.load(train, None, toxic([value] * 3, [value] * 3), **settings)
+        assert secret.test["test"].column_names == ["text"]
+        assert said(secret) == (
+            f"Labels the test set holds {str(value)!r} in every label column of every row, so it is without labels"
+        )
+    way_out = "; of a test set without labels, leave these columns out of the file"
+    assert files.fault(train, None, toxic(["NONE"] * 3, ["NONE", "NONE", 1]), **settings).endswith(way_out)
+    assert "holds 'NONE' in row 1" in files.fault(train, toxic(["NONE"] * 3), **settings)  # nothing to evaluate on
+    assert len(files.load(train, None, toxic([1, 1, 1]), **settings).test["test"]["labels"]) == 1
+    assert "no column 'closed'" in files.fault(train, label_column_name=["late", "closed"])
+    assert "validation.jsonl: no column dear, shut" in files.fault(train, [{"text": "x", "late": 1}], **settings)
+    assert "test.jsonl: no column dear, shut" in files.fault(train, None, [{"text": "x", "late": 1}], **settings)
+    hub = DatasetDict(train=Dataset.from_list(toxic([0, 1, 0], [1, 0, 0], [0, 1, 1])))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: hub)
+    named = load_text_data(TrainConfig(dataset_name="any/name", **settings))
+    assert hot(named, named.train) == [[0, 1, 0], [1, 0, 0], [0, 1, 1]]
+
+
+def test_one_label_column_is_the_setting_that_it_was() -> None:
+    for name in ("stars", ["stars"]):
+        assert TrainConfig(label_column_name=name).label_column_name == "stars"
+    assert parse_args(["--label_column_name", "a", "b"]).label_column_name == ["a", "b"]
+    with pytest.raises(ValueError, match="label_column_name: 'a' is named twice"):
+        TrainConfig(label_column_name=["a", "b", "a"])
+
+
+def test_lists_of_one_are_one_label_where_that_is_asked_for(files: Files) -> None:
+    loaded = files.load(labelled(["a"], ["b"], ["a"]), labelled(["b"]), labelled("a"), problem_type=ONE_LABEL)
+    assert (loaded.labels.names, loaded.labels.problem_type) == (("a", "b"), ProblemType.SINGLE_LABEL)
+    assert loaded.validation["validation"]["label"] == ["b"]
+    numbers = files.load(labelled("[0.5]", "[2]"), problem_type="regression")
+    assert [numbers.labels.encode(raw) for raw in numbers.train["label"]] == [0.5, 2.0]
+    fault = files.fault(labelled(["a"], ["a", "b"]), problem_type=ONE_LABEL)
+    assert fault == (
+        "problem_type: the list of row 2 in column 'label' of the training set has several labels, which only "
+        "multi_label_classification learns"
+    )
+    empty = labelled(["a"], [], ["b"])
+    assert "no value in row 2; --drop_unlabelled leaves such rows out" in files.fault(empty, problem_type=ONE_LABEL)
+    assert files.load(empty, problem_type=ONE_LABEL, drop_unlabelled=True).train["label"] == ["a", "b"]
+    assert f"no training row has more than one; --problem_type {ONE_LABEL}" in said(files.load(empty))
+    assert "no training row has more than one" not in said(files.load(labelled(["a"], ["a", "b"])))
+
+
+def test_a_mapping_of_names_to_0_or_1_is_the_list_of_those_with_1(files: Files) -> None:
+    loaded = files.load(labelled({"good": 1.0, "bad": 0.0}, {"bad": True}, {"good": 1, "bad": 1}))
+    assert loaded.train["label"] == [["good"], ["bad"], ["good", "bad"]]
+    assert "column label maps 'bad' to '0.7'; 0 or 1 is wanted" in files.fault(labelled({"good": 1}, {"bad": 0.7}))
+    assert "column label holds a mapping, not a text or a number" in files.fault(labelled("a", {"bad": 1}))
+
+
+def test_a_decimal_comma_is_asked_about_and_read(files: Files) -> None:
+    rows, more = labelled("3,5", "4", "1,25"), labelled("2,7")
+    asked = files.fault(rows)
+    assert asked.startswith("column 'label' holds '3,5' in row 1, and only such texts: --problem_type regression reads")
+    numbers = files.load(rows, more, problem_type="regression")
+    assert [numbers.labels.encode(raw) for raw in numbers.train["label"]] == [3.5, 4.0, 1.25]
+    assert numbers.validation["validation"]["label"] == ["2.7"]
+    assert "Labels numbers such as '3,5' are read with a decimal comma" in said(numbers)
+    assert files.load(rows, problem_type=ONE_LABEL).labels.count == 3
+    several = files.load(labelled("1,2", "2", "1,3"), label_delimiter=",")
+    assert several.labels.names == ("1", "2", "3")
+    assert "or one between thousands?" in files.fault(labelled("1,000", "20"), problem_type="regression")
+
+
+def test_json_beside_plain_labels_is_told(files: Files) -> None:
+    loaded = files.load(labelled("good", "bad", '{"choices": ["good", "bad"]}'))
+    assert 'classes that look like lists or JSON: \'{"choices"' in said(loaded)
+
+
+def test_a_list_as_text_of_a_csv_file_may_lack_too(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,labels\na,\"['x', 'y']\"\nb,['x']\nc,\nd,[]\n")
+    loaded = load_text_data(TrainConfig(train_file=str(tmp_path / "train.csv"), drop_unlabelled=True))
+    assert hot(loaded, loaded.train) == [[1, 1], [1, 0], [0, 0]]
+    assert "Dropped train: 1 of 4 rows (1 without a label)" in said(loaded)
+
+
+def test_classes_that_are_others_joined_are_told(files: Files) -> None:
+    rows = labelled("food", "sport", "food#sport", "food")
+    joined = "classes that are other classes joined: 'food#sport'; --label_delimiter '#' reads several labels a row"
+    assert joined in said(files.load(rows))
+    assert files.load(rows, label_delimiter="#").labels.names == ("food", "sport")
+    assert "joined" not in said(files.load(labelled("and/or", "and", "yes/no")))

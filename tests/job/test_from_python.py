@@ -1,0 +1,107 @@
+"""`finish` leaves of a run that was prepared in Python what the command leaves of one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from harness.models import tiny_bert
+from harness.rows import tiny_pairs, tiny_rows, tiny_tokenizer
+from harness.side_by_side import weights_digest
+
+from ftloop import Run, TrainConfig, UserError, finish, load_classifier, predict, prepare, train
+from ftloop.job.fine_tune import fine_tune
+from ftloop.report.outcome import read_predictions
+
+SETTINGS: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "load_best_model_at_end": True,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "report": True,
+}
+
+
+def tokenized(count: int) -> Dataset:
+    tokenizer, rows = tiny_tokenizer(), Dataset.from_list(tiny_pairs(count))
+    return rows.map(lambda row: tokenizer(row["sentence1"], row["sentence2"], truncation=True))
+
+
+def trained(output_dir: Path, train_rows: Any, eval_rows: Any, model: Any = None, **settings: Any) -> Run:
+    def accuracy(evaluated: Any) -> dict[str, float]:
+        return {"accuracy": float((evaluated.predictions.argmax(-1) == evaluated.label_ids).mean())}
+
+    config = TrainConfig(output_dir=str(output_dir), **SETTINGS | settings)
+    model = model or tiny_bert(id2label={0: "no", 1: "yes"})
+    run = prepare(config, model, train_rows, eval_rows, tiny_tokenizer(), compute_metrics=accuracy)
+    train(run)
+    return run
+
+
+def test_a_run_is_finished_as_by_the_command(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(tmp_path / "python", tokenized(29), tokenized(13), sample_texts=["yes word1", "word2"])
+    finish(run, tokenized(11))
+    printed = capsys.readouterr().out
+    assert "Validation loss=" in printed
+    assert "Predicted " in printed
+    files = {f"{name}_file": str(tiny_folder / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    settings = SETTINGS | files | {"model_name_or_path": str(tiny_folder / "model")}
+    fine_tune(TrainConfig(output_dir=str(tmp_path / "command"), **settings))
+    ours, theirs = ({path.name for path in (tmp_path / who).iterdir()} for who in ("python", "command"))
+    assert ours == theirs
+    assert {path.name for path in (tmp_path / "python" / "report").iterdir()} >= {"report.html", "report.json"}
+    results = json.loads((tmp_path / "python" / "all_results.json").read_text())
+    assert {"train_loss", "eval_loss", "eval_accuracy", "test_accuracy", "epoch"} <= results.keys()
+    table = read_predictions(tmp_path / "python" / "test_predictions.parquet").to_pydict()
+    assert table["sentence2"] == [row["sentence2"] for row in tiny_pairs(11)]
+    assert table["label"] == [("no", "yes")[row["label"]] for row in tiny_pairs(11)]
+    assert table["logits"] == predict(run, tokenized(11)).predictions.tolist()
+    card = (tmp_path / "python" / "README.md").read_text()
+    assert "from `sentence1` and `sentence2`: `no`, `yes`" in card
+    assert "The same run again" not in card, "no command could name its data"
+    assert "The same run again" in (tmp_path / "command" / "README.md").read_text()
+    classifier = load_classifier(tmp_path / "python")
+    assert weights_digest(classifier.model) == weights_digest(run.unwrapped_model)
+    assert classifier.takes_pairs
+
+
+def test_what_has_no_texts_still_leaves_its_model_and_results(tmp_path: Path) -> None:
+    run = trained(tmp_path / "tokens", tiny_rows(9), tiny_rows(5))
+    with pytest.raises(UserError, match=r"finish: of the columns .* those with text are none; keep the texts beside"):
+        finish(run)
+    assert {"model.safetensors", "train_results.json", "trainer_state.json"} <= {
+        path.name for path in (tmp_path / "tokens").iterdir()
+    }
+    run = trained(tmp_path / "list", tiny_rows(9).to_list(), tiny_rows(5))
+    with pytest.raises(UserError, match=r"finish: the train set is a list"):
+        finish(run)
+
+
+def test_several_evaluation_sets_and_a_test_set_without_labels(tmp_path: Path) -> None:
+    sets = {"a": tokenized(7), "b": tokenized(5)}
+    run = trained(tmp_path, tokenized(9), sets, metric_for_best_model="b_loss", report=False)
+    finish(run, tokenized(4).remove_columns("label"))
+    results = json.loads((tmp_path / "eval_results.json").read_text())
+    assert {"eval_a_accuracy", "eval_b_loss", "epoch"} <= results.keys()
+    assert len((tmp_path / "test_predictions.tsv").read_text().splitlines()) == 1 + 4
+
+
+@pytest.mark.parametrize("kind", ["regression", "several labels"])
+def test_numbers_and_several_labels(kind: str, tmp_path: Path) -> None:
+    count = 1 if kind == "regression" else 3
+    value = (lambda i: i / 7) if count == 1 else (lambda i: [float(i % 2), 1.0, 0.0])
+    rows = tokenized(9).remove_columns("label").add_column("labels", [value(i) for i in range(9)])
+    config = TrainConfig(output_dir=str(tmp_path), **SETTINGS | {"report": False, "num_train_epochs": 1})
+    run = prepare(config, tiny_bert(count), rows, rows, tiny_tokenizer())
+    train(run)
+    finish(run)
+    table = read_predictions(tmp_path / "validation_predictions.parquet").to_pydict()
+    expected = [i / 7 for i in range(9)] if count == 1 else [["LABEL_0", "LABEL_1"][1 - i % 2 :] for i in range(9)]
+    assert table["label"] == (pytest.approx(expected) if count == 1 else expected)

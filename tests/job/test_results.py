@@ -1,0 +1,127 @@
+"""What a run leaves beside the model: its facts, and what it said of each row."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from harness.rows import tiny_pairs
+
+from ftloop.config.problem_type import ProblemType
+from ftloop.config.train_config import TrainConfig
+from ftloop.data.contradictions import count_contradictions
+from ftloop.data.labels import Labels
+from ftloop.errors import UserError
+from ftloop.evaluation import Predictions
+from ftloop.job import results
+from ftloop.job.fine_tune import fine_tune
+from ftloop.report import outcome
+
+
+def a_run(output_dir: Path) -> Any:
+    return SimpleNamespace(config=TrainConfig(output_dir=str(output_dir)), say=print, is_main=True)
+
+
+def test_a_finished_run_is_read_back_with_what_it_said_of_each_row(tmp_path: Path, tiny_folder: Path) -> None:
+    rows = tiny_pairs(30)
+    rows[7] = {**rows[6], "label": 1 - rows[6]["label"]}
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = TrainConfig(
+        model_name_or_path=str(tiny_folder / "model"),
+        train_file=str(tmp_path / "train.jsonl"),
+        validation_file=str(tiny_folder / "validation.jsonl"),
+        output_dir=str(tmp_path / "out"),
+        max_steps=2,
+        max_seq_length=8,
+        disable_tqdm=True,
+    )
+    run = fine_tune(config)
+    assert run is not None
+    left = outcome.read_finished_run(tmp_path / "out")
+    assert left.config == config.to_dict()
+    assert left.history == run.state.log_history
+    assert list(left.predictions) == ["validation"]
+    table = outcome.read_predictions(left.predictions["validation"]).to_pylist()
+    assert [row["sentence1"] for row in table] == [row["sentence1"] for row in tiny_pairs(13)]
+    assert [row["label"] for row in table] == [str(row["label"]) for row in tiny_pairs(13)]
+    logits = torch.tensor([row["logits"] for row in table])
+    names = left.facts["data"]["labels"]
+    assert [row["prediction"] for row in table] == [names[i] for i in logits.argmax(-1)]
+    # float32 softmax by another order of operations
+    assert [row["score"] for row in table] == pytest.approx(logits.softmax(-1).max(-1).values.tolist(), abs=1e-6)
+    right = np.mean([row["prediction"] == row["label"] for row in table])
+    assert left.results["eval_accuracy"] == right
+    data = left.facts["data"]
+    assert data["contradictions"] == {"rows": 2, "of": 30}
+    assert data["sets"]["train"]["labels"] == {
+        name: sum(str(row["label"]) == name for row in rows) for name in ("0", "1")
+    }
+    assert data["sets"]["train"]["truncated"] == sum(2 + len(row["sentence2"].split()) + 3 > 8 for row in rows)
+    manifest = json.loads((tmp_path / "out" / "ftloop_manifest.json").read_text())
+    assert {"ftloop_run.json", "validation_predictions.parquet"} <= manifest["results"].keys()
+
+
+@pytest.mark.parametrize(
+    ("labels", "raw", "rows"),
+    [
+        (Labels(("no", "yes"), {"0": 0, "no": 0, "1": 1, "yes": 1}), ["1", "yes", "no", "0", "0", "1"], 2),
+        (Labels((), {}, ProblemType.REGRESSION), ["3", "3.0", "2.5", "4", "1", "2"], 0),
+        (
+            Labels(("a", "b"), {"a": 0, "first": 0, "b": 1}, ProblemType.MULTI_LABEL),
+            [["a", "b"], ["b", "first"], ["a"], ["a", "a"], [], ["b"]],
+            2,
+        ),
+    ],
+)
+def test_rows_contradict_by_class_and_not_by_how_it_is_written(labels: Labels, raw: list[Any], rows: int) -> None:
+    train = Dataset.from_dict({"text": ["x", "x", "y", "y", "z", "z"], "label": raw})
+    assert count_contradictions(train, ("text",), "label", labels) == {"rows": rows, "of": 6}
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5])
+def test_predictions_of_any_number_of_rows_and_columns_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(results, "ROWS_AT_ONCE", 2)
+    texts = Dataset.from_dict({"label": [f"text {i}" for i in range(count)]})
+    logits = np.arange(3 * count, dtype=np.float32).reshape(count, 3) % 5
+    predicted = Predictions(logits, np.arange(count) % 3, {})
+    labels = Labels(("a", "b", "c"), {"a": 0, "b": 1, "c": 2})
+    results.save_predictions(a_run(tmp_path), "test", texts, labels, predicted)
+    table = outcome.read_predictions(tmp_path / "test_predictions.parquet")
+    assert table.column_names == ["label_text", "label", "prediction", "score", "logits"]
+    assert table["label_text"].to_pylist() == texts["label"][:]
+    assert table["label"].to_pylist() == [labels.names[i % 3] for i in range(count)]
+    assert table["logits"].to_pylist() == logits.tolist()
+
+
+def test_numbers_are_predicted_without_a_score(tmp_path: Path) -> None:
+    texts = Dataset.from_dict({"text": ["a", "b"]})
+    predicted = Predictions(np.float32([[0.5], [1.5]]), np.float32([0.25, 2.0]), {})
+    results.save_predictions(a_run(tmp_path), "test", texts, Labels((), {}, ProblemType.REGRESSION), predicted)
+    table = outcome.read_predictions(tmp_path / "test_predictions.parquet").to_pylist()
+    assert table[1] == {"text": "b", "label": 2.0, "prediction": 1.5, "logits": [1.5]}
+
+
+def test_a_folder_without_a_run_or_with_a_damaged_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no folder"):
+        outcome.read_finished_run(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no run has ended here"):
+        outcome.read_finished_run(tmp_path)
+    (tmp_path / "trainer_state.json").write_text("{}")
+    assert outcome.read_finished_run(tmp_path).facts == {}
+    for history in ("5", "[5]"):
+        (tmp_path / "trainer_state.json").write_text(f'{{"log_history": {history}}}')
+        with pytest.raises(UserError, match="no list of log lines"):
+            outcome.read_finished_run(tmp_path)
+    (tmp_path / "trainer_state.json").write_text("{}")
+    (tmp_path / "ftloop_run.json").write_text("{")
+    with pytest.raises(UserError, match="not readable"):
+        outcome.read_finished_run(tmp_path)
+    (tmp_path / "test_predictions.parquet").write_text("no parquet")
+    with pytest.raises(UserError, match="not readable"):
+        outcome.read_predictions(tmp_path / "test_predictions.parquet")

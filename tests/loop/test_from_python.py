@@ -1,0 +1,141 @@
+"""ftloop called from Python, as people do: loops taken up again, metrics of any kind, models of their own, threads."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness.models import tiny_bert
+from harness.prepared_runs import ARGUMENTS, prepared
+from harness.rows import pad, tiny_rows
+from harness.side_by_side import weights_digest
+from torch import Tensor, nn
+
+from ftloop import TrainConfig, UserError, load_checkpoint, prepare, save_checkpoint, save_model, train, updates
+from ftloop.train import main
+
+
+def test_a_loop_of_ones_own_goes_on_where_the_configuration_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = prepared(tmp_path / "whole")
+    assert len(list(updates(whole))) == 16
+    broken_off = prepared(tmp_path / "mine", resume_from_checkpoint="last")  # nothing is there: it starts afresh
+    for update in updates(broken_off):
+        if update.global_step == 5:
+            save_checkpoint(broken_off)
+        if update.global_step == 6:
+            break
+    again = prepared(tmp_path / "mine", resume_from_checkpoint="last")
+    assert [update.global_step for update in updates(again)] == [*range(6, 17)]
+    assert "Resuming  after update 5 of 16" in capsys.readouterr().out
+    assert weights_digest(again.model) == weights_digest(whole.model)
+    with pytest.raises(UserError, match=r"no checkpoint at .*checkpoint-7"):
+        next(updates(prepared(tmp_path / "mine", resume_from_checkpoint=str(tmp_path / "mine" / "checkpoint-7"))))
+    assert next(updates(prepared(tmp_path / "mine"))).global_step == 1, "not asked for, a loop of one's own starts anew"
+
+
+def test_training_a_second_time_says_that_the_run_is_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = prepared(tmp_path)
+    first = train(run)
+    assert "Trained" not in capsys.readouterr().out
+    digest = weights_digest(run.model)
+    second = train(run)
+    assert "Trained   already: this run is complete, at update 16; prepare another to go on" in capsys.readouterr().out
+    assert (second.global_step, second.training_loss) == (first.global_step, first.training_loss)
+    assert weights_digest(run.model) == digest
+
+
+def test_metrics_of_any_kind_are_in_the_log_and_in_the_checkpoints(tmp_path: Path) -> None:
+    def compute_metrics(evaluated: Any) -> dict[str, Any]:
+        return {
+            "accuracy": np.float32(0.5),
+            "confusion": np.array([[1, 2], [3, 4]]),
+            "of class": {np.int64(1): torch.tensor([0.25, 0.5])},
+            "best": np.bool_(True),
+            "figure": Path("somewhere"),
+        }
+
+    run = prepared(tmp_path, eval_strategy="epoch", save_strategy="epoch", metric_for_best_model="accuracy")
+    run.compute_metrics = compute_metrics  # type: ignore[assignment]
+    train(run)
+    log = json.loads((tmp_path / "checkpoint-16" / "trainer_state.json").read_text())["log_history"]
+    (last,) = [entry for entry in log if "eval_accuracy" in entry and entry["step"] == 16]
+    assert last["eval_confusion"] == [[1, 2], [3, 4]]
+    assert last["eval_of class"] == {"1": [0.25, 0.5]}
+    assert (last["eval_accuracy"], last["eval_best"], last["eval_figure"]) == (0.5, True, "somewhere")
+    for given, said in (
+        ({"accuracy": [0.5]}, r"'accuracy' is no number but \[0.5\]"),
+        (0.5, "compute_metrics: gave 0.5"),
+    ):
+        run = prepared(tmp_path / "other", eval_strategy="epoch", metric_for_best_model="accuracy")
+        run.compute_metrics = lambda evaluated, given=given: given  # type: ignore[misc,assignment]
+        with pytest.raises(UserError, match=said):
+            train(run)
+
+
+class Tied(nn.Module):
+    """Its output is computed with its embedding, and one more weight is not contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(120, 8)
+        self.output = nn.Linear(8, 120, bias=False)
+        self.output.weight = self.embedding.weight
+        self.head = nn.Parameter(torch.randn(2, 120).T)
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.output(self.embedding(input_ids).mean(1)) @ self.head
+        loss = {} if labels is None else {"loss": nn.functional.cross_entropy(logits, labels)}
+        return loss | {"logits": logits}
+
+
+def test_tied_weights_of_a_model_of_ones_own_are_saved_and_resumed(tmp_path: Path) -> None:
+    arguments = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
+    whole = prepared(tmp_path / "whole", Tied(), **arguments)
+    train(whole)
+    save_model(whole)
+    resumed = prepared(tmp_path / "resumed", Tied(), **arguments)
+    load_checkpoint(resumed, tmp_path / "whole" / "checkpoint-8")
+    train(resumed)
+    assert weights_digest(resumed.model) == weights_digest(whole.model)
+    assert resumed.unwrapped_model.output.weight is resumed.unwrapped_model.embedding.weight  # type: ignore[union-attr]
+
+
+def test_the_command_runs_in_a_thread(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Signals can be handled in the main thread alone; the run there goes on as ever."""
+    files = {f"{name}_file": tiny_folder / f"{name}.jsonl" for name in ("train", "validation")}
+    settings = files | {"model_name_or_path": tiny_folder / "model", "output_dir": tmp_path / "out", "max_steps": 1}
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main([*words, "--use_cpu", "true"])))
+    thread.start()
+    thread.join()
+    assert codes == [0], capsys.readouterr()
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_step_of_ones_own_trains_with_dropout_after_an_evaluation(tmp_path: Path) -> None:
+    """Whoever has left the model evaluating: the body, the step itself, or an evaluation that failed."""
+    modes: list[bool] = []
+
+    def step(run: Any, micro_batch: Any) -> Tensor:
+        modes.append(all(module.training for module in run.model.modules()))
+        loss = run.model(**micro_batch.inputs).loss / micro_batch.divisor
+        run.accelerator.backward(loss)
+        if len(modes) == 3:
+            run.model.eval()
+        return loss.detach()
+
+    config = TrainConfig(output_dir=str(tmp_path), **ARGUMENTS | {"eval_strategy": "steps", "eval_steps": 2})
+    run = prepare(config, tiny_bert(), tiny_rows(29), tiny_rows(5), data_collator=pad)
+    train(run, step)
+    assert modes == [True] * 16
