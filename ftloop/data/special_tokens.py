@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from ftloop.data.cache import cached, dataset_key
+from ftloop.system.panics import panics_told
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,8 +34,10 @@ def encode_texts(tokenizer: Any, columns: Sequence[Sequence[Any]], **settings: A
 
     Returns: what the tokenizer gives, by name; its encodings, none from a tokenizer that is written in Python; and how
     many texts hold a special token.
+    Raises: UserError for a tokenizer that panics.
     """
-    encoded = tokenizer(*columns, **settings)
+    with panics_told(tokenizer):
+        encoded = tokenizer(*columns, **settings)
     inputs, encodings = dict(encoded), list(encoded.encodings or [])
     holds = _finder(framing_tokens(tokenizer))
     rows = [row for row, texts in enumerate(zip(*columns, strict=True)) if any(map(holds, texts))]

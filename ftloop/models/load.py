@@ -28,6 +28,7 @@ from ftloop.models.published import sentencepiece_problem
 from ftloop.models.weights import is_adapter
 from ftloop.system.console import say
 from ftloop.system.hub import local_model_folder, unavailable
+from ftloop.system.panics import panics_told
 from ftloop.system.text import join_some
 
 if TYPE_CHECKING:
@@ -85,17 +86,18 @@ def load_tokenizer(name_or_path: str, adapters: bool = False) -> PreTrainedToken
 
     Raises: UserError when neither the folder, the hub nor the cache has it, or it cannot pad.
     """
-    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, name_or_path, "the tokenizer of", adapters)
     folder = check_model(name_or_path, adapters)
-    try:
-        int(tokenizer.model_max_length)
-        # Not by a call of the tokenizer, which would leave its mark in what `save_pretrained` writes.
-        (tokenizer.backend_tokenizer.encode if tokenizer.is_fast else tokenizer)("a text", "another")
-    except BaseException as error:  # a panic of the tokenizers library is no Exception
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        fault = f"{type(error).__name__}: {summarize(error)}"
-        raise UserError(f"model_name_or_path: the tokenizer of {folder or name_or_path} fails ({fault})") from error
+    with panics_told(folder or name_or_path):
+        tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, name_or_path, "the tokenizer of", adapters)
+        try:
+            int(tokenizer.model_max_length)
+            # Not by a call of the tokenizer, which would leave its mark in what `save_pretrained` writes.
+            encode = tokenizer.backend_tokenizer.encode if tokenizer.is_fast else tokenizer
+            encode("a text")
+            encode("a text", "another")
+        except Exception as error:
+            fault = f"{type(error).__name__}: {summarize(error)}"
+            raise UserError(f"model_name_or_path: the tokenizer of {folder or name_or_path} fails ({fault})") from error
     # Without these files transformers makes a tokenizer that knows no word, and says nothing.
     files = list(tokenizer.vocab_files_names.values())
     if folder is not None and files and not any((folder / name).is_file() for name in ["tokenizer.json", *files]):

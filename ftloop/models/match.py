@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ftloop.errors import UserError, summarize
 from ftloop.models.weights import base_model
+from ftloop.system.panics import panics_told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,13 +110,8 @@ def example(model: Any, tokenizer: Any, texts: Sequence[str]) -> Row:
     `save_pretrained` writes.
     """
     if tokenizer.is_fast:
-        try:
+        with panics_told(tokenizer):
             encoding = tokenizer.backend_tokenizer.encode(*texts)
-        except BaseException as error:  # a panic of the tokenizers library is no Exception
-            if type(error).__name__ != "PanicException":
-                raise
-            fault = f"{type(error).__name__}: {summarize(error)}"
-            raise UserError(f"model_name_or_path: the tokenizer fails on {texts!r} ({fault})") from error
         kept = [index for index, is_token in enumerate(encoding.attention_mask) if is_token]  # some come padded
         every = {"input_ids": encoding.ids, "token_type_ids": encoding.type_ids}
         row = {name: [ids[index] for index in kept] for name, ids in every.items() if _gives(tokenizer, name)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ from ftloop.inference.__main__ import main as predict
 from ftloop.inference.classifier import classify, load_classifier
 from ftloop.job.fine_tune import fine_tune
 from ftloop.models.load import load_tokenizer, longest_input
-from ftloop.models.match import embedding_sizes, example, match
+from ftloop.models.match import embedding_sizes, match
 
 pytestmark = pytest.mark.usefixtures("own_cache", "quiet_data")
 TEXTS = ["yes word1", "a few more words, which is said of a text", "no", "no word3 word44 and word1", "a"]
@@ -295,16 +294,3 @@ def test_a_model_without_a_table_of_tokens_knows_any() -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     canine = CanineForSequenceClassification(CanineConfig(**sizes, max_position_embeddings=64, num_hash_buckets=64))
     assert embedding_sizes(canine) == (math.inf, 16)
-
-
-class PanicException(BaseException):
-    """As the tokenizers library has it."""
-
-
-def test_a_panic_of_the_tokenizer_is_told() -> None:
-    def panic(*_: Any) -> None:
-        raise PanicException("no entry found for key")
-
-    tokenizer: Any = SimpleNamespace(is_fast=True, backend_tokenizer=SimpleNamespace(encode=panic))
-    with pytest.raises(UserError, match=r"the tokenizer fails on \('a',\) \(PanicException: no entry found for key\)"):
-        example(None, tokenizer, ("a",))

@@ -18,14 +18,17 @@ from harness.untrusted import DAMAGE, FORMS, NAMES_IN_FOLDERS, examples, few_and
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from ftloop.config.train_config import TrainConfig
 from ftloop.data.labels import Labels
 from ftloop.data.load import load_text_data
+from ftloop.data.special_tokens import encode_texts
 from ftloop.data.tokenization import tokenize
 from ftloop.errors import UserError
 from ftloop.inference.classifier import classify, load_classifier
 from ftloop.models.load import check_token_ids, load_model, load_tokenizer, longest_input
+from ftloop.models.match import example
 
 pytestmark = pytest.mark.usefixtures("own_cache", "quiet_data")
 PAIR = Labels(("no", "yes"), {"no": 0, "yes": 1})
@@ -79,6 +82,21 @@ def test_a_setting_of_a_model_that_makes_no_sense_is_taken_or_told(
         loads_or_is_told(model_folder)
 
     holds()
+
+
+@pytest.mark.parametrize("template", ["single", "pair"])
+def test_a_panic_of_the_tokenizers_library_is_told(template: str, model_folder: Path) -> None:
+    whole = json.loads((model_folder / "tokenizer.json").read_text())
+    whole["post_processor"][template][0]["SpecialToken"]["id"] = "a token of another tokenizer"
+    (model_folder / "tokenizer.json").write_text(json.dumps(whole))
+    assert not loads_or_is_told(model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    texts = ("a text", "another")[: 2 if template == "pair" else 1]
+    told = re.escape(f"the tokenizer of {model_folder} fails (no entry found for key)")
+    with pytest.raises(UserError, match=told):
+        encode_texts(tokenizer, [[text] for text in texts])
+    with pytest.raises(UserError, match=told):
+        example(tiny_bert(), tokenizer, texts)
 
 
 def places_in(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
