@@ -15,10 +15,19 @@ from harness.models import ARCHITECTURES, TWO_TOKEN_TYPES, build, tiny_bert, tin
 from harness.rows import VOCABULARY, pad, tiny_rows, tiny_tokenizer
 from harness.side_by_side import QUIET, Job, run_ftloop
 from torch import Tensor, nn
-from transformers import BertConfig, DebertaV2Config, GPT2Config, GPT2ForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    CamembertConfig,
+    DebertaV2Config,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    XLMRobertaConfig,
+)
 
 import ftloop
 from ftloop import TrainConfig, UserError, evaluate, predict, prepare, updates
+from ftloop.models import unpadding
 from ftloop.models.speedups import speed_up
 from ftloop.models.unpadding import Packing, attend_by_row, attend_padded, can_unpad, check_unpadding, unpad
 from ftloop.train import main
@@ -27,6 +36,9 @@ vars(ftloop).pop("train", None)  # so that `from ftloop import train` is the fun
 
 TOLERANCE = 1e-6
 """Of the largest number, in fp32: products of other shapes add up in another order."""
+ROBERTAS = {"xlm-roberta": XLMRobertaConfig, "camembert": CamembertConfig}
+"""Architectures whose code is RoBERTa's."""
+ALL = [*ARCHITECTURES, *ROBERTAS]
 LENGTHS = {"uneven": (9, 1, 30, 17, 2), "one token": (1, 1, 1), "equal": (12, 12), "one row": (7,)}
 
 
@@ -43,7 +55,12 @@ def batch(lengths: tuple[int, ...], architecture: str = "bert", seed: int = 0) -
 
 
 def without_dropout(architecture: str) -> nn.Module:
-    model = build(architecture).train()
+    if architecture in ROBERTAS:
+        torch.manual_seed(42)
+        config = ROBERTAS[architecture](**ARCHITECTURES["roberta"]().to_diff_dict() | {"model_type": architecture})
+        model = AutoModelForSequenceClassification.from_config(config).train()
+    else:
+        model = build(architecture).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -64,7 +81,7 @@ def gradients(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Any, dict[st
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ALL)
 def test_logits_loss_and_every_gradient_are_those_of_the_padded_run(
     architecture: str, lengths: tuple[int, ...]
 ) -> None:
@@ -80,7 +97,12 @@ def test_logits_loss_and_every_gradient_are_those_of_the_padded_run(
         assert relative(got_gradients[name], wanted_gradient) < TOLERANCE, name
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_it_is_for_is_tried() -> None:
+    """DeBERTa-v3 is deberta-v2 by its model_type."""
+    assert set(unpadding.ARCHITECTURES) <= set(ALL)
+
+
+@pytest.mark.parametrize("architecture", ALL)
 def test_no_padding_reaches_what_is_computed_token_by_token(architecture: str) -> None:
     """Half of the cells are padding: every product after the attention sees the tokens alone, forward and backward."""
     model = without_dropout(architecture)
