@@ -135,9 +135,7 @@ def padding_shares(
     instead.
     """
     share = batches_of(config, lengths, max_length, num_processes).padding_share
-    if config.padding == "none":
-        return share, None
-    if config.batching not in ("random", "sequential") or config.trainer_compat:
+    if config.padding == "none" or config.batching not in ("random", "sequential") or config.trainer_compat:
         return share, None
     better = replace(config, batching="length_grouped", padding="longest", pad_to_max_length=False)
     return share, batches_of(better, lengths, max_length, num_processes).padding_share

@@ -280,9 +280,11 @@ def _truncation(e: RunEvidence) -> str | None:
 def _padding(e: RunEvidence) -> str | None:
     known = e.run.facts.get("padding", {})
     share, grouped = known.get("share"), known.get("length_grouped")
+    if share is None or e.run.config.get("trainer_compat"):  # which refuses what would save it
+        return None
     if known.get("can_be_left_out") and share >= SAVED:
         return f"{share:.0%} of the computed tokens were padding. Try --padding none: the same rows, and no padding"
-    if share is None or grouped is None or e.run.config.get("trainer_compat"):  # which refuses what would save it
+    if grouped is None:
         return None
     saved = 1 - (1 - share) / (1 - grouped)
     if saved < SAVED:

@@ -102,7 +102,7 @@ class Run(EvaluationRun):
     sampler: OrderSampler | BudgetSampler
     """Yields those rows to the DataLoader."""
     padding_edges: tuple[int, ...] | None
-    """Lengths to which batches are padded; None: each batch's longest row."""
+    """Lengths to which batches are padded; None: each batch's longest row; none at all: padding is not computed."""
     plan: TrainingPlan
     optimizer: AcceleratedOptimizer
     scheduler: LRScheduler
