@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from transformers import DataCollatorWithPadding
 
 from ftloop import prepare, updates
-from ftloop.batching.efficiency import computed_tokens
+from ftloop.batching.efficiency import ModelShape, batches_of, computed_tokens
 from ftloop.batching.padding import bucket_edges, collator, padded_lengths, padding_edges, row_lengths
 from ftloop.config.train_config import TrainConfig
 
@@ -117,6 +117,21 @@ def test_graphs_compiled_for_a_few_lengths_are_found_ready_in_the_next_epoch(tmp
     assert shapes == {(4, edge) for edge in edges[:2]}
     assert graphs == [graphs[0]] * 3
     assert graphs[0] >= len(shapes)
+
+
+def test_what_is_computed_without_padding_is_the_rows_own_tokens() -> None:
+    lengths = np.array([2, 5, 3, 9], np.int32)
+    shape = ModelShape(layers=2, hidden=8, intermediate=16)
+    settings: dict[str, Any] = {"batching": "sequential", "per_device_train_batch_size": 2}
+    packed, padded = (
+        batches_of(TrainConfig(padding=padding, **settings), lengths, 20) for padding in ("none", "longest")
+    )
+    assert computed_tokens(packed.rows, packed.starts, lengths, packed.edges).tolist() == [7, 12]
+    assert computed_tokens(padded.rows, padded.starts, lengths, padded.edges).tolist() == [10, 18]
+    assert (packed.padding_share, padded.padding_share) == (0, pytest.approx(9 / 28))
+    by_row = [shape.training_flops(1, tokens) for tokens in (2, 5, 3, 9)]
+    assert packed.training_flops(shape).tolist() == [by_row[0] + by_row[1], by_row[2] + by_row[3]]
+    assert padded.training_flops(shape).tolist() == [2 * by_row[1], 2 * by_row[3]]
 
 
 def test_tokens_are_counted_as_the_model_sees_them() -> None:
