@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import DataCollatorWithPadding
 
 from ftloop import TrainConfig, UserError, evaluate, prepare, train, updates
+from ftloop.run.column_values import ROWS_AT_ONCE
 
 
 def problem(tmp_path: Path, rows: Any, model: Any = None, **arguments: Any) -> str:
@@ -133,6 +134,25 @@ def test_tokens_that_the_model_does_not_know_are_told_by_row(form: str, tmp_path
     model = tiny_bert()
     model.resize_token_embeddings(121)
     assert problem(tmp_path, beyond("input_ids", 120), model) == ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"input_ids": [5, 120]}, "has the token 120, and the model knows only 120"),
+        ({"token_type_ids": [0, 2]}, "has the token type 2, and the model knows only 2"),
+        ({"input_ids": [5] * 65}, "has 65 tokens, and the model takes only 64"),
+        ({"label": 2}, "has the label 2; the model's 2 classes are 0 to 1"),
+    ],
+)
+def test_a_row_is_counted_from_the_first_of_all_though_rows_are_looked_at_in_parts(
+    fault: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    row = {"input_ids": [5, 6], "token_type_ids": [0, 0], "label": 1}
+    columns = {name: [value] * (2 * ROWS_AT_ONCE + 9) for name, value in row.items()}
+    for name, value in fault.items():
+        columns[name][2 * ROWS_AT_ONCE + 6] = value
+    assert problem(tmp_path, Dataset.from_dict(columns)).startswith(f"train_dataset: row 200007 {said}")
 
 
 def test_a_padding_token_that_the_model_does_not_know_is_told_where_batches_are_padded(tmp_path: Path) -> None:
