@@ -19,7 +19,14 @@ from ftloop.system.text import join_some
 _OPEN: dict[str, Callable[..., Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 COMPRESSIONS = (*_OPEN, "zip")
 OUTPUT_COMPRESSIONS = tuple(_OPEN)
-_OTHER_ENDINGS = {"ndjson": "jsonl", "jsonlines": "jsonl", "tab": "tsv", "pq": "parquet", "feather": "arrow"}
+_OTHER_ENDINGS = {
+    "ndjson": "jsonl",
+    "jsonlines": "jsonl",
+    "ldjson": "jsonl",
+    "tab": "tsv",
+    "pq": "parquet",
+    "feather": "arrow",
+}
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, struct.error, NotImplementedError)
 """What reading a damaged file raises, beside OSError; the last also for a compression that Python does not know."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import csv
-import io
 import re
 import shlex
 from collections.abc import Sequence
@@ -14,17 +12,17 @@ from itertools import islice
 from typing import TextIO
 
 from ftloop.data.columns import find_text_columns
+from ftloop.data.compression import split_endings
 from ftloop.data.csv_rows import escapes_quotes, read_table
 from ftloop.data.encoding import is_utf8_codec
 from ftloop.data.json_rows import texts_by_name
-from ftloop.data.sources import COLUMNAR, FASTTEXT, TABLES, TEXTS, Source
+from ftloop.data.recognize import DELIMITERS, HEAD, field_counts, separates, whole_lines
+from ftloop.data.sources import COLUMNAR, FASTTEXT, TABLES, TEXTS, Source, find_format
 from ftloop.data.text_folders import class_files
 from ftloop.errors import UserError
 from ftloop.system.console import say
 from ftloop.system.text import short_repr
 
-DELIMITERS = (",", "\t", ";", "|")
-HEAD_CHARACTERS = 2**16
 HEAD_ROWS = 200
 MANY_WORDS = 4
 """So many words in a cell make it a text, and no name of a column."""
@@ -39,10 +37,20 @@ def settle(source: Source, flag: str, console: TextIO | None = None) -> Source:
     is an error, as ever. Raises: UserError for a txt file that leaves a doubt.
     """
     _warn_of_encoding(source, console)
+    _tell_format(source, console)
     settled = _with_delimiter(source, flag, console)
     if escapes_quotes(settled):
         say("Quotes", f"{source.name} has a backslash before quotes inside fields; it is read so", console)
     return settled
+
+
+def _tell_format(source: Source, console: TextIO | None) -> None:
+    """Say what a file is read as where its lines have told it, and not its name. Of a table that its delimiter says."""
+    if source.format in (*TABLES, TEXTS, FASTTEXT) or source.path is None:
+        return
+    if split_endings(source.path)[0] != source.format == find_format(source.path, source.reading):
+        lines = "bytes" if source.format in COLUMNAR else "lines"
+        say("Format", f"{source.name} is read as {source.format}, which its first {lines} show", console)
 
 
 def _with_delimiter(source: Source, flag: str, console: TextIO | None) -> Source:
@@ -51,11 +59,11 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None) -> Source
     if source.reading.delimiter is not None or not _is_file_of_table(source):
         return source
     head, names = _head(source), source.reading.column_names
-    first = _widths(head, source.delimiter)[:1]
+    first = field_counts(head, source.delimiter)[:1]
     if source.format != "txt" and (first in ([], [len(names)]) if names else first != [1]):
         return source
     wanted = len(names) if names else None
-    fitting = [delimiter for delimiter in DELIMITERS if _separates(head, delimiter, wanted)]
+    fitting = [delimiter for delimiter in DELIMITERS if separates(head, delimiter, wanted)]
     said = re.match(r"sep=(.)\r?\n", head)  # a line of Excel's own
     if said:
         fitting = [said[1]]
@@ -97,7 +105,7 @@ def _names_columns(head: str) -> bool:
 def shows_columns(source: Source) -> bool:
     """Whether the first lines of a txt file are those of a table."""
     head = _head(source)
-    return any(_separates(head, delimiter, None) for delimiter in DELIMITERS)
+    return any(separates(head, delimiter) for delimiter in DELIMITERS)
 
 
 def _warn_of_encoding(source: Source, console: TextIO | None = None) -> None:
@@ -105,7 +113,7 @@ def _warn_of_encoding(source: Source, console: TextIO | None = None) -> None:
     if source.format in COLUMNAR or is_utf8_codec(source.reading.encoding) or not source.is_file:
         return
     with source.open() as file:
-        head = file.read(HEAD_CHARACTERS)
+        head = file.read(HEAD)
     try:
         is_utf8 = not codecs.getincrementaldecoder("utf-8")().decode(head).isascii()
     except UnicodeDecodeError:
@@ -126,26 +134,10 @@ def _head(source: Source) -> str:
         source.check_content(file)
         with source.text(file) as text:
             try:
-                head = text.read(HEAD_CHARACTERS)
+                head = text.read(HEAD)
             except UnicodeError:  # which is told when it is read
                 return ""
-    return head if len(head) < HEAD_CHARACTERS else head[: head.rfind("\n") + 1]
-
-
-def _widths(head: str, delimiter: str) -> list[int]:
-    """Return the number of fields of each line."""
-    try:
-        rows = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
-        return [len(fields) for fields in rows if fields]
-    except csv.Error:
-        return []
-
-
-def _separates(head: str, delimiter: str, columns: int | None) -> bool:
-    if head.count(delimiter) == head.count(f"{delimiter} "):  # as in sentences
-        return False
-    widths = _widths(head, delimiter)
-    return len(widths) > 1 and widths[0] > 1 and len(set(widths)) == 1 and columns in (None, widths[0])
+    return whole_lines(head, len(head) == HEAD)
 
 
 def mistaken_names(source: Source) -> str | None:

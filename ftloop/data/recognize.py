@@ -1,8 +1,18 @@
-"""Recognise files that are not what their names say, by their first bytes."""
+"""Recognise files that are not what their names say, or whose names say nothing, by their first bytes."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import re
+
+from ftloop.data.encoding import find_codec
+
+HEAD = 2**16
+"""Size of the first bytes, which is enough to know a file by."""
+DELIMITERS = (",", "\t", ";", "|")
+BEGINNINGS = {"parquet": b"PAR1", "arrow": b"ARROW1"}
 
 _UNPACK = "give it the ending of its compression too, as in rows.csv{ending}"
 EXCEL = "an Excel workbook; save it as CSV UTF-8, or use pandas.read_excel(...).to_csv(..., index=False)"
@@ -53,3 +63,49 @@ def is_fasttext(head: bytes) -> bool:
     lines = [line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
     whole = lines[:-1] if len(lines) > 1 else lines
     return bool(whole) and all(re.match(rb"__label__[^\s,;|]+[ \t]", line) for line in whole)
+
+
+def find_shown_format(head: bytes, encoding: str | None) -> str | None:
+    """Return the format that the first bytes show, of a table `txt`; None where they leave a doubt."""
+    columnar = next((name for name, beginning in BEGINNINGS.items() if head.startswith(beginning)), None)
+    if columnar is not None or recognize(head) is not None:
+        return columnar
+    text = whole_lines(head.decode(find_codec(head, encoding), "replace"), len(head) == HEAD)
+    if (of_json := find_json_format(text)) is not None:
+        return of_json
+    return "txt" if sum(separates(text, delimiter) for delimiter in DELIMITERS) == 1 else None
+
+
+def whole_lines(head: str, has_more: bool) -> str:
+    """Return the first lines of a file without one that is cut off."""
+    return head[: head.rfind("\n") + 1] if has_more else head
+
+
+def find_json_format(head: str) -> str | None:
+    """Return whether the first lines are an object each, or the beginning of one document; None if neither."""
+    text = head.lstrip("\ufeff \t\r\n")
+    if not re.match(r'\{\s*"|\[\s*\{', text):
+        return None
+    try:
+        end = json.JSONDecoder().raw_decode(text)[1]
+    except (ValueError, RecursionError):  # a document longer than this, or a fault, which is told when it is read
+        return "json" if text.partition("\n")[0].strip() in ("{", "[", "[{") else None
+    rest = re.match(r"[ \t\r]*\n\s*\{", text[end:])
+    return "jsonl" if rest else None if text[end:].strip() else "json"
+
+
+def field_counts(head: str, delimiter: str) -> list[int]:
+    """Return the number of fields of each line."""
+    try:
+        rows = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
+        return [len(fields) for fields in rows if fields]
+    except csv.Error:
+        return []
+
+
+def separates(head: str, delimiter: str, columns: int | None = None) -> bool:
+    """Whether a delimiter makes the same number of columns of each line, such as the one wanted."""
+    if head.count(delimiter) == head.count(f"{delimiter} "):  # as in sentences
+        return False
+    counts = field_counts(head, delimiter)
+    return len(counts) > 1 and counts[0] > 1 and len(set(counts)) == 1 and columns in (None, counts[0])

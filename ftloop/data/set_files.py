@@ -17,6 +17,7 @@ from ftloop.data.dialect import settle, shows_columns
 from ftloop.data.recognize import recognize
 from ftloop.data.sources import (
     AS_NAMED,
+    FASTTEXT,
     FOLDERS,
     FORMATS,
     INPUT_FORMATS,
@@ -60,7 +61,7 @@ def find_files(
         if files != [path]:
             say("Files", f"{flag} {path}: {join_some([os.path.basename(file) for file in files], 5)}", console)
         for file in files:
-            check_file(file, flag, format)
+            check_file(file, flag, format, reading)
             source = file_source(expand_path(file, flag), reading)
             source = settle(source if format is None else replace(source, format=format), flag, console)
             if flag == "input" and format is None and source.format == TEXTS and len(files) + len(paths) > 2:
@@ -105,12 +106,12 @@ def _class_folders(path: str, flag: str, reading: Reading, console: TextIO | Non
     return Source(folder, path, FOLDERS, None, reading)
 
 
-def check_file(path: str, flag: str, format: str | None = None) -> None:
+def check_file(path: str, flag: str, format: str | None = None, reading: Reading = AS_NAMED) -> None:
     """Raises: UserError when the file is missing, empty or of a format not read here, which `format` may name."""
     file, found = find_file(path, flag)
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{flag}: {path} is a pipe or a device, not a file")
-    if (format or find_format(file)) not in INPUT_FORMATS:
+    if (format or find_format(file, reading)) not in INPUT_FORMATS:
         raise UserError(f"{flag}: {no_ending(file, FORMATS)}")
     if found.st_size == 0:
         raise UserError(f"{flag}: {path} is empty")
@@ -143,7 +144,7 @@ def _files_in(folder: Path, flag: str) -> list[str]:
             return [str(folder / os.path.basename(file["filename"])) for file in saved["_data_files"]]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{flag}: {folder}/state.json is not that of a data set ({type(error).__name__})") from None
-    files = _data_files(folder)
+    files = _data_files(folder) or sorted(file for file in folder.iterdir() if _shows_format(file))
     names = join_some([file.name for file in files], 5)
     if not files:
         told = f"the folder {folder} holds no file with one of the endings {', '.join(FORMATS)}"
@@ -173,6 +174,10 @@ def _data_files(folder: Path) -> list[Path]:
     """Return the files of a folder that have the ending of a format."""
     files = sorted(file for file in folder.iterdir() if split_endings(file)[0] in FORMATS and file.is_file())
     return [file for file in files if not re.match(r"\.|dataset_infos?\.json$", file.name)]
+
+
+def _shows_format(file: Path) -> bool:
+    return not file.name.startswith(".") and find_format(file) in (*FORMATS, FASTTEXT)
 
 
 def _set_of(file: Path) -> str | None:

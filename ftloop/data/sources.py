@@ -17,7 +17,7 @@ from typing import IO
 
 from ftloop.data.compression import COMPRESSIONS, DAMAGED, Decompressed, split_endings, zip_problem
 from ftloop.data.encoding import find_codec
-from ftloop.data.recognize import EXCEL, is_fasttext, recognize
+from ftloop.data.recognize import BEGINNINGS, EXCEL, HEAD, find_shown_format, is_fasttext, recognize
 from ftloop.errors import UserError, os_reason, summarize
 from ftloop.system.text import expand_path, read_json, short_repr
 
@@ -32,7 +32,6 @@ FASTTEXT = "fasttext"
 INPUT_FORMATS = (*FORMATS, TEXTS, FASTTEXT)
 FOLDERS = "folders of texts"
 """A folder for each class, and in it a text a file."""
-_BEGINNINGS = {"parquet": b"PAR1", "arrow": b"ARROW1"}
 OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 """Those that can be written a chunk at a time: a json list cannot."""
 
@@ -117,7 +116,7 @@ class Source:
         """Raises: UserError for what is no file of rows, whatever its name says."""
         head = file.peek(1) if isinstance(file, io.BufferedReader) else b""
         what = recognize(head)
-        if what is not None and what != recognize(_BEGINNINGS.get(self.format, b"")):
+        if what is not None and what != recognize(BEGINNINGS.get(self.format, b"")):
             raise UserError(f"{self.name} is {what}")
 
     @property
@@ -166,14 +165,23 @@ def file_source(path: Path, reading: Reading = AS_NAMED) -> Source:
 
 
 def find_format(file: Path, reading: Reading = AS_NAMED) -> str:
-    """Return fastText's format where the lines show it, whatever the ending; else what that is."""
+    """Return the format that a file's ending names; where that is none, or that of a table which the lines are not, the
+    one that its first lines show, if they do.
+    """
     ending, compression = split_endings(file)
-    is_table = ending in TABLES and reading.delimiter is None and reading.column_names is None
-    if file.is_file() and (is_table or ending not in FORMATS):
-        with suppress(UserError), Source(file, str(file), ending, compression).open() as content:
-            if isinstance(content, io.BufferedReader) and is_fasttext(content.peek(1)):
-                return FASTTEXT
-    return ending
+    is_bare_table = ending in TABLES and reading.delimiter is None and reading.column_names is None
+    if not file.is_file() or (ending in FORMATS and not is_bare_table):
+        return ending
+    head = b""
+    with suppress(UserError), Source(file, str(file), ending, compression).open() as content:
+        head = content.read(HEAD)
+    if is_fasttext(head):
+        return FASTTEXT
+    shown = find_shown_format(head, reading.encoding) if ending not in (TEXTS, FASTTEXT) else None
+    if ending in TABLES:
+        return shown if shown in ("json", "jsonl") else ending
+    is_table = shown is None and reading.delimiter is not None and recognize(head) is None
+    return "txt" if is_table else shown or ending
 
 
 def find_file(path: str, flag: str) -> tuple[Path, os.stat_result]:
@@ -202,9 +210,9 @@ def find_source(path: str, format: str | None, read_twice: bool, reading: Readin
     else:
         file, found = find_file(path, "input")
         compression = split_endings(file)[1]
-        if format is None and find_format(file, reading) == FASTTEXT:
-            format = FASTTEXT
-        source = Source(file, path, format or format_of(file, "input", FORMATS), compression, reading)
+        shown = find_format(file, reading)
+        format = format or (shown if shown == FASTTEXT or shown in FORMATS else format_of(file, "input", FORMATS))
+        source = Source(file, path, format, compression, reading)
         if stat.S_ISREG(found.st_mode):
             yield source
             return
@@ -233,9 +241,17 @@ def format_of(file: Path, flag: str, formats: Sequence[str]) -> str:
 
 def no_ending(file: Path, formats: Sequence[str], way: str = "") -> str:
     """Return what to say of a file that has none of the endings; `way` is the way out where its name says nothing."""
-    if "json" in formats and file.suffix.lower() in (".xls", ".xlsx"):  # to be read
+    is_read, ending = "json" in formats, file.suffix.lower()
+    if is_read and ending in (".xls", ".xlsx"):
         return f"{file} is {EXCEL}"
-    if file.suffix.lower() == ".zip" and (problem := zip_problem(file)) is not None:
+    if ending == ".zip" and (problem := zip_problem(file)) is not None:
         return f"{file}: {problem}"
+    if is_read and file.is_file():
+        with Source(file, str(file), "").open() as content:
+            what = recognize(content.read(HEAD))
+        if what is not None:
+            return f"{file} is {what}"
+        doubt = ", and its first lines do not show what it is; give it one of these"
+        way = f"{doubt}, or name what separates its columns with --delimiter{way}"
     endings = ", ".join(f".{name}" for name in formats)
     return f"{file} has none of the endings {endings}, with or without .{', .'.join(COMPRESSIONS)}{way}"

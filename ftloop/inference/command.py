@@ -21,8 +21,9 @@ from ftloop.config.problem_type import ProblemType
 from ftloop.data.columns import find_text_columns
 from ftloop.data.csv_rows import check_names
 from ftloop.data.decode import label_names, label_scores, predicted_labels, probabilities
-from ftloop.data.dialect import DELIMITERS, mistaken_names
+from ftloop.data.dialect import mistaken_names
 from ftloop.data.readers import read_chunks
+from ftloop.data.recognize import DELIMITERS
 from ftloop.data.rows import Chunk, Row
 from ftloop.data.sources import TEXTS, Source, make_reading
 from ftloop.data.tokenization import check_max_length

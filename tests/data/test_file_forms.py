@@ -105,6 +105,63 @@ def test_every_format_is_read_compressed_in_training_and_in_prediction(compressi
     assert fault(tmp_path / "two.csv.zip").endswith("and this holds a.csv, b.csv; unpack it")
 
 
+GROUND_TRUTH = "\n".join(json.dumps({"source-ref": "s3://a/b", **row}) for row in ROWS).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("output.manifest", GROUND_TRUTH, "is read as jsonl, which its first lines show"),
+        ("rows.jl", formats(ROWS)["jsonl"], "is read as jsonl, which its first lines show"),
+        ("rows.jl.gz", gzip.compress(b"\xef\xbb\xbf\n" + formats(ROWS)["jsonl"]), "is read as jsonl, which"),
+        ("rows.gz", gzip.compress(formats(ROWS)["jsonl"]), "is read as jsonl, which its first lines show"),
+        ("rows.jl", formats(ROWS)["jsonl"].decode().encode("utf-16"), "is read as jsonl, which its first lines show"),
+        ("rows.txt", formats(ROWS)["jsonl"], "is read as jsonl, which its first lines show"),
+        ("rows.csv", formats(ROWS)["jsonl"], "is read as jsonl, which its first lines show"),
+        ("part-00000", formats(ROWS)["json"], "is read as json, which its first lines show"),
+        ("rows.bak", json.dumps(ROWS).encode(), "is read as json, which its first lines show"),
+        ("part-00000", formats(ROWS * 2000)["json"], "is read as json, which its first lines show"),
+        ("rows.0001", formats(ROWS)["parquet"], "is read as parquet, which its first bytes show"),
+        ("rows.data", formats(ROWS)["csv"], "is read with --delimiter ,, which all its first lines show"),
+        ("rows.dat", formats(ROWS)["tsv"], r"is read with --delimiter '\t', which all its first lines show"),
+        ("rows.ldjson", formats(ROWS)["jsonl"], None),
+        ("rows.ndjson.gz", gzip.compress(formats(ROWS)["jsonl"]), None),
+    ],
+    ids=range(15),
+)
+def test_a_file_whose_ending_says_nothing_is_known_by_its_lines(
+    name: str, content: bytes, told: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = put(tmp_path / "rows" / name, content)
+    rows = rows_of(path)
+    said = capsys.readouterr().out
+    assert rows[: len(ROWS)] == ROWS
+    assert said.count("is read") == (told is not None)
+    assert told is None or f"{path} {told}" in said
+    assert rows_of(path.parent) == rows, "a folder of nothing else"
+    with find_source(str(path), None, read_twice=False) as source:
+        assert source.format == find_files(str(path), "input")[0].format, "in prediction the same"
+
+
+def test_a_file_that_neither_its_ending_nor_its_lines_tell_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    lines = b"text;label\na, b, c;x\nd, e, f;y\ng;x;\n"
+    told = fault(put(tmp_path / "rows.data", lines))
+    assert told.startswith(f"train_file: {tmp_path / 'rows.data'} has none of the endings .csv, .tsv, .txt, .json, ")
+    way = ", and its first lines do not show what it is; give it one of these, or name what separates its columns with"
+    assert f"{way} --delimiter" in told
+    path = put(tmp_path / "rows.data", b"a|text;label\nb|c;x\nd|e;y\n")
+    assert fault(path) == told, "two delimiters fit"
+    settings: dict[str, Any] = {"delimiter": ";", "text_column_names": ["a|text"]}
+    assert rows_of(path, **settings)[0] == {"a|text": "b|c", "label": "x"}, "the way out"
+    assert len(rows_of(path.rename(tmp_path / "rows.csv"), **settings)) == 2, "the other"
+    pickle = "rows.pkl is a pickle, which is never loaded; save it as csv, jsonl or parquet"
+    assert fault(put(tmp_path / "rows.pkl", b"\x80\x04\x95\x00")).endswith(pickle)
+    notes = str(put(tmp_path / "notes", b"a text\n"))
+    with pytest.raises(UserError) as caught, find_source(notes, None, read_twice=False):
+        pass
+    assert str(caught.value).endswith("--delimiter; say which it is with --input_format (text for a text a line)")
+
+
 def test_the_number_of_rows_is_told_ahead_by_the_bytes_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +208,7 @@ def test_a_delimiter_that_all_lines_show_is_taken_and_said(tmp_path: Path, capsy
     found = load(table_file, test_file=str(plain)).test["test"]
     assert found["text"] == ['a text, "and', "", "another\tone"], "a test set may be a text a line"
     assert f"Lines     {plain} is read as a text a line, the first line too" in capsys.readouterr().out
-    plain.write_bytes(b'{"text": "a"}\n')
+    plain.write_bytes(b'{"text": a}\n')
     assert "plain.txt, line 1: it looks like JSON; give the file the ending .json, or .jsonl" in fault(plain)
     assert "--delimiter: only for csv, tsv, txt" in fault(put(tmp_path / "x.jsonl", b'{"text": "a"}'), delimiter=";")
 
