@@ -48,6 +48,10 @@ def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:
         own, rng_state = _load_parts(run, folder, manifest)
     run.state = read_trainer_state(folder / TRAINER_STATE)
     run.resume = ResumePoint(folder, rng_state)
+    if not run.follows_settings:
+        from ftloop.run.optim import check_length  # nobody else who resumes needs it
+
+        check_length(run.scheduler, max(run.plan.max_steps - run.state.global_step, 0), folder)
     is_here = folder.parent.resolve() == Path(config.output_dir).resolve()
     if is_here:
         run.saved_at = run.state.global_step

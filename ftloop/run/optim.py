@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    CosineAnnealingLR,
+    LRScheduler,
+    OneCycleLR,
+    PolynomialLR,
+    SequentialLR,
+)
 
-from ftloop.errors import UserError
+from ftloop.errors import UserError, summarize
+from ftloop.system.console import say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from accelerate.optimizer import AcceleratedOptimizer
 
     from ftloop.config.train_config import TrainConfig
@@ -20,6 +32,9 @@ if TYPE_CHECKING:
 
 # Parameters that are never decayed, by lower-case name: biases and whatever a family calls its normalisation.
 NO_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+ENDS = {CosineAnnealingLR: ("T_max", "rises again"), PolynomialLR: ("total_iters", "is 0")}
+"""Of schedules that can be stepped beyond their end: what that is called, and what happens then."""
 
 
 def decayed_parameters(model: nn.Module) -> set[str]:
@@ -67,10 +82,34 @@ def check_optimizers(model: nn.Module, optimizers: Any) -> None:
     own = {id(parameter) for parameter in model.parameters()}
     if not all(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
         raise UserError("optimizers: the optimizer holds parameters of another model; make it of this model's own")
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise UserError("optimizers: ReduceLROnPlateau waits for a metric that no schedule is given here; take another")
-    if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
+    if needed := _needed_by_step(optimizer):
+        raise UserError(
+            f"optimizers: the step of {type(optimizer).__name__} needs a {needed}, and the loop, which computes the "
+            "gradients once for each update, calls it without; take one that steps without, such as AdamW or SGD"
+        )
+    if scheduler is None:
+        return
+    if not (callable(getattr(scheduler, "step", None)) and callable(getattr(scheduler, "get_last_lr", None))):
+        kind = getattr(scheduler, "__name__", type(scheduler).__name__)
+        raise UserError(f"optimizers: {kind} is no schedule; of a function, LambdaLR(optimizer, function) makes one")
+    if needed := _needed_by_step(scheduler):
+        raise UserError(
+            f"optimizers: the step of {type(scheduler).__name__} needs {needed}, and a schedule is stepped after "
+            "each update without. Give ConstantLR(optimizer, factor=1) in its place, which leaves the learning rate "
+            "alone, and step yours in the body of a loop over updates(run), with what evaluate(run) returns"
+        )
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
         raise UserError("optimizers: the schedule is that of another optimizer")
+
+
+def _needed_by_step(stepped: Any) -> str:
+    """Return the name of an argument that `step` cannot be called without; empty where there is none to be known of."""
+    try:
+        # Not of the instance: what a schedule puts around an optimizer's own hides that it is bound.
+        _, *parameters = inspect.signature(type(stepped).step).parameters.values()
+    except (TypeError, ValueError):  # it is not written in Python
+        return ""
+    return next((each.name for each in parameters if each.default is each.empty and each.kind not in VARIADIC), "")
 
 
 def create_scheduler(
@@ -96,8 +135,19 @@ def create_scheduler(
         raise _refused(config, error) from error
 
 
-def check_schedule(config: TrainConfig, warmup_steps: int = 1, max_steps: int = 10) -> None:
-    """Raises: UserError when the schedule cannot be built, or not followed to its end; before any data is read."""
+def check_schedule(
+    config: TrainConfig, warmup_steps: int = 1, max_steps: int = 10, given: LRScheduler | None = None
+) -> None:
+    """Raises: UserError when the schedule, the configuration's or the one given, cannot be built or not followed to its
+    end; before any data is read, or any update made."""
+    if given is not None:
+        check_length(given, max_steps)
+        for part, steps in _parts(given, max_steps):
+            name, what = ENDS.get(type(part), ("", ""))
+            if name and steps - 1 > (length := getattr(part, name)):
+                kind, fits = type(part).__name__, f"it is stepped {steps} times, once after each update"
+                say("Warning", f"optimizers: with {name}={length} the rate of {kind} {what} before the end: {fits}")
+        return
     optimizer = AdamW([nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
     scheduler = create_scheduler(optimizer, config, warmup_steps, max_steps)
     try:
@@ -107,6 +157,42 @@ def check_schedule(config: TrainConfig, warmup_steps: int = 1, max_steps: int = 
                 raise ValueError("the learning rate would not be a finite number")
     except (TypeError, ValueError, ArithmeticError, KeyError) as error:
         raise _refused(config, error) from error
+
+
+def check_length(scheduler: Any, updates: int, resumed_from: Path | None = None) -> None:
+    """Raises: UserError when a schedule of the user's cannot be stepped so many times more, once after each update."""
+    for part, steps in _parts(scheduler, updates):
+        kind = type(part).__name__
+        if isinstance(part, OneCycleLR) and steps > part.total_steps:
+            way = f"make it with total_steps={steps}, or the run shorter with max_steps"
+            if resumed_from is not None:  # whose total_steps it has taken over
+                way = f"it goes on as {resumed_from} has it: resume with fewer updates, or train anew from its weights"
+            raise UserError(
+                f"optimizers: {kind} ends after total_steps={part.total_steps}, and the {updates} updates of this run "
+                f"step it to {steps}; {way}"
+            )
+        for rate in getattr(part, "lr_lambdas", []):
+            try:
+                rate(steps)
+            except Exception as error:
+                asked = f"the {updates} updates of this run ask the function of {kind} for 0 to {steps}"
+                fault = f"{type(error).__name__}: {summarize(error)}"
+                raise UserError(f"optimizers: {asked}, where it fails ({fault})") from error
+
+
+def _parts(scheduler: Any, updates: int) -> Iterator[tuple[Any, int]]:
+    """Yield the schedules that one is made of, each with how often it will have been stepped so many updates on."""
+    done = max(getattr(scheduler, "last_epoch", 0), 0)
+    if isinstance(scheduler, ChainedScheduler):
+        for part in scheduler._schedulers:
+            yield from _parts(part, updates)
+    elif isinstance(scheduler, SequentialLR):
+        begins, last = [0, *scheduler._milestones], done + updates
+        for part, begin, end in zip(scheduler._schedulers, begins, [*scheduler._milestones, last + 1], strict=True):
+            if begin <= last and done < end:
+                yield from _parts(part, min(end - 1, last) - max(begin, done))
+    else:
+        yield scheduler, done + updates
 
 
 def _refused(config: TrainConfig, error: Exception) -> UserError:

@@ -139,7 +139,7 @@ def prepare(
         sampler = BudgetSampler(budget, accelerator.process_index)
     train_loader = loaders.train(train_dataset, sampler)
     plan = make_plan(config, num_examples, len(train_loader), accelerator.num_processes, budget)
-    check_schedule(config, plan.warmup_steps, plan.max_steps)
+    check_schedule(config, plan.warmup_steps, plan.max_steps, optimizers[1])
     given_optimizer, given_scheduler = optimizers
     with memory_told("the model", model.parameters()):  # DDP makes room for the gradients
         wrapped_model, optimizer = accelerator.prepare(model, given_optimizer or create_optimizer(model, config))

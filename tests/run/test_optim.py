@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from harness.models import tiny_bert
+from harness.prepared_runs import ARGUMENTS
+from harness.rows import pad, tiny_rows
 from torch import nn
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
+from ftloop import Run, evaluate, load_checkpoint, prepare, save_checkpoint, train, updates
 from ftloop.config.train_config import Schedule, TrainConfig
 from ftloop.errors import UserError
 from ftloop.run.optim import check_schedule, create_optimizer, create_scheduler, decayed_parameters
@@ -145,3 +161,154 @@ def test_a_learning_rate_of_zero_is_no_crash() -> None:
         check_schedule(
             TrainConfig(learning_rate=0, lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": 0.1})
         )
+
+
+UPDATES = 8  # of a run that is prepared below
+Schedules = Callable[[torch.optim.Optimizer], Any]
+
+
+def prepared(folder: Path, schedule: Schedules | None, optimizer: Any = torch.optim.AdamW, **settings: Any) -> Run:
+    """A run with an optimizer and a schedule of the user's."""
+    model = tiny_bert()
+    given = optimizer(model.parameters(), lr=1e-3)
+    config = TrainConfig(output_dir=str(folder), **ARGUMENTS | {"num_train_epochs": 1} | settings)
+    parts = (given, None if schedule is None else schedule(given))
+    return prepare(config, model, tiny_rows(29), tiny_rows(5), data_collator=pad, optimizers=parts)
+
+
+def one_cycle(total_steps: int) -> Schedules:
+    return lambda optimizer: OneCycleLR(optimizer, 1e-3, total_steps=total_steps)
+
+
+def after_warmup(schedule: Schedules) -> Schedules:
+    return lambda optimizer: SequentialLR(optimizer, [LinearLR(optimizer, total_iters=3), schedule(optimizer)], [3])
+
+
+def chained(schedule: Schedules) -> Schedules:
+    return lambda optimizer: ChainedScheduler([LinearLR(optimizer, total_iters=3), schedule(optimizer)], optimizer)
+
+
+def by_table(length: int) -> Schedules:
+    return lambda optimizer: LambdaLR(optimizer, lambda step: [1.0 / (1 + i) for i in range(length)][step])
+
+
+TOO_SHORT: dict[str, tuple[Schedules, Schedules, str]] = {
+    "one cycle": (one_cycle(7), one_cycle(8), "ends after total_steps=7, and the 8 updates of this run step it to 8;"),
+    "after a warmup": (after_warmup(one_cycle(4)), after_warmup(one_cycle(5)), "total_steps=4, .* step it to 5; .*=5,"),
+    "chained": (chained(one_cycle(7)), chained(one_cycle(8)), "ends after total_steps=7, .* to 8; .*total_steps=8,"),
+    "a table": (by_table(8), by_table(9), r"ask the function of LambdaLR for 0 to 8, where it fails \(IndexError: "),
+}
+
+
+@pytest.mark.parametrize("name", TOO_SHORT)
+def test_a_schedule_that_ends_before_the_run_is_told_before_any_update(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    too_short, fits, said = TOO_SHORT[name]
+    with pytest.raises(UserError, match=f"^optimizers: .*{said}"):
+        prepared(tmp_path, too_short)
+    run = prepared(tmp_path, fits)
+    train(run)
+    assert run.state.global_step == run.plan.max_steps == UPDATES
+    assert "Warning" not in capsys.readouterr().out
+
+
+def test_the_first_of_schedules_in_a_row_need_not_reach_the_end(tmp_path: Path) -> None:
+    def schedule(optimizer: torch.optim.Optimizer) -> Any:
+        return SequentialLR(optimizer, [one_cycle(3)(optimizer), LinearLR(optimizer), one_cycle(1)(optimizer)], [4, 20])
+
+    train(prepared(tmp_path, schedule))
+
+
+def test_a_schedule_taken_over_from_a_checkpoint_is_held_against_the_updates_that_are_left(tmp_path: Path) -> None:
+    run = prepared(tmp_path, one_cycle(8))
+    next(updates(run))
+    save_checkpoint(run)
+    saved = tmp_path / "checkpoint-1"
+    longer = prepared(tmp_path / "longer", one_cycle(9), max_steps=9)
+    with pytest.raises(UserError, match=r"ends after total_steps=8, and the 8 updates of this run step it to 9; it"):
+        load_checkpoint(longer, saved)
+    same = prepared(tmp_path / "same", one_cycle(8))
+    load_checkpoint(same, saved)
+    train(same)
+    assert same.state.global_step == UPDATES
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (lambda optimizer: CosineAnnealingLR(optimizer, 6), "with T_max=6 the rate of CosineAnnealingLR rises again"),
+        (lambda optimizer: CosineAnnealingLR(optimizer, 7), None),
+        (lambda optimizer: PolynomialLR(optimizer, 6), "with total_iters=6 the rate of PolynomialLR is 0 before"),
+        (lambda optimizer: PolynomialLR(optimizer, 7), None),
+        (lambda optimizer: LinearLR(optimizer, total_iters=2), None),
+        (after_warmup(lambda optimizer: CosineAnnealingLR(optimizer, 3)), "T_max=3 .*: it is stepped 5 times"),
+    ],
+)
+def test_a_schedule_that_goes_on_otherwise_than_it_began_is_warned_of(
+    schedule: Schedules, said: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = prepared(tmp_path, schedule)
+    warned = capsys.readouterr().out
+    assert warned.count("Warning") == len(re.findall(f"Warning   optimizers: .*{said}", warned)) == bool(said)
+    rates = [update.learning_rate or 0.0 for update in updates(run)]
+    assert len(rates) == UPDATES
+    assert (rates[-1] > rates[-2] or rates[-2] == 0) == bool(said)
+
+
+class Sam(torch.optim.SGD):
+    """Looks at the loss of other weights too."""
+
+    def step(self, first: Any, /, *more: Any, **others: Any) -> None:  # type: ignore[override]
+        raise AssertionError("is not called")
+
+
+@pytest.mark.parametrize(("optimizer", "needed"), [(torch.optim.LBFGS, "closure"), (Sam, "first")])
+@pytest.mark.parametrize("schedule", [None, one_cycle(8)])
+def test_an_optimizer_that_needs_more_than_gradients_is_told(
+    optimizer: Any, needed: str, schedule: Any, tmp_path: Path
+) -> None:
+    said = f"^optimizers: the step of {optimizer.__name__} needs a {needed}, .*such as AdamW or SGD"
+    with pytest.raises(UserError, match=said):
+        prepared(tmp_path, schedule if optimizer is Sam else None, optimizer)
+
+
+class Wrapped(torch.optim.SGD):
+    """Hands on whatever its step is given."""
+
+    def step(self, *given: Any, **named: Any) -> Any:
+        return super().step(*given, **named)
+
+
+def test_an_optimizer_that_can_take_more_than_gradients_steps_without(tmp_path: Path) -> None:
+    run = prepared(tmp_path, one_cycle(8), Wrapped)
+    train(run)
+    assert run.state.global_step == UPDATES
+
+
+def test_a_function_is_no_schedule(tmp_path: Path) -> None:
+    def halved(step: int) -> float:
+        return 0.5
+
+    with pytest.raises(UserError, match=r"optimizers: halved is no schedule; of a function, LambdaLR\(optimizer, func"):
+        prepared(tmp_path, lambda optimizer: halved)
+    run = prepared(tmp_path, lambda optimizer: LambdaLR(optimizer, halved))
+    assert next(updates(run)).learning_rate == 5e-4
+
+
+def test_a_schedule_that_waits_for_a_metric_is_stepped_in_a_loop_of_ones_own(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ReduceLROnPlateau needs metrics, .* Give ConstantLR\(optimizer, factor=1\)"):
+        prepared(tmp_path, lambda optimizer: ReduceLROnPlateau(optimizer))
+    run = prepared(tmp_path, lambda optimizer: ConstantLR(optimizer, factor=1))
+    plateau = ReduceLROnPlateau(run.optimizer.optimizer, mode="max", factor=0.5, patience=0)
+    rates = []
+    for update in updates(run):
+        rates.append(run.optimizer.param_groups[0]["lr"])
+        if update.global_step % 2 == 0:
+            plateau.step(-evaluate(run)["eval_loss"] - update.global_step)  # worse each time but the first
+        if update.global_step == 5:
+            save_checkpoint(run)
+    assert rates == [1e-3] * 4 + [5e-4] * 2 + [2.5e-4] * 2
+    resumed = prepared(tmp_path, lambda optimizer: ConstantLR(optimizer, factor=1))
+    load_checkpoint(resumed, tmp_path / "checkpoint-5")
+    assert [resumed.optimizer.param_groups[0]["lr"] for _ in updates(resumed)] == [5e-4] * 3
