@@ -11,7 +11,8 @@ from decimal import Decimal
 from datasets import Dataset
 
 from ftloop.config.problem_type import ProblemType
-from ftloop.data.incomplete_rows import LEAVE_OUT, NO_LABEL
+from ftloop.data.incomplete_rows import NO_LABEL, way_of_empty
+from ftloop.data.joined_labels import find_joined
 from ftloop.data.labels import Labels
 from ftloop.data.scan import MAX_SHOWN, distinct_values, has_lists, list_items, rows_with
 from ftloop.data.values import TRUTHS, plain_number
@@ -39,9 +40,7 @@ def find_labels(
     """
     raw = distinct_values(train, column)
     if has_lists(train, column):
-        _check_wanted(wanted, column, holds_lists=True)
         return _find_multi_labels(train, column, raw, task_names)
-    _check_wanted(wanted, column, holds_lists=False)
     if wanted == ProblemType.REGRESSION:
         return _find_numbers(train, column, raw)
     odd = {label for label in raw if _is_not_finite(label)}
@@ -63,18 +62,19 @@ def find_labels(
     return _with_spellings(_classes(classes, task_names, ProblemType.SINGLE_LABEL), raw)
 
 
-def _check_wanted(wanted: ProblemType | None, column: str, holds_lists: bool) -> None:
+def check_wanted(train: Dataset, column: str, wanted: ProblemType | None) -> None:
     """Raises: UserError where `problem_type` asks for lists of labels and there are none, or the other way round."""
+    holds_lists = has_lists(train, column)
     if wanted is None or holds_lists == (wanted == ProblemType.MULTI_LABEL):
         return
     if holds_lists:
         raise UserError(
             f"problem_type: column {column!r} holds lists of labels, for which it is {ProblemType.MULTI_LABEL}"
         )
-    raise UserError(
-        f"problem_type: {ProblemType.MULTI_LABEL} learns lists of labels, and column {column!r} holds one text each; "
-        "--label_delimiter says what separates several"
-    )
+    joined = find_joined(label for label in distinct_values(train, column) if label is not None)
+    way = joined.told if joined else "--label_delimiter says what separates several"
+    told = f"{ProblemType.MULTI_LABEL} learns lists of labels, and column {column!r} holds one text each"
+    raise UserError(f"problem_type: {told}; {way}")
 
 
 def _find_numbers(train: Dataset, column: str, raw: list[str]) -> Labels:
@@ -183,10 +183,13 @@ def check_known_labels(
     ways = [f"write the labels of {there} as the training set's", f"take these rows out of {there}"]
     ways += [] if labels.regression else ["train on rows that have them too"]
     way = f"{', '.join(ways[:-1])}, or {ways[-1]}"
+    joined = find_joined(labels.names) if labels.problem_type == ProblemType.SINGLE_LABEL else None
     if {*unknown} <= {*not_trained}:
         way = "training rows that have them are left out by --max_train_samples: raise it, or leave it out"
     elif all(not label.strip() or label in NO_LABEL for label in unknown):
-        way = LEAVE_OUT
+        way = way_of_empty(joined)
+    elif joined is not None:
+        way = f"{joined.told}; else {way}"
     raise UserError(
         f"{what}{f' ({files})' if files else ''}: column {column!r} holds {pluralize(len(unknown), 'label')} that the "
         f"training set does not have: {', '.join(found)}{more}; the training set's are {trained}; {way}"

@@ -15,6 +15,7 @@ from datasets import Dataset
 from ftloop.config.problem_type import ProblemType
 from ftloop.config.train_config import TrainConfig
 from ftloop.data.cache import cached, dataset_key
+from ftloop.data.joined_labels import Joined, find_joined
 from ftloop.data.remarks import Remark
 from ftloop.data.scan import MAX_SHOWN, distinct_values, has_lists, missing, name_rows, rows_with, set_name
 from ftloop.errors import UserError
@@ -133,19 +134,31 @@ def check_labelled(
     beside_empty: bool = False,
 ) -> None:
     """Raises: UserError for a label that is missing and, with the `config` of a training set, for marks of that."""
+    joined = find_joined(_texts(dataset, column)) if config is None or config.problem_type is None else None
     count, first = missing(dataset, column)
     if count:
-        raise UserError(f"{what}: column {column!r} has no value in {name_rows(first, count)}; {LEAVE_OUT}")
+        way = LEAVE_OUT
+        if joined is not None or has_lists(dataset, column):
+            way += "; a row with none of the labels has an empty list or text, or 0 in every label column"
+        told = "" if joined is None else f"; {joined.told}"
+        raise UserError(f"{what}: column {column!r} has no value in {name_rows(first, count)}{told}; {way}")
     if config is None or config.drop_unlabelled:  # what is left then are classes
         return
     for mark in sorted(marks_of_no_label(_texts(dataset, column), class_names, config, beside_empty)):
         where = rows_with(dataset, column, mark)
         if not mark.strip():
-            raise UserError(f"{what}: column {column!r} is empty in {where}; {LEAVE_OUT}")
+            raise UserError(f"{what}: column {column!r} is empty in {where}; {way_of_empty(joined)}")
         raise UserError(
             f"{what}: the label {short_repr(mark)} in {where} seems to say that there is none: {LEAVE_OUT}; if it is a "
             f"class, --problem_type {ProblemType.SINGLE_LABEL} says so"
         )
+
+
+def way_of_empty(joined: Joined | None) -> str:
+    """Return what to do where labels are empty texts: where the others are several `joined`, nothing is missing."""
+    if joined is None:
+        return LEAVE_OUT
+    return f"{joined.told}, an empty one as none; if these are single classes, {LEAVE_OUT}"
 
 
 def empty_texts_remark(sets: Mapping[str, Dataset], columns: Sequence[str]) -> list[Remark]:

@@ -21,7 +21,7 @@ from ftloop.data.contradictions import count_contradictions
 from ftloop.data.demo import SPLIT_SIZES, demo_rows
 from ftloop.data.dialect import mistaken_names
 from ftloop.data.files import column_names, file_class_names, holds_lists, name_class, read_table
-from ftloop.data.find_labels import check_known_labels, find_labels, with_spellings_of
+from ftloop.data.find_labels import check_known_labels, check_wanted, find_labels, with_spellings_of
 from ftloop.data.glue import TASKS
 from ftloop.data.hold_out import hold_out
 from ftloop.data.incomplete_rows import NO_LABEL, check_labelled, empty_texts_remark, have_empty_labels, leave_out
@@ -152,6 +152,7 @@ def _settle(config: TrainConfig, sets: _Sets, wanted: ProblemType | None) -> tup
         label_column = next(name for name in ("labels", "label", "label_names") if name not in sets.text_columns)
         every, unlabelled = in_one_column(every, of_columns, label_column, sets.test)
     every, names, said = in_one_form(every, label_column, wanted)
+    check_wanted(every["train"], label_column, wanted)
     names = of_columns or names or (task.label_names if task else sets.class_names)
     every, dropped = leave_out(config, every, sets.text_columns, label_column, names, sets.test)
     validation, test = ({name: every[name] for name in part} for part in (sets.validation, sets.test))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +10,7 @@ from datasets import Dataset
 
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.contradictions import are_many
+from ftloop.data.joined_labels import find_joined
 from ftloop.data.labels import Labels
 from ftloop.data.scan import distinct_values, set_name, single_values
 from ftloop.system.text import join_some, short_repr
@@ -19,8 +19,6 @@ Remark = tuple[str, str]
 """Topic and text of a line on the console."""
 
 MAX_NAMED = 5
-JOINTS = ",;|#/+&"
-"""What people write between the labels of a row."""
 FEW_ROWS = 10
 """Fewer may all be of one class by chance."""
 MANY_CLASSES = 6
@@ -114,13 +112,11 @@ def _lists_as_text(labels: Labels) -> list[str]:
 
 
 def _joined(names: Sequence[str]) -> list[str]:
-    """Name classes that are made of other classes with a separator between them."""
-    for separator in JOINTS:
-        joined = [name for name in names if separator in name and {*map(str.strip, name.split(separator))} <= {*names}]
-        if joined:
-            way = f"--label_delimiter {shlex.quote(separator)} reads several labels a row"
-            return [f"classes that are other classes joined: {_listed(joined)}; {way}"]
-    return []
+    """Name classes that look like several."""
+    joined = find_joined(names)
+    if joined is None:
+        return []
+    return [f"classes that look like several joined: {_listed(joined.labels)}; {joined.way}"]
 
 
 def _single_rows(single: int, names: Sequence[str], column: str) -> list[str]:

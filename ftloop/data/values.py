@@ -88,8 +88,7 @@ def as_names(value: Any, where: str, delimiter: str | None) -> list[str] | None:
         kind = KINDS.get(type(value), "a text" if isinstance(value, str) else "a number")
         raise UserError(f"{where} holds {kind}, where others hold a list of names")
     else:
-        text = as_text(value, where) or ""
-        names = [name.strip() for name in text.split(delimiter)] if text.strip() else []
+        names = [*split_names(as_text(value, where) or "", delimiter)]
     is_vector = all(name in BITS for name in names)
     for number, name in enumerate(names):
         if not name:
@@ -97,6 +96,12 @@ def as_names(value: Any, where: str, delimiter: str | None) -> list[str] | None:
         if name in names[:number] and not is_vector:
             raise UserError(f"{where}: {short_repr(name)} is there twice")
     return [name for name in names if name is not None]
+
+
+def split_names(text: str, delimiter: str) -> list[str]:
+    """Return the names in a text. One more delimiter may stand at its end, where each name is written with one."""
+    names = [name.strip() for name in text.split(delimiter)] if text.strip() else []
+    return names[:-1] if len(names) > 1 and not names[-1] else names
 
 
 def _true_names(value: dict[Any, Any], where: str) -> list[str | None]:

@@ -215,7 +215,7 @@ def test_a_list_as_text_of_a_csv_file_may_lack_too(tmp_path: Path) -> None:
 
 def test_classes_that_are_others_joined_are_told(files: Files) -> None:
     rows = labelled("food", "sport", "food#sport", "food")
-    joined = "classes that are other classes joined: 'food#sport'; --label_delimiter '#' reads several labels a row"
+    joined = "classes that look like several joined: 'food#sport'; --label_delimiter \"#\" reads several labels a row"
     assert joined in said(files.load(rows))
     assert files.load(rows, label_delimiter="#").labels.names == ("food", "sport")
     assert "joined" not in said(files.load(labelled("and/or", "and", "yes/no")))
