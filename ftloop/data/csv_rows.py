@@ -45,7 +45,9 @@ def escapes_quotes(source: Source) -> bool:
 @cache  # it reads the whole file
 def _escapes_quotes(source: Source, modified: int) -> bool:
     with source.open() as file:
-        if not any(b'\\"' in line for line in file):
+        # Block by block, each to the end of a line, so that no pair is cut in two: much faster than line by line.
+        blocks = iter(lambda: file.read(2**20) + file.readline(), b"")
+        if not any(b'\\"' in block for block in blocks):
             return False
 
     def has_bad_rows(escaped: bool) -> bool:
@@ -185,7 +187,7 @@ def _rows(
             continue
         # An empty field is an empty text, which is valid; an empty label is treated as missing later.
         row = Row(number, dict(zip(header, fields, strict=True)))
-        if has_names and bare_names[0] in fields[0] and bare_names[-1] in fields[-1]:
+        if has_names and bare_names[-1] in fields[-1] and bare_names[0] in fields[0]:  # a label is soon looked at
             row.error = HEADER_AGAIN if list(map(_bare, fields)) == bare_names else None
         if not all(map(str.isascii, fields)) and not all(map(is_utf8, fields)):
             bad = {name: value for name, value in row.values.items() if not is_utf8(value)}

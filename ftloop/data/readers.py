@@ -64,7 +64,9 @@ def read_chunks(source: Source) -> Iterator[Chunk]:
     with _open_rows(source) as (header, rows, file):
         for row in rows:
             group.append(row)
-            characters += sum([len(value) for value in row.values.values() if isinstance(value, str)])
+            values = row.values.values()
+            texts = values if source.format in TABLES else [value for value in values if isinstance(value, str)]
+            characters += sum(map(len, texts))
             if len(group) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
                 before += len(group)
                 share = None if file is None else share_read(file)

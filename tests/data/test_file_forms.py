@@ -319,9 +319,11 @@ def test_labels_in_front_as_fasttext_has_them_are_read(
     found = load(several, validation_file=str(path))
     assert found.train.to_list()[-1] == {"text": "both", "label": ["good", "bad"]}
     assert found.validation["validation"][0]["label"] == [ROWS[0]["label"]]
+    path.write_bytes(pack("\n".join([*lines, "a text without a label"]).encode()))
     with find_source(str(path), None, read_twice=False) as source:
         rows = [row for chunk in read_chunks(source) for row in chunk.rows]
-    assert [row.values for row in rows] == ROWS, "in prediction the same"
+    unlabelled = {"text": "a text without a label", "label": None}
+    assert [row.values for row in rows] == [*ROWS, unlabelled], "in prediction the same"
     listed = put(tmp_path / "listed.csv", b"text,label\na,__label__x\nb,__label__y\n")
     assert load(listed).labels.names == ("__label__x", "__label__y")
 
