@@ -41,6 +41,8 @@ def read_chunks(
     with _opened(source) as table:
         header = _names(table.schema)
         check_names(header, source.name)
+        if columns is not None:  # a field within a struct comes with its column
+            columns = list(dict.fromkeys(name if name in header else name.partition(".")[0] for name in columns))
         rows_at_once = max(1, min(chunk_rows, chunk_bytes * (table.total_rows or 0) // max(table.bytes, 1)))
         try:
             for batch in _batches(table, columns, rows_at_once if table.bytes else chunk_rows):
@@ -65,6 +67,15 @@ def read_schema(source: Source) -> Any:
 def read_names(source: Source) -> tuple[str, ...]:
     """Return the names of the columns. Raises: UserError when they cannot be read."""
     return _names(read_schema(source))
+
+
+def read_structs(source: Source) -> dict[str, Any]:
+    """Return the columns that are structs, each with the fields that it has, as mappings of names."""
+    return _structs(read_schema(source))
+
+
+def _structs(fields: Any) -> dict[str, Any]:
+    return {field.name: _structs(field.type) if pyarrow.types.is_struct(field.type) else None for field in fields}
 
 
 def _names(schema: Any) -> tuple[str, ...]:

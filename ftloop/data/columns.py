@@ -68,7 +68,7 @@ def find_text_columns(
     listing = f"{source} has the columns {', '.join(columns)}"
     for name in wanted or ():
         if name not in columns:
-            raise UserError(f"no column {name!r}: {listing}")
+            raise UserError(f"no column {name!r}: {listing}{_way_within([name], columns)}")
     if wanted:
         return tuple(wanted)
     of_task = [TASKS[task_name].text_columns] if task_name in TASKS else []
@@ -83,7 +83,7 @@ def find_text_columns(
     found = [name for name in columns if fold_name(name) in MORE_TEXTS]
     if len(found) == 1:
         return (found[0],)
-    which = f"{', '.join(found)} all could; " if found else ""
+    which = _which(found or [name for name in columns if "." in name and is_usual_text(name.rpartition(".")[2])])
     raise UserError(f"which columns hold the text? {which}{listing}; name one or two with --text_column_names")
 
 
@@ -103,17 +103,27 @@ def find_columns(config: TrainConfig, columns: Sequence[str], source: str) -> tu
     named = config.label_column_name
     labels = tuple([named] if isinstance(named, str) else named or _usual_labels(columns, text_columns))
     if named is None and len(labels) != 1:
-        which = f"{', '.join(labels)} all could; " if labels else ""
+        which = _which(labels or [name for name in columns if "." in name and is_usual_label(name.rpartition(".")[2])])
         more = "" if labels else ", or a 0/1 column for each of several labels"
         problems.append(f"which column holds the label? {which}{listing}; name it with --label_column_name{more}")
     elif missing := [name for name in labels if name not in columns]:
-        problems.append(f"no column {', '.join(map(repr, missing))}: {listing}")
+        problems.append(f"no column {', '.join(map(repr, missing))}: {listing}{_way_within(missing, columns)}")
     if problems:
         raise UserError(*problems)
     both = next((name for name in labels if name in text_columns), None)
     if both is not None:
         raise UserError(f"label_column_name: {both!r} is also a text column")
     return text_columns, labels
+
+
+def _which(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'all could' if len(names) > 1 else 'could'}; " if names else ""
+
+
+def _way_within(missing: Sequence[str], columns: Sequence[str]) -> str:
+    """Return how columns are named that are no columns but fields within mappings."""
+    within = [name for name in columns if any(name.endswith(f".{each}") for each in missing)]
+    return f"; a field within another is named with a dot: {' or '.join(within)}" if within else ""
 
 
 def _usual_labels(columns: Sequence[str], text_columns: Sequence[str]) -> list[str]:

@@ -36,9 +36,11 @@ Files = str | Sequence[Source]
 
 
 def column_names(files: Files) -> list[str]:
-    """Return the columns of the first file, from its header or, for json, its first row; as `read_columns`."""
+    """Return the columns of the first file, from its header or, for json, its first row, and the fields within them; as
+    `read_columns`.
+    """
     source = _sources(files)[0]
-    return cached(_key(source), f"columns {source.reading}", lambda: read_columns(source))
+    return cached(_key(source), f"columns and fields {source.reading}", lambda: read_columns(source, fields=True))
 
 
 def file_class_names(source: Source, column: str) -> list[str] | None:
@@ -150,7 +152,7 @@ def _text_rows(
                         value = name_class(value, names)
                     texts[name] = as_names(value, place, delimiter) if name == list_column else as_text(value, place)
             except UserError as error:
-                way = "" if name == label_column else way_to_text(value)
+                way = "" if name == label_column else way_to_text(value, own)
                 raise source.error(row.number, f"{error}{way}") from None
             yield texts
         _repeated_headers(source, repeated)

@@ -223,7 +223,10 @@ def _load_by_name(config: TrainConfig) -> _Sets:
         if name == "train":
             raise UserError(f"{flag}: train is what is trained on")
     if task is None or config.text_column_names is not None or config.label_column_name is not None:
-        columns, labels = find_columns(config, splits["train"].column_names, source)
+        names = list(dict.fromkeys([*splits["train"].column_names, *splits["train"].features.flatten()]))
+        columns, labels = find_columns(config, names, source)
+        if not {*columns, *labels} <= {*splits["train"].column_names}:  # some are within mappings
+            splits = {name: rows.flatten() for name, rows in splits.items()}
     else:
         columns, labels = task.text_columns, ("label",)
     _, class_names = list_and_class_names(splits["train"], labels[0])

@@ -185,7 +185,8 @@ def _other_labels(part: _Part, own: Mapping[str, str], trained: Trained) -> list
     if len(trained.labels) > 1:
         return []
     used = [own.get(name, name) for name in trained.texts]
-    others = _odd_values(part, [name for name in part.columns if name not in used], trained)
+    fields = [name for name in part.columns if "." in name and name.partition(".")[0] in part.columns]
+    others = _odd_values(part, [name for name in part.columns if name not in (*used, *fields)], trained)
     told = []
     holding = [name for name, odd in others.items() if odd is None]
     if holding:

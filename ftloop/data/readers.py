@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import IO
 
 from ftloop.data import arrow_rows
@@ -18,7 +19,7 @@ from ftloop.data.compression import share_read
 from ftloop.data.csv_rows import HEADER_AGAIN, check_names, read_table
 from ftloop.data.json_rows import read_document, read_lines
 from ftloop.data.line_rows import read_plain_lines
-from ftloop.data.rows import Chunk, Row
+from ftloop.data.rows import Chunk, Row, field_names, fields_of, value_at
 from ftloop.data.sources import COLUMNAR, FASTTEXT, FOLDERS, TABLES, TEXTS, Source
 from ftloop.data.text_folders import COLUMNS, read_folders
 from ftloop.errors import UserError
@@ -31,11 +32,19 @@ CHUNK_BYTES = 2**26
 
 
 def read_rows(source: Source, columns: Sequence[str] | None = None, repeated: list[int] | None = None) -> Iterator[Row]:
-    """Read all rows in order; of parquet and Arrow only `columns`. Blank lines are skipped, and those that repeat the
-    header, whose numbers are put into `repeated`.
+    """Read all rows in order; of parquet and Arrow only `columns`, of which those with dots may be within mappings.
+    Blank lines are skipped, and those that repeat the header, whose numbers are put into `repeated`.
 
     Raises: UserError at the first bad row, when there is no header, or when nothing more can be read.
     """
+    fields = [name for name in columns or () if "." in name]
+    for row in _read_rows(source, columns, repeated):
+        for name in fields:
+            row.values[name] = value_at(row.values, name)
+        yield row
+
+
+def _read_rows(source: Source, columns: Sequence[str] | None, repeated: list[int] | None) -> Iterator[Row]:
     if source.format in COLUMNAR:
         chunks = arrow_rows.read_chunks(source, columns, True, CHUNK_ROWS, CHUNK_BYTES)
         yield from (row for chunk in chunks for row in chunk.rows)
@@ -76,23 +85,25 @@ def read_chunks(source: Source) -> Iterator[Chunk]:
         yield Chunk(header, group, before + len(group))
 
 
-def read_columns(source: Source) -> list[str]:
-    """Read the names of the columns, from the header or, for json, the first row.
+def read_columns(source: Source, fields: bool = False) -> list[str]:
+    """Read the names of the columns, from the header or, for json, the first row; with `fields` those within mappings
+    too, as `value_at` reads them, of json in the first rows.
 
     Raises: UserError when there are none, or they cannot be read.
     """
     if source.format in COLUMNAR:
-        names = arrow_rows.read_names(source)
+        names, within = arrow_rows.read_names(source), field_names(arrow_rows.read_structs(source))
     else:
         with _open_rows(source) as (header, rows, _file):
             first = next(rows, None) if header is None else Row(0, dict.fromkeys(header))
+            within = fields_of(chain([first], rows)) if fields and header is None and first is not None else []
         if first is None:
             raise UserError(f"{source.name}: no rows")
         if first.error is not None:
             raise source.error(first.number, first.error)
         names = tuple(first.values)
     check_names(names, source.name)
-    return list(names)
+    return [*names, *(name for name in within if fields and name not in names)]
 
 
 @contextmanager

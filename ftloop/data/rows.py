@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
+
+from ftloop.data.values import is_utf8
+
+MAX_DEPTH = 8
+HEAD_ROWS = 200
+
+
+def value_at(values: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a column or, by a name with dots such as `data.text`, of a field within mappings; None where
+    there is none. A column whose own name has a dot comes first.
+    """
+    if name in values:
+        return values[name]
+    column, _, field = name.partition(".")
+    within = values.get(column)
+    return value_at(within, field) if field and isinstance(within, dict) else None
+
+
+def field_names(values: Mapping[str, Any], depth: int = MAX_DEPTH) -> list[str]:
+    """Return the names by which `value_at` reads the fields within mappings."""
+    names = []
+    for column, within in values.items():
+        if depth and isinstance(within, dict) and "." not in column:
+            fields = [name for name in within if name and is_utf8(name) and "\0" not in name]
+            names += [f"{column}.{name}" for name in [*fields, *field_names(within, depth - 1)]]
+    return [name for name in names if name not in values]
 
 
 @dataclass(slots=True)
@@ -14,6 +41,11 @@ class Row:
     values: dict[str, Any]
     """Value of each column; for a bad row, whatever could be read."""
     error: str | None = None
+
+
+def fields_of(rows: Iterable[Row]) -> list[str]:
+    """Return the names of the fields within mappings of the first rows: the first may have null for one."""
+    return list(dict.fromkeys(name for row in islice(rows, HEAD_ROWS) for name in field_names(row.values)))
 
 
 @dataclass(frozen=True)
@@ -33,6 +65,11 @@ class Chunk:
         if self.header is not None:
             return self.header
         return tuple(dict.fromkeys(name for row in self.rows for name in row.values))
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of the fields within mappings of the first rows."""
+        return fields_of(self.rows)
 
     def split(self, max_rows: int) -> Iterator[Chunk]:
         for start in range(0, len(self.rows), max_rows):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -148,7 +149,8 @@ class Source:
 def _is_document(source: Source, modified: int) -> bool:
     with source.open() as file, source.text(file) as text:
         try:
-            line = next((line.strip() for line in text if line.strip()), "")
+            lines = islice((line.strip() for line in text if line.strip()), 2)
+            line, has_more = next(lines, ""), any(lines)
         except UnicodeError:  # which is told when it is read
             return False
     if not line.startswith("{"):
@@ -157,7 +159,9 @@ def _is_document(source: Source, modified: int) -> bool:
         values = list(read_json(line).values())
     except ValueError:
         return not line.endswith("}")  # an object over several lines
-    return bool(values) and (all(isinstance(value, (dict, list)) for value in values) or "data" in read_json(line))
+    if not values or has_more:  # a document that ends on its first line is all there is
+        return False
+    return all(isinstance(value, (dict, list)) for value in values) or "data" in read_json(line)
 
 
 def file_source(path: Path, reading: Reading = AS_NAMED) -> Source:

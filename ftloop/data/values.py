@@ -67,10 +67,12 @@ def as_text(value: Any, where: str) -> str | None:
     raise UserError(f"{where} holds {KINDS.get(type(value), type(value).__name__)}, not a text or a number")
 
 
-def way_to_text(value: Any) -> str:
+def way_to_text(value: Any, column: str) -> str:
     """Return how a column of such values becomes texts, to be said behind what `as_text` has against them."""
     if isinstance(value, bytes):
         return "; pandas' .str.decode('utf-8') makes texts of a column of them"
+    if isinstance(value, dict) and (texts := [name for name, field in value.items() if isinstance(field, str)]):
+        return f"; a field of it is named with a dot, such as {short_repr(f'{column}.{texts[0]}')}"
     return "; pandas' .str.join(' ') makes texts of a column of lists of words" if isinstance(value, list) else ""
 
 
@@ -109,5 +111,7 @@ def _true_names(value: dict[Any, Any], where: str) -> list[str | None]:
     for name, said in value.items():
         if said not in (0, 1, None):
             told = f"{where} maps {short_repr(str(name))} to {short_repr(str(said))}"
-            raise UserError(f"{told}; 0 or 1 is wanted of each label")
+            field = f"{where.partition('column ')[2]}.{name}"
+            way = f"a field of it is named with a dot: {short_repr(field)}"
+            raise UserError(f"{told}; 0 or 1 is wanted of each label, and {way}")
     return [as_text(name, where) for name, said in value.items() if said]

@@ -24,7 +24,7 @@ from ftloop.data.decode import label_names, label_scores, predicted_labels, prob
 from ftloop.data.dialect import mistaken_names
 from ftloop.data.readers import read_chunks
 from ftloop.data.recognize import DELIMITERS
-from ftloop.data.rows import Chunk, Row
+from ftloop.data.rows import Chunk, Row, value_at
 from ftloop.data.sources import TEXTS, Source, make_reading
 from ftloop.data.tokenization import check_max_length
 from ftloop.data.values import as_text, way_to_text
@@ -210,12 +210,13 @@ def _text_columns(args: argparse.Namespace, settings: RunSettings, source: Sourc
         way = f"; for a text a line --input_format {TEXTS}" if is_plain else ""
         raise UserError(f"no row can be read; the first: {bad}{way}")
     check_names(first.columns, source.name)
-    if not args.text_column_names and wanted and not set(wanted) <= set(first.columns):
-        listing = f"{source.name} has {', '.join(first.columns)}"
+    columns = [*first.columns, *first.fields]
+    if not args.text_column_names and wanted and not set(wanted) <= set(columns):
+        listing = f"{source.name} has {', '.join(columns)}"
         told = f"the run in {args.model} read {', '.join(wanted)}: {listing}; name with --text_column_names"
         raise UserError(f"{mistaken_names(source) or told}{_texts_way(first)}")
     try:
-        return find_text_columns(wanted, settings.task_name, first.columns, source.name)
+        return find_text_columns(wanted, settings.task_name, columns, source.name)
     except UserError as error:
         unsplit = [name for name in DELIMITERS if len(first.columns) == 1 and name in first.columns[0]]
         way = f" (or what separates its columns, with --delimiter {shlex.quote(unsplit[0])})" if unsplit else ""
@@ -244,11 +245,11 @@ def _rows_and_texts(job: Job, chunk: Chunk) -> Iterator[tuple[Row, list[str]]]:
     for row in chunk.rows:
         texts = []
         for name in job.text_columns:
-            value = row.values.get(name)
+            value = value_at(row.values, name)
             try:
                 text = as_text(value, f"column {name}")
             except UserError as error:
-                row.error = row.error or f"{error}{way_to_text(value)}"
+                row.error = row.error or f"{error}{way_to_text(value, name)}"
                 continue
             if text is None:
                 row.error = row.error or f"column {name} has no value"

@@ -200,7 +200,10 @@ def test_a_value_that_is_a_list_or_an_object_is_named_with_row_and_column(
     path = write_records(tmp_path / name, [{"first": "a", "second": None}, {"first": "a", "second": value}])
     kind = "a mapping" if isinstance(value, dict) else "a list"
     told = f"{path}, {place}: column second holds {kind}, not a text or a number"
-    way = "" if isinstance(value, dict) else "; pandas' .str.join(' ') makes texts of a column of lists of words"
+    way = "; pandas' .str.join(' ') makes texts of a column of lists of words"
+    if isinstance(value, dict):
+        way = "; a field of it is named with a dot, such as 'second.text'"
+        assert "second.text" in column_names(str(path))
     assert fault(path, label=None) == told + way
 
 

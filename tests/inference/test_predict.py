@@ -394,6 +394,22 @@ def test_parquet_keeps_what_it_is_given_and_other_formats_get_it_as_text(predict
     assert json.loads(pq.read_table(tmp_path / "back.parquet").column("user")[0].as_py())["id"] == 2**63 - 1
 
 
+def test_a_text_within_mappings_is_read_by_its_dotted_name_and_its_row_kept(predict: Any, tmp_path: Path) -> None:
+    rows: Rows = [{"data": {"text": text}, "id": number} for number, text in enumerate(TEXTS[:5])]
+    flat = pairs_file(tmp_path / "flat.jsonl", [{"text": row["data"]["text"]} for row in rows])
+    predict("--input", flat, "--output", tmp_path / "flat_out.jsonl")
+    source = pairs_file(tmp_path / "in.jsonl", [*rows, {"data": {}, "id": 5}])
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    for path in (source, tmp_path / "in.parquet"):
+        predict("--input", path, "--output", tmp_path / "out.jsonl", "--text_column_names", "data.text")
+        found = read_back(tmp_path / "out.jsonl")
+        assert [(row["data"], row["id"]) for row in found[:5]] == [(row["data"], row["id"]) for row in rows]
+        assert [row["label"] for row in found[:5]] == [row["label"] for row in read_back(tmp_path / "flat_out.jsonl")]
+        assert [row["error"] for row in found[5:]] in ([], ["line 6: column data.text has no value"])
+    _, err = predict("--input", source, code=ExitCode.USER_ERROR)
+    assert f"data.text could; {source} has the columns data, id, data.text; name one or two with --text" in err
+
+
 def test_standard_input_and_output_are_json_lines_or_what_is_asked_for(
     predict: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
