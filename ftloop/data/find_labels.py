@@ -161,7 +161,13 @@ def _find_multi_labels(train: Dataset, column: str, raw: list[str], task_names: 
 
 
 def check_known_labels(
-    dataset: Dataset, column: str, labels: Labels, what: str, files: str | None, not_trained: Collection[str]
+    dataset: Dataset,
+    column: str,
+    labels: Labels,
+    what: str,
+    files: str | None,
+    not_trained: Collection[str],
+    may_lack_labels: bool = False,
 ) -> None:
     """Raises: UserError for labels that the training set does not have, or of another kind.
 
@@ -182,6 +188,7 @@ def check_known_labels(
     there = files or "it"
     ways = [f"write the labels of {there} as the training set's", f"take these rows out of {there}"]
     ways += [] if labels.regression else ["train on rows that have them too"]
+    ways += [f"leave the column out of {there} to predict it without labels"] if may_lack_labels else []
     way = f"{', '.join(ways[:-1])}, or {ways[-1]}"
     joined = find_joined(labels.names) if labels.problem_type == ProblemType.SINGLE_LABEL else None
     if {*unknown} <= {*not_trained}:

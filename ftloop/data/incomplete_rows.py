@@ -16,14 +16,19 @@ from ftloop.config.problem_type import ProblemType
 from ftloop.config.train_config import TrainConfig
 from ftloop.data.cache import cached, dataset_key
 from ftloop.data.joined_labels import Joined, find_joined
+from ftloop.data.labels import Labels
 from ftloop.data.remarks import Remark
 from ftloop.data.scan import MAX_SHOWN, distinct_values, has_lists, missing, name_rows, rows_with, set_name
 from ftloop.errors import UserError
-from ftloop.system.text import short_repr
+from ftloop.system.text import join_some, short_repr
 
 MINUS_ONE = frozenset(("-1", "-1.0"))
 NO_LABEL = MINUS_ONE | {"-"}
 """Marks of a row without a label, beside empty ones: SNLI's and GLUE's. Where they are not classes themselves."""
+SECRET = frozenset(
+    ("none", "null", "nan", "na", "n/a", "nil", "?", "unk", "unknown", "unlabelled", "unlabeled", "missing", "hidden")
+)
+"""What test sets hold in the label of every row to say that it is not told, in whatever case."""
 LEAVE_OUT = "--drop_unlabelled leaves such rows out"
 
 
@@ -152,6 +157,27 @@ def check_labelled(
             f"{what}: the label {short_repr(mark)} in {where} seems to say that there is none: {LEAVE_OUT}; if it is a "
             f"class, --problem_type {ProblemType.SINGLE_LABEL} says so"
         )
+
+
+def without_secret_labels(
+    sets: Mapping[str, Dataset], column: str, labels: Labels
+) -> tuple[dict[str, Dataset], list[Remark]]:
+    """Drop the label column of sets whose labels are all missing, all marked so (unless that is a class), or all empty
+    lists. Returns: the sets, and what is to be said.
+    """
+    left, said = dict(sets), list[Remark]()
+    classes = {name.strip().casefold() for name in labels.ids}
+    for name, dataset in sets.items():
+        raw = [label for label in distinct_values(dataset, column) if label] if column in dataset.column_names else []
+        secret = [label for label in raw if label.strip().casefold() in SECRET - classes]
+        marked = {*secret, *_blank(raw), *NO_LABEL} - labels.ids.keys()
+        if column in dataset.column_names and marked.issuperset(raw):
+            left[name] = dataset.remove_columns(column)
+            if secret:
+                shown = join_some(list(map(short_repr, secret)), MAX_SHOWN)
+                told = f"{set_name(name)} holds {shown} as the label of every row"
+                said.append(("Labels", f"{told}, so it is without labels"))
+    return left, said
 
 
 def way_of_empty(joined: Joined | None) -> str:

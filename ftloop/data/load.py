@@ -24,7 +24,13 @@ from ftloop.data.files import column_names, file_class_names, holds_lists, name_
 from ftloop.data.find_labels import check_known_labels, check_wanted, find_labels, with_spellings_of
 from ftloop.data.glue import TASKS
 from ftloop.data.hold_out import hold_out
-from ftloop.data.incomplete_rows import NO_LABEL, check_labelled, empty_texts_remark, have_empty_labels, leave_out
+from ftloop.data.incomplete_rows import (
+    check_labelled,
+    empty_texts_remark,
+    have_empty_labels,
+    leave_out,
+    without_secret_labels,
+)
 from ftloop.data.label_forms import in_one_column, in_one_form
 from ftloop.data.labels import Labels
 from ftloop.data.other_names import Trained, find_own_columns, with_trained_names
@@ -86,16 +92,16 @@ def load_text_data(config: TrainConfig) -> TextData:
     others = [*validation.values(), *test.values()]
     labels = find_labels(train, label_column, names, wanted, others)
     labels = with_spellings_of(labels, label_column, others)
-    test = {name: _without_secret_labels(dataset, label_column, labels) for name, dataset in test.items()}
+    test, unlabelled = without_secret_labels(test, label_column, labels)
     not_trained = {*distinct_values(read, label_column)} if len(train) < len(read) else ()
     for name, dataset in (validation | test).items():
         if label_column in dataset.column_names:
             what, files = f"the {name} set", sets.files.get(name)
             check_labelled(dataset, label_column, what)
-            check_known_labels(dataset, label_column, labels, what, files, not_trained)
+            check_known_labels(dataset, label_column, labels, what, files, not_trained, may_lack_labels=name in test)
     task = TASKS.get(config.task_name or "")
     metrics = task.metrics if task and task.label_names == labels.names and not labels.multi_label else None
-    remarks += label_remarks(train, label_column, labels, wanted, config.drop_unlabelled)
+    remarks += unlabelled + label_remarks(train, label_column, labels, wanted, config.drop_unlabelled)
     contradictions = count_contradictions(train, columns, label_column, labels)
     remarks += contradictions_remark(contradictions["rows"], contradictions["of"])
     shortened = {name for name, rows in (validation | test).items() if len(rows) < rows_read[name]}
@@ -321,15 +327,3 @@ def _as_text_batch(
 
 def _first(dataset: Dataset, count: int | None) -> Dataset:
     return dataset if count is None else dataset.select(range(min(count, len(dataset))))
-
-
-def _without_secret_labels(dataset: Dataset, label_column: str, labels: Labels) -> Dataset:
-    """Drop the label column of a set whose labels are all missing, all marked so (unless that is a class), or all empty
-    lists.
-    """
-    if label_column in dataset.column_names and all(
-        label is None or (label not in labels.ids and (label in NO_LABEL or not label.strip()))
-        for label in distinct_values(dataset, label_column)
-    ):
-        return dataset.remove_columns(label_column)
-    return dataset

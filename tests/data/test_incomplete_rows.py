@@ -177,3 +177,45 @@ def test_empty_texts_are_said_or_left_out_however_they_are_written(empty: Any, f
     assert (
         files.fault(made[:2], **both) == "the training set: --drop_unlabelled and --drop_empty_texts leave no row of it"
     )
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "marks"),
+    [
+        (["a", "b"], {}, ["NONE", "None", "?", "-", "-1", -1, "unknown", " N/A ", "null"]),
+        ([0, 1], {}, ["NONE", "-", -1]),
+        ([0.5, 1.5], {}, ["None", "?"]),
+        ([["a"], ["a", "b"]], {}, ["NONE", "-1"]),
+        (["a|b", "c"], {"label_delimiter": "|"}, ["NONE", "-"]),
+        (["['a', 'b']", "['a']"], {}, ["unknown"]),
+    ],
+)
+def test_a_test_set_with_a_mark_as_the_label_of_every_row_is_without_labels(
+    labels: list[Any], settings: dict[str, Any], marks: list[Any], files: Files
+) -> None:
+    for mark in marks:
+        for test in (rows(mark, mark), rows(mark, None)):
+            loaded = files.load(rows(*labels), rows(*labels), test, **settings)
+            assert (loaded.test["test"].column_names, len(loaded.test["test"])) == (["sentence"], 2)
+            is_usual = mark in ("-", "-1", -1)
+            told = f"the test set holds {mark!r} as the label of every row, so it is without labels"
+            assert [text for _, text in loaded.remarks if "test set" in text] == ([] if is_usual else [told])
+    nothing_to_evaluate_on = files.fault(rows(*labels), rows(marks[0], marks[0]), **settings)
+    assert nothing_to_evaluate_on.startswith("the validation set")
+
+
+def test_a_mark_beside_labels_in_a_training_set_or_of_a_class_is_a_label(files: Files) -> None:
+    unknown = "column 'label' holds 1 label that the training set does not have: 'NONE' in row"
+    assert unknown in files.fault(rows("a", "b"), None, rows("a", "NONE"))
+    assert unknown in files.fault(rows("none", "a"), None, rows("NONE", "NONE")), "a class in another case"
+    assert "all 2 rows have the label 'NONE'" in files.fault(rows("NONE", "NONE"))
+    for labels in (["a", "unknown"], ["None", "a"], ["!", "?"], ["-", "x"], ["-1", "1"]):
+        for label in labels:
+            loaded = files.load(rows(*labels), None, rows(label, label))
+            assert (list(loaded.labels.names), loaded.test["test"]["label"]) == (labels, [label] * 2)
+
+
+def test_labels_of_a_test_set_that_nobody_knows_may_be_left_out(files: Files) -> None:
+    train, other = rows("a", "b"), rows("x", "x")
+    assert files.fault(train, None, other).endswith("test.jsonl to predict it without labels"), "perhaps a mark too"
+    assert "without labels" not in files.fault(train, other)
