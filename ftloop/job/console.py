@@ -3,6 +3,7 @@ and what to do next."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from ftloop.metrics import metric_names
 from ftloop.models.adapters import describe_adapter
 from ftloop.models.freeze import trained_parameters
 from ftloop.models.weights import base_model, is_adapter
+from ftloop.report.outcome import MERGED
 from ftloop.run.precision import bf16_warning, tf32_hint
 from ftloop.run.run import Run
 from ftloop.system.console import say
@@ -192,6 +194,10 @@ def print_next_steps(config: TrainConfig, pairs: bool) -> None:
     train = Path(__file__).resolve().parent.parent / "train.py"
     texts = '--pairs "A text." "Another one."' if pairs else '"A text."'
     say("Next", f"{module_command('inference', '--model', config.output_dir)} {texts}")
+    if config.lora_r is not None and not config.lora_merge:
+        folder, whole = json.dumps(config.output_dir), json.dumps(str(Path(config.output_dir) / MERGED))
+        code = f"from ftloop import load_classifier; load_classifier({folder}).save({whole})"
+        say("", f"{python_command()} -c {shlex.quote(code)}  # the whole model, which transformers.pipeline reads")
     if not config.report:
         say("", module_command("report", config.output_dir))
     if config.task_name == "demo":

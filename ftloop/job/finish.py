@@ -30,7 +30,7 @@ from ftloop.job.results import (
 from ftloop.logs import format_numbers, scores
 from ftloop.report.advice import advice_lines
 from ftloop.report.model_card import write_card
-from ftloop.report.outcome import REPORT, read_finished_run
+from ftloop.report.outcome import MERGED, REPORT, read_finished_run
 from ftloop.run.run import Run
 from ftloop.system.atomic import save_text
 from ftloop.system.console import say, write
@@ -59,7 +59,7 @@ def evaluate_and_predict(run: Run, inputs: Inputs) -> None:
         if name not in labelled:
             _write_predictions(run, encoded[name], name, data.labels)
     if run.config.lora_merge:
-        save_model(run, Path(run.config.output_dir) / "merged", merge=True)
+        save_model(run, Path(run.config.output_dir) / MERGED, merge=True)
     if run.is_main:
         _predict_samples(run, inputs)
         save_facts(run, inputs)

@@ -24,7 +24,7 @@ from ftloop.config.reproduce import (
 )
 from ftloop.errors import summarize
 from ftloop.report.advice import advise
-from ftloop.report.outcome import FinishedRun, describe_labels, read_finished_run, read_predictions
+from ftloop.report.outcome import MERGED, FinishedRun, describe_labels, read_finished_run, read_predictions
 from ftloop.system.atomic import retry_once, write_text
 from ftloop.system.console import say
 from ftloop.system.text import escape_control_chars, pluralize
@@ -81,6 +81,7 @@ def make_card(run: FinishedRun) -> str:
         resamples=" or ".join(f"{count:,}" for count in sorted(resamples, reverse=True)),
         shown_metrics=SHOWN_METRICS,
         python_folder=repr(folder),
+        merged_folder=repr(str(PurePath(folder, MERGED))),
         shell_folder=shlex.quote(folder),
         # Those two are in the command.
         settings={key: value for key, value in given.items() if key not in ("output_dir", "sample_texts")},

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PREDICTIONS_FILE = "_predictions.parquet"
 REPORT = "report"  # a folder
+MERGED = "merged"  # a folder, with the whole model beside an adapter
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
-from harness.command import arguments
-from harness.models import tiny_lora
+from harness.command import CHECKOUT, arguments
+from harness.models import tiny_lora, write_tiny_folder
 from harness.rows import tiny_pairs, tiny_tokenizer
 from huggingface_hub import metadata_load
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from ftloop import TrainConfig, finish, prepare, train
 from ftloop.errors import ExitCode
@@ -68,6 +70,45 @@ def test_the_whole_job_and_every_way_to_ask_its_adapter(
     assert "Finished  already" in capsys.readouterr().out
     assert main([*command(tiny_folder, out), "--lora_r", "2"]) == ExitCode.USER_ERROR
     assert "lora_r (4 then, 2 now)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("merge", ["true", "false"])
+def test_what_the_end_of_a_run_and_its_card_say_of_the_whole_model_works(
+    merge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With three classes, where the base model's configuration says two: transformers cannot load the adapter."""
+    write_tiny_folder(tmp_path)
+    rows = [{"sentence": f"word{i % 7} {name}", "label": name} for i, name in enumerate(["good", "fair", "bad"] * 5)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    words = ["--model_name_or_path", "model", "--train_file", "rows.jsonl", "--output_dir", "it's mine"]
+    assert main([*words, *LORA[:-1], merge, *MORE, "--max_steps", "2"]) == ExitCode.DONE
+    said = capsys.readouterr().out
+    with pytest.raises(ValueError, match="Could not load model"):
+        pipeline("text-classification", model="it's mine")
+    card = (tmp_path / "it's mine" / "README.md").read_text()
+    assert ("give it the whole model, in `merged`" in card) == ("load_classifier(" not in said) == (merge == "true")
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 1 + (merge == "true")
+    if merge == "false":
+        (command,) = re.findall(r"^ {10}(.*load_classifier.*)$", said, re.MULTILINE)
+        assert subprocess.run(command, shell=True).returncode == 0
+        expected = by_pipeline("it's mine/merged")
+        shutil.rmtree("it's mine/merged")
+    capsys.readouterr()
+    for block in blocks:
+        exec(block, {})
+    printed = capsys.readouterr().out
+    (answer,) = load_classifier("it's mine", device="cpu")(["A text."])
+    assert re.findall(r"label'?[=:] ?'(\w+)'", printed) == [answer.label] * len(blocks)
+    assert by_pipeline("it's mine/merged") == pytest.approx(answer.probabilities, abs=1e-6)
+    assert merge == "true" or expected == pytest.approx(answer.probabilities, abs=1e-6)
+
+
+def by_pipeline(folder: str) -> dict[str, float]:
+    (found,) = pipeline("text-classification", model=folder, top_k=None, device="cpu")(["A text."])
+    return {each["label"]: each["score"] for each in found}
 
 
 def test_a_run_that_died_after_its_model_was_saved_or_before_ends_in_the_same_bytes(
