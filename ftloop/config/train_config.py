@@ -104,6 +104,9 @@ class TrainConfig:
     test_file: list[str] | str | None = _data(
         None, "Test rows, labelled or not.", needs="train_file", common=True, path=True, on_resume="results"
     )
+    split_column_name: str | None = _data(
+        None, "The column of train_file that names each row's set: train, dev, test, ...", needs="train_file"
+    )
     validation_split: float | None = _data(
         None,
         "Share of the training rows to validate on instead, class by class, drawn by data_seed (42 if there is none).",

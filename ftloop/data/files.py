@@ -7,8 +7,8 @@ in find_labels.py, not by the first ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import datasets
 
@@ -31,6 +31,7 @@ from ftloop.system.console import say
 from ftloop.system.text import expand_path, join_some, pluralize
 from ftloop.version import __version__
 
+T = TypeVar("T")
 Files = str | Sequence[Source]
 """One path, or the files of a set in their order."""
 
@@ -171,9 +172,14 @@ def _sources(files: Files) -> tuple[Source, ...]:
     return (file_source(expand_path(files, "file")),) if isinstance(files, str) else tuple(files)
 
 
+def cached_of_file(source: Source, name: str, compute: Callable[[], T]) -> T:
+    """Return `compute()`, or its result when the file was looked at before, as it is now and was read so."""
+    return cached(_key(source), f"{name} {source.reading}", compute)
+
+
 def _key(source: Source) -> tuple[Any, ...]:
     if source.format == FOLDERS:
         return folders_key(source)
     assert source.path is not None
     with source.open():  # an error of the system is reported as it is for reading
-        return file_key(source.path)
+        return (*file_key(source.path), *(source.of_set or ()))

@@ -36,6 +36,7 @@ from ftloop.data.labels import Labels
 from ftloop.data.other_names import Trained, find_own_columns, with_trained_names
 from ftloop.data.remarks import Remark, contradictions_remark, label_remarks, one_class_remarks
 from ftloop.data.scan import distinct_values, list_and_class_names
+from ftloop.data.set_column import sets_warning, split_by_column
 from ftloop.data.set_files import find_files, saved_splits
 from ftloop.data.sources import FASTTEXT, TABLES, make_reading
 from ftloop.data.values import as_names, as_text
@@ -184,6 +185,11 @@ def _load_from_files(config: TrainConfig) -> _Sets:
         if hint is None:
             raise
         raise UserError(hint) from None
+    if config.split_column_name is not None:
+        files = split_by_column(files["train"], config.split_column_name, files)
+        first = files["train"][0]
+    elif (warning := sets_warning(files["train"], {*columns, *labels})) is not None:
+        say("Warning", warning)
     tables: dict[str, Dataset] = {}
     trained = Trained(first.name, columns, labels, column_names([first]), (), config.label_delimiter)
     for split, given_files in files.items():

@@ -37,11 +37,15 @@ def read_rows(source: Source, columns: Sequence[str] | None = None, repeated: li
 
     Raises: UserError at the first bad row, when there is no header, or when nothing more can be read.
     """
+    set_column, of_set = source.of_set or (None, ())
+    if columns is not None and set_column is not None and set_column not in columns:
+        columns = [*columns, set_column]
     fields = [name for name in columns or () if "." in name]
     for row in _read_rows(source, columns, repeated):
         for name in fields:
             row.values[name] = value_at(row.values, name)
-        yield row
+        if set_column is None or row.values.get(set_column) in of_set:
+            yield row
 
 
 def _read_rows(source: Source, columns: Sequence[str] | None, repeated: list[int] | None) -> Iterator[Row]:

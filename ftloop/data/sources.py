@@ -72,6 +72,9 @@ class Source:
     other_names: tuple[tuple[str, str], ...] = ()
     """Columns of the training set, each with the name that it has here, where that is another."""
 
+    of_set: tuple[str, tuple[str, ...]] | None = None
+    """A column and the values of it that the rows of the set have; None: all rows are the set's."""
+
     def own_name(self, column: str) -> str:
         """Return the name that a column of the training set has here."""
         return dict(self.other_names).get(column, column)
