@@ -16,6 +16,7 @@ from ftloop.data.compression import split_endings
 from ftloop.data.csv_rows import escapes_quotes, read_table
 from ftloop.data.encoding import is_utf8_codec
 from ftloop.data.json_rows import texts_by_name
+from ftloop.data.readers import read_columns
 from ftloop.data.recognize import DELIMITERS, HEAD, field_counts, separates, whole_lines
 from ftloop.data.sources import COLUMNAR, FASTTEXT, TABLES, TEXTS, Source, find_format
 from ftloop.data.text_folders import class_files
@@ -28,17 +29,18 @@ MANY_WORDS = 4
 """So many words in a cell make it a text, and no name of a column."""
 
 
-def settle(source: Source, flag: str, console: TextIO | None = None) -> Source:
+def settle(source: Source, flag: str, console: TextIO | None = None, like: Source | None = None) -> Source:
     """Return the source with the delimiter that its lines show, and say so, where that of its ending makes a single
     column of the first line. A txt file that shows none is a text a line where the flag that names it wants no labels.
 
     Taken without asking, because a file with one column is of no use, and the first thousands of characters leave no
     doubt: a single other delimiter makes the same number of columns of every line. A later line that has another number
-    is an error, as ever. Raises: UserError for a txt file that leaves a doubt.
+    is an error, as ever. A file that leaves a doubt is read `like` one of the training set, if its first line can be.
+    Raises: UserError for a txt file that leaves one still.
     """
     _warn_of_encoding(source, console)
     _tell_format(source, console)
-    settled = _with_delimiter(source, flag, console)
+    settled = _with_delimiter(source, flag, console, like)
     if escapes_quotes(settled):
         say("Quotes", f"{source.name} has a backslash before quotes inside fields; it is read so", console)
     return settled
@@ -53,7 +55,7 @@ def _tell_format(source: Source, console: TextIO | None) -> None:
         say("Format", f"{source.name} is read as {source.format}, which its first {lines} show", console)
 
 
-def _with_delimiter(source: Source, flag: str, console: TextIO | None) -> Source:
+def _with_delimiter(source: Source, flag: str, console: TextIO | None, like: Source | None) -> Source:
     if source.format == FASTTEXT:
         say("Lines", f"{source.name} is read as fastText's: the __label__ in front, without that, are labels", console)
     if source.reading.delimiter is not None or not _is_file_of_table(source):
@@ -67,15 +69,20 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None) -> Source
     said = re.match(r"sep=(.)\r?\n", head)  # a line of Excel's own
     if said:
         fitting = [said[1]]
+    why = "which all its first lines show"
+    may_be_texts = source.format == "txt" and flag in ("input", "test_file") and not fitting and wanted in (None, 1)
+    may_be_texts = may_be_texts and not _names_columns(head)
+    if len(fitting) != 1 and like is not None and _may_be_like(source, like, head, may_be_texts):
+        fitting, why = [like.delimiter], f"as {like.name} is: its own lines leave a doubt"
     if len(fitting) == 1:
         written = shlex.quote(fitting[0].replace("\t", "\\t"))
-        say("Delimiter", f"{source.name} is read with --delimiter {written}, which all its first lines show", console)
+        say("Delimiter", f"{source.name} is read with --delimiter {written}, {why}", console)
         return replace(source, reading=replace(source.reading, delimiter=fitting[0]))
     if source.format != "txt":
         return source
     if re.match(r'\s*(\{\s*"|\[\s*\{)', head):
         raise source.error(1, "it looks like JSON; give the file the ending .json, or .jsonl for an object a line")
-    if flag in ("input", "test_file") and not fitting and wanted in (None, 1) and not _names_columns(head):
+    if may_be_texts:
         say("Lines", f"{source.name} is read as a text a line, the first line too; --delimiter makes columns", console)
         return replace(source, format=TEXTS)
     shown = f"Its lines show {' and '.join(map(repr, fitting))}" if fitting else "Its lines do not show it"
@@ -89,6 +96,21 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None) -> Source
     raise UserError(
         f"{source.name}: what separates the columns of this txt file? {shown}; name it with --delimiter{way}"
     )
+
+
+def _may_be_like(source: Source, like: Source, head: str, may_be_texts: bool) -> bool:
+    """Whether another file's delimiter makes columns of the first line: as many as are named, and of a file that may be
+    of texts alone some that the other has; or leaves one column whole, which that of the ending cuts.
+    """
+    if like.format not in TABLES:
+        return False
+    counts, names = field_counts(head, like.delimiter), source.reading.column_names
+    if counts[:1] == [1]:
+        return source.format != "txt" and set(counts) == {1} != set(field_counts(head, source.delimiter))
+    cells = {cell.strip('" \r') for cell in head.partition("\n")[0].split(like.delimiter)}
+    if may_be_texts and not cells & set(read_columns(like)):
+        return False
+    return bool(counts) and (names is None or counts[0] == len(names))
 
 
 def _names_columns(head: str) -> bool:

@@ -176,8 +176,11 @@ def _load_from_files(config: TrainConfig) -> _Sets:
         if split in given and given[split] is None:
             given[split] = config.train_file
     reading = make_reading(config.encoding, config.delimiter, config.column_names)
-    files = {split: find_files(path, f"{split}_file", reading) for split, path in given.items() if path}
+    files = {"train": find_files(config.train_file, "train_file", reading)}
     first = files["train"][0]
+    for split, path in given.items():
+        if path and split != "train":
+            files[split] = find_files(path, f"{split}_file", reading, like=first)
     try:
         columns, labels = find_columns(config, column_names([first]), first.name)
     except UserError:

@@ -45,9 +45,10 @@ def find_files(
     reading: Reading = AS_NAMED,
     format: str | None = None,
     console: TextIO | None = None,
+    like: Source | None = None,
 ) -> list[Source]:
     """Return the files of a set: those named, in their order; those of a pattern or a folder by their names. `format`:
-    of all of them, whatever their names say.
+    of all of them, whatever their names say. A table that leaves a doubt is read as `like`, of the training set, is.
 
     Raises: UserError when there is none, or one is missing, empty or of a format not read here.
     """
@@ -63,7 +64,7 @@ def find_files(
         for file in files:
             check_file(file, flag, format, reading)
             source = file_source(expand_path(file, flag), reading)
-            source = settle(source if format is None else replace(source, format=format), flag, console)
+            source = settle(source if format is None else replace(source, format=format), flag, console, like)
             if flag == "input" and format is None and source.format == TEXTS and len(files) + len(paths) > 2:
                 told = f"input: {path}: is each of several files one text, or each line of it?"
                 other = "for a text a file put them into a folder within another, such as texts/all, and name texts"

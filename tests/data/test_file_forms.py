@@ -203,7 +203,9 @@ def test_a_delimiter_that_all_lines_show_is_taken_and_said(tmp_path: Path, capsy
     plain, table_file = put(tmp_path / "plain.txt", b"one text\nanother\n"), put(tmp_path / "table.csv", table(ROWS))
     assert "what separates the columns of this txt file? Its lines do not show it; name it with --delim" in fault(plain)
     plain.write_bytes(b"text,other\na,b\nc\n")
-    assert "its lines do not show it" in fault(table_file, test_file=str(plain)).lower(), "a header, and a bad row"
+    lines = put(tmp_path / "lines.jsonl", formats(ROWS)["jsonl"])
+    assert "its lines do not show it" in fault(lines, test_file=str(plain)).lower(), "a header, and a bad row"
+    assert fault(table_file, test_file=str(plain)) == f"{plain}, line 3: 1 fields where the header has 2"
     plain.write_bytes(b'a text, "and\r\n\r\nanother\tone')
     found = load(table_file, test_file=str(plain)).test["test"]
     assert found["text"] == ['a text, "and', "", "another\tone"], "a test set may be a text a line"
@@ -211,6 +213,34 @@ def test_a_delimiter_that_all_lines_show_is_taken_and_said(tmp_path: Path, capsy
     plain.write_bytes(b'{"text": a}\n')
     assert "plain.txt, line 1: it looks like JSON; give the file the ending .json, or .jsonl" in fault(plain)
     assert "--delimiter: only for csv, tsv, txt" in fault(put(tmp_path / "x.jsonl", b'{"text": "a"}'), delimiter=";")
+
+
+@pytest.mark.parametrize(
+    ("train", "delimiter", "test", "column", "lines"),
+    [
+        ("train.txt", "\t", "test.txt", "a;text", "a;text\tid\nx;y\t1\nz;w\t2\n"),
+        ("train.txt", "\t", "test.txt", "satz", "satz\tid\nx\t1\nz\t2\t\n"),
+        ("train.csv", ";", "dev.tsv", "a|text", "a|text;label;id\nx|y;a;1\nz|w;b;2\n"),
+        ("train.csv", ";", "test.csv", "text", "text\nx,y\nz, w\n"),
+    ],
+    ids=["two fit", "a header, and a bad row", "two fit, and not that of the ending", "one column that commas cut"],
+)
+def test_another_set_that_leaves_a_doubt_has_the_training_sets_delimiter(
+    train: str, delimiter: str, test: str, column: str, lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{column: f"{number}", "label": "ab"[number % 2], "id": str(number)} for number in range(6)]
+    first, other = put(tmp_path / train, table(rows, delimiter)), put(tmp_path / test, lines.encode())
+    settings: dict[str, Any] = {"text_column_names": [column], "label_column_name": "label"}
+    flag = "validation_file" if test == "dev.tsv" else "test_file"
+    if column == "satz":
+        assert fault(first, test_file=str(other), **settings) == f"{other}, line 3: 3 fields where the header has 2"
+    else:
+        data = load(first, **settings, **{flag: str(other)})
+        (found,) = [*data.validation.values(), *data.test.values()]
+        assert found[column][:] == [line.split(delimiter)[0] for line in lines.splitlines()[1:]]
+    written = repr(delimiter).replace("\\\\", "\\")
+    told = f"Delimiter {other} is read with --delimiter {written}, as {first} is: its own lines leave a doubt\n"
+    assert told in capsys.readouterr().out
 
 
 HEADLESS = {
