@@ -28,8 +28,8 @@ def rows(words: list[Any] = WORDS, name: str = "SemEval_set") -> Rows:
 
 def write(path: Path, rows: Rows) -> Path:
     if path.suffix == ".parquet":
-        table = pyarrow.Table.from_pylist(rows)  # and beside it, what no row of Python can hold
-        times = pyarrow.array([1] * len(rows), pyarrow.timestamp("ns"))
+        table = pyarrow.Table.from_pylist(rows)  # and beside it years that Python has no date for
+        times = pyarrow.array([10**15] * len(rows), pyarrow.timestamp("s"))
         pyarrow.parquet.write_table(table.append_column("when", times), path)
         return path
     written = io.StringIO()
