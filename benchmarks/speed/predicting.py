@@ -10,7 +10,7 @@ sentence pairs as MRPC has them and, one for every 16 of these, a long one made 
 all-MiniLM-L6-v2 with a random head: what is compared is time, and that all say the same. `processor` is the time that
 the process was given by its processors, which other work on the machine disturbs least; `wall` what a clock says.
 
-`memory`: `python -m ftloop.inference` on made pairs of short texts, csv to jsonl, by a tiny model, in a process of its
+`memory`: `ftloop predict` on made pairs of short texts, csv to jsonl, by a tiny model, in a process of its
 own; what it has allocated itself (RssAnon) is looked at every 50 ms. Linux only.
 """
 
@@ -153,7 +153,7 @@ def measure_memory(folder: Path, count: int) -> dict[str, Any]:
     """Measure one process that predicts so many rows."""
     source, output = folder / "rows.csv", folder / "predicted.jsonl"
     made_rows(source, count)
-    words = [sys.executable, "-m", "ftloop.inference", "--model", str(folder / "model")]
+    words = [sys.executable, "-m", "ftloop", "predict", "--model", str(folder / "model")]
     started = time.perf_counter()
     process = subprocess.Popen(
         [*words, "--input", str(source), "--output", str(output)], cwd=ROOT, stderr=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""Say where, and why, two recorded runs differ: `python -m ftloop.compare A.jsonl B.jsonl`.
+"""Say where, and why, two recorded runs differ: `ftloop compare A.jsonl B.jsonl`.
 
 The recordings come from `--record FILE`, from `record(trainer, FILE)` or from three calls in a loop of your own: see
 `ftloop.compare.recorder`. Exit code 0: the same run; 1: they differ; 2: they cannot be compared.
@@ -17,7 +17,7 @@ from ftloop.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ftloop.compare", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="ftloop compare", description=__doc__, allow_abbrev=False)
     parser.add_argument("a", type=Path, help="a recording")
     parser.add_argument("b", type=Path, help="another recording")
     parser.add_argument("--png", type=Path, help="draw loss, learning rate and gradient norm of both, and A - B")

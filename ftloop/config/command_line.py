@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import typing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from ftloop.config.recipe import SHIPPED, read_recipe
@@ -46,7 +46,7 @@ def parse_args(argv: list[str]) -> TrainConfig:
     given, rest = _parser().parse_known_args(argv if recipe is None else argv[1:])
     if "help" in given or "help_all" in given:
         if is_main_process():
-            _parser(list_all="help_all" in given).print_help()
+            _parser(list_all="help_all" in given, recipe=recipe).print_help()
         raise SystemExit(0)
     problems = [unknown_setting(word.lstrip("-").split("=")[0], SETTINGS) for word in rest if word.startswith("--")]
     if rest and not problems:
@@ -83,14 +83,17 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help-all lists every flag")
 
 
-def _parser(list_all: bool = False) -> argparse.ArgumentParser:
-    """Every value stays a string: `parse_value` turns it into its type and reports all ill-typed ones together."""
+def _parser(list_all: bool = False, recipe: str | None = None) -> argparse.ArgumentParser:
+    """Every value stays a string: `parse_value` turns it into its type and reports all ill-typed ones together.
+
+    `recipe`: whose settings the help shows.
+    """
     recipes = [f"  {name:<7}{path.read_text('utf-8').splitlines()[0].lstrip('# ')}" for name, path in SHIPPED.items()]
     width = min(max(shutil.get_terminal_size().columns, 72), 100)
     parser = _Parser(
-        prog="ftloop" if Path(sys.argv[0]).stem == "ftloop" else "python ftloop/train.py",
+        prog=sys.argv[0] if sys.argv[0].startswith("ftloop ") else "python ftloop/train.py",
         usage="%(prog)s [RECIPE] [--name value ...]",
-        description=DESCRIPTION.format(recipes="\n".join(recipes)),
+        description=DESCRIPTION.format(recipes="\n".join(recipes)) + ("" if recipe is None else _settings_of(recipe)),
         epilog=EXAMPLES.format(count=len(SETTINGS)),
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=35, width=width),
         add_help=False,
@@ -110,6 +113,12 @@ def _parser(list_all: bool = False) -> argparse.ArgumentParser:
             help=_help(setting) if setting.common or list_all else argparse.SUPPRESS,
         )
     return parser
+
+
+def _settings_of(recipe: str) -> str:
+    settings = {name: value for name, value in read_recipe(recipe).items() if name != "sample_texts"}
+    lines = [f"  {name}: {json.dumps(value).strip(chr(34))}" for name, value in settings.items()]
+    return "\n".join(["", "", f"{recipe} sets:", *lines])
 
 
 def _metavar(setting: Setting) -> str:

@@ -99,15 +99,22 @@ def shell_line(words: list[str], width: int = 76) -> str:
     return " \\\n".join(lines)
 
 
+def _typed(program: Path, name: str = "ftloop") -> str:
+    """Return a program of this environment as short as it can be typed: by its name alone none is found that belongs to
+    an environment that is not activated."""
+    on_path = shutil.which(name)
+    if on_path is not None and Path(on_path).parent == program.parent:
+        return name
+    return shlex.quote(str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program))
+
+
 def python_command() -> str:
-    """Return the interpreter that runs this, as short as it can be typed here: `python` finds none that belongs to an
-    environment that is not activated."""
-    here, on_path = Path(sys.executable), shutil.which("python")
-    if on_path is not None and Path(on_path).parent == here.parent:
-        return "python"
-    return shlex.quote(str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here))
+    """Return the interpreter that runs this, as it can be typed here."""
+    return _typed(Path(sys.executable), "python")
 
 
-def module_command(module: str, *words: str | Path) -> str:
-    """Return the command that starts a module of ours, as it can be typed here."""
-    return " ".join([python_command(), "-m", f"ftloop.{module}", *(shlex.quote(str(word)) for word in words)])
+def ftloop_command(*words: str | Path) -> str:
+    """Return a command of ours as it can be typed here: by its own name, or by Python where it is not installed."""
+    script = Path(sys.executable).with_name("ftloop")
+    start = _typed(script) if script.is_file() else f"{python_command()} -m ftloop"
+    return " ".join([start, *(shlex.quote(str(word)) for word in words)])

@@ -290,7 +290,7 @@ class TrainConfig:
     )
     traceback: bool = _log(False, "Show where in the code an error was raised.", per_machine=True, on_resume="start")
     record: str | None = _log(
-        None, "Record every update in this file, for python -m ftloop.compare.", path=True, on_resume="start"
+        None, "Record every update in this file, for ftloop compare.", path=True, on_resume="start"
     )
     record_full: bool = _log(
         False, "Digests of every parameter and gradient too; slower.", needs="record", on_resume="start"

@@ -1,1 +1,1 @@
-"""Predict with a finished model, from its folder alone: `python -m ftloop.inference`."""
+"""Predict with a finished model, from its folder alone: `ftloop predict`."""

@@ -1,7 +1,7 @@
 """Inference with a fine-tuned model: of texts on the command line, or of files with any number of rows.
 
-python -m ftloop.inference --model DIR TEXT [TEXT ...]
-python -m ftloop.inference --model DIR --input FILE [FILE ...] --output FILE
+ftloop predict --model DIR TEXT [TEXT ...]
+ftloop predict --model DIR --input FILE [FILE ...] --output FILE
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ftloop.data.sources import FORMATS, INPUT_FORMATS, OUTPUT_FORMATS, make_rea
 from ftloop.errors import ExitCode, UserError
 from ftloop.system.console import say
 from ftloop.system.exit import report_error
-from ftloop.system.text import check_utf8
+from ftloop.system.text import check_utf8, short_repr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ftloop.inference",
+        prog="ftloop predict",
         allow_abbrev=False,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -95,6 +95,12 @@ def _check_flags(args: argparse.Namespace) -> None:
         unused = [f"--{name}" for name in for_files if getattr(args, name)] + ["--output"] * (args.output != "-")
         if unused and args.texts:
             problems.append(f"{', '.join(unused)}: only with --input")
+        problems += [
+            f"{short_repr(text)} is a file here: --input {text} predicts its rows; a text of that name goes through a "
+            "pipe: --input - --input_format text"
+            for text in args.texts
+            if os.path.isfile(text)
+        ]
     elif args.pairs:
         problems.append("--pairs: of a file the columns say it, two of them with --text_column_names")
     problems += reading_problems(args.encoding, args.delimiter, args.column_names)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers.trainer_utils import EvalPrediction
 
-from ftloop.config.reproduce import module_command, python_command
+from ftloop.config.reproduce import ftloop_command, python_command
 from ftloop.config.train_config import TrainConfig
 from ftloop.data.class_weights import describe_weights
 from ftloop.data.glue import TASKS
@@ -191,21 +191,17 @@ def announce_plan(run: Run) -> None:
 
 def print_next_steps(config: TrainConfig, pairs: bool) -> None:
     """Print commands to go on with, as they can be typed here. `pairs`: whether the model takes pairs of texts."""
-    train = Path(__file__).resolve().parent.parent / "train.py"
     texts = '--pairs "A text." "Another one."' if pairs else '"A text."'
-    say("Next", f"{module_command('inference', '--model', config.output_dir)} {texts}")
+    say("Next", f"{ftloop_command('predict', '--model', config.output_dir)} {texts}")
     if config.lora_r is not None and not config.lora_merge:
         folder, whole = json.dumps(config.output_dir), json.dumps(str(Path(config.output_dir) / MERGED))
         code = f"from ftloop import load_classifier; load_classifier({folder}).save({whole})"
         say("", f"{python_command()} -c {shlex.quote(code)}  # the whole model, which transformers.pipeline reads")
     if not config.report:
-        say("", module_command("report", config.output_dir))
+        say("", ftloop_command("report", config.output_dir))
     if config.task_name == "demo":
-        here = train.is_relative_to(Path.cwd())
-        script = train.relative_to(Path.cwd()) if here else train
-        command = f"{python_command()} {shlex.quote(str(script))}" if here else module_command("train")
-        files = "--train_file YOURS.csv --validation_file MORE.csv"
-        say("", f"{command} guide --model_name_or_path {PACKAGED_MODEL} {files} --output_dir runs/yours")
+        files = ("--train_file", "YOURS.csv", "--validation_file", "MORE.csv", "--output_dir", "runs/yours")
+        say("", ftloop_command("train", "guide", "--model_name_or_path", PACKAGED_MODEL, *files))
 
 
 def format_scores(metrics: dict[str, float], prefix: str = "eval") -> str:

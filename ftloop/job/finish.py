@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftloop.checkpoint.save import save_model
-from ftloop.config.reproduce import module_command
+from ftloop.config.reproduce import ftloop_command
 from ftloop.config.train_config import TrainConfig
 from ftloop.data.decode import label_names, label_scores, predicted_labels, probabilities
 from ftloop.errors import UserError, summarize
@@ -174,5 +174,5 @@ def report_at_the_end(config: TrainConfig, board: str | None = None) -> None:
 
             write_final_results(board, outcome, made)
     except Exception as error:
-        again = module_command("report", root, "--traceback")
+        again = ftloop_command("report", root, "--traceback")
         say("Report", f"could not be made ({type(error).__name__}: {summarize(error)}); try {again}")

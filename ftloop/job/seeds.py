@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ftloop.config.reproduce import module_command
+from ftloop.config.reproduce import ftloop_command
 from ftloop.config.train_config import TrainConfig
 from ftloop.errors import ExitCode, UserError
 from ftloop.system.atomic import retry_once, write_text
@@ -42,7 +42,7 @@ def train_seeds(config: TrainConfig, words: list[str], stop: StopRequest) -> Exi
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(
             f"seeds: {os.environ['WORLD_SIZE']} processes were started for one training. Start one for each seed, with "
-            f"--seed N --output_dir {shlex.quote(f'{root}/seed-N')}, then read {module_command('seeds', root)}"
+            f"--seed N --output_dir {shlex.quote(f'{root}/seed-N')}, then read {ftloop_command('seeds', root)}"
         )
     for place, seed in enumerate(config.seeds, 1):
         write("")

@@ -1,4 +1,4 @@
-"""The command `python -m ftloop.report DIR`: make the report of a finished run from its files."""
+"""The command `ftloop report DIR`: make the report of a finished run from its files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ftloop.system.text import expand_path
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m ftloop.report", allow_abbrev=False, description="Write the report of a finished run."
+        prog="ftloop report", allow_abbrev=False, description="Write the report of a finished run."
     )
     parser.add_argument("folder", metavar="DIR", help="the output_dir of a run")
     parser.add_argument("--set", choices=("validation", "test", "both"), default="both", help="which labelled sets")

@@ -1,4 +1,4 @@
-"""The report of a finished run, from its files alone: `python -m ftloop.report DIR`, or `--report` when training.
+"""The report of a finished run, from its files alone: `ftloop report DIR`, or `--report` when training.
 
 It is `DIR/report/`: `report.json` with everything as numbers, the figures as PNG, and `report.html`, one file that
 needs no other. The folder is there whole or not at all.
@@ -41,7 +41,7 @@ def make_report(run: FinishedRun, sets: str = "both") -> dict[str, Any]:
     facts, missing = run.facts, []
     wanted = [name for name in sorted(run.predictions) if sets == "both" or name.startswith(sets)]  # the test set first
     if not facts:
-        missing.append("the model and its data: only `python -m ftloop.train` writes ftloop_run.json")
+        missing.append("the model and its data: only `ftloop train` writes ftloop_run.json")
         missing += [f"{name}: which classes there are" for name in wanted]
     if not wanted:
         named = "" if sets == "both" else f" named {sets}"

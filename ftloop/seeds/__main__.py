@@ -1,7 +1,7 @@
 """The same job with several seeds: what their results say together, and against others.
 
-python -m ftloop.seeds DIR    the table of DIR/seed-1, DIR/seed-2, ..., as `--seeds` leaves them; also into seeds.json
-python -m ftloop.seeds A B    whether the runs of B are better than those of A, seed by seed
+ftloop seeds DIR    the table of DIR/seed-1, DIR/seed-2, ..., as `--seeds` leaves them; also into seeds.json
+ftloop seeds A B    whether the runs of B are better than those of A, seed by seed
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ftloop.system.exit import report_error
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m ftloop.seeds",
+        prog="ftloop seeds",
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -51,7 +51,7 @@ def test_it_does_nothing_more_whatever_was_deleted(
     assert {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")} == before
     finished, following, _ = capsys.readouterr().out.splitlines()
     assert finished == f"Finished  already: {output_dir} holds this run, complete"
-    assert following.endswith(f'-m ftloop.inference --model {output_dir} --pairs "A text." "Another one."')
+    assert following.endswith(f' predict --model {output_dir} --pairs "A text." "Another one."')
 
 
 @pytest.mark.parametrize(

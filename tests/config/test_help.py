@@ -38,7 +38,11 @@ def test_the_short_help_is_a_page_and_a_half_of_the_common_settings(
     assert max(map(len, text.splitlines())) <= int(columns)
     for recipe in SHIPPED:
         assert re.search(rf"^  {recipe} +[A-Z]", text, re.MULTILINE), recipe
-    assert shown(capsys, "demo", "-h") == text
+    of_recipe = shown(capsys, "demo", "-h")
+    sets = re.search(r"\n\ndemo sets:\n(  \w+: .+\n)+", of_recipe)
+    assert sets is not None
+    assert of_recipe.replace(sets[0], "\n") == text
+    assert "  load_best_model_at_end: true\n" in sets[0]
 
 
 @pytest.mark.parametrize("columns", ["80", "100", "1"])

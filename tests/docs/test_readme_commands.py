@@ -74,7 +74,7 @@ def commands(module: str) -> list[str]:
 
 
 TRAIN = commands("ftloop/train.py")
-OTHERS = [*commands("-m ftloop.report"), *commands("-m ftloop.inference")]
+OTHERS = [*commands("ftloop report"), *commands("ftloop predict")]
 
 
 def test_every_command_is_found() -> None:
@@ -99,7 +99,7 @@ def test_the_commands_for_a_finished_run_run_as_they_stand(here: Path, monkeypat
     assert train(words) == ExitCode.DONE
     for line in OTHERS:
         words = shlex.split(line)
-        assert (report if "ftloop.report" in words else predict)(words[3:]) == ExitCode.DONE, line
+        assert {"report": report, "predict": predict}[words[1]](words[2:]) == ExitCode.DONE, line
     for name in ("runs/mine/report/report.html", "somewhere/else/report.html", "predicted.csv", "predicted.jsonl.gz"):
         assert (here / name).is_file()
 

@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explain": {"loop", "run", "system"},
     "job": {"*"},
     "train": {"config", "job", "system"},
+    "__main__": {"config", "system"},
 }
 # What somebody reads who wants to own updates(), train() and prepare(), in this order.
 CORE = [

@@ -974,12 +974,25 @@ def test_texts_are_answered_in_json_lines_and_to_a_person_in_words(
     assert predict("yes", model=number)[0] == f"Predicted {value:.4g}: yes\n"
 
 
+def test_a_word_that_is_a_file_is_not_taken_for_a_text(
+    folder: Path, tmp_path: Path, stderr_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("new.csv").write_text("text\nyes\n")
+    told = stderr_of(main, ["--model", str(folder), "a text", "new.csv"])
+    assert told == (
+        "error: 'new.csv' is a file here: --input new.csv predicts its rows; a text of that name goes through a pipe: "
+        "--input - --input_format text\n"
+    )
+    assert "a file" not in stderr_of(main, ["--model", "none", "other.csv", "x" * 5000])
+
+
 # In a process of its own
 
 
 def command(folder: Path, *words: Any, **settings: Any) -> subprocess.Popen[bytes]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    whole = [sys.executable, "-m", "ftloop.inference", "--model", str(folder), *map(str, words)]
+    whole = [sys.executable, "-m", "ftloop", "predict", "--model", str(folder), *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(whole, cwd=CHECKOUT, env=environment, **pipes | settings)
 

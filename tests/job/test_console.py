@@ -50,36 +50,21 @@ def test_the_next_command_predicts_and_can_be_typed_as_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command, report = next_commands(capsys, pairs=True, output_dir="runs/it's mine")
-    words = ["python", "-m", "ftloop.inference", "--model", "runs/it's mine", "--pairs", "A text.", "Another one."]
+    words = ["ftloop", "predict", "--model", "runs/it's mine", "--pairs", "A text.", "Another one."]
     assert shlex.split(command) == words
-    assert shlex.split(report) == ["python", "-m", "ftloop.report", "runs/it's mine"]
+    assert shlex.split(report) == ["ftloop", "report", "runs/it's mine"]
     (command,) = next_commands(capsys, pairs=False, output_dir="out", report=True)
-    assert command == 'python -m ftloop.inference --model out "A text."'
+    assert command == 'ftloop predict --model out "A text."'
 
 
 @pytest.mark.usefixtures("in_checkout")
 def test_after_the_demo_comes_the_command_for_ones_own_rows(capsys: pytest.CaptureFixture[str]) -> None:
     *_, command = next_commands(capsys, pairs=True, task_name="demo")
-    python, script, *words = shlex.split(command)
-    assert (python, script) == ("python", "ftloop/train.py")
+    ftloop, train, *words = shlex.split(command)
+    assert (ftloop, train) == ("ftloop", "train")
     config = parse_args(words)
     assert (config.train_file, config.validation_file) == ("YOURS.csv", "MORE.csv")
     assert config.model_name_or_path == parse_args(["demo"]).model_name_or_path
-
-
-def test_an_environment_that_is_not_activated_is_named_by_its_path(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "python").touch(0o755)  # another one
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    predict, _, own = next_commands(capsys, pairs=True, task_name="demo")
-    assert shlex.split(predict)[:3] == [sys.executable, "-m", "ftloop.inference"]
-    assert shlex.split(own)[:4] == [sys.executable, "-m", "ftloop.train", "guide"]
-    (tmp_path / "my env").mkdir()
-    monkeypatch.setattr("sys.executable", str(tmp_path / "my env" / "python"))
-    predict, *_ = next_commands(capsys, pairs=True, task_name="demo")
-    assert predict.startswith("'my env/python' -m ftloop.inference ")
 
 
 # --- quiet libraries -------------------------------------------------------------------------------------------------

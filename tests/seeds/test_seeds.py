@@ -70,7 +70,7 @@ def test_several_processes_of_one_training_are_refused(
     assert "seeds: 2 processes were started for one training" in text
     words = shlex.split(text.split("Start one for each seed, with ")[1])
     assert words[:4] == ["--seed", "N", "--output_dir", f"{tmp_path}/my out/seed-N,"]
-    assert words[-3:] == ["-m", "ftloop.seeds", f"{tmp_path}/my out"]
+    assert words[-2:] == ["seeds", f"{tmp_path}/my out"]
 
 
 def test_several_seeds_from_python_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
@@ -601,7 +601,7 @@ def test_stopped_and_killed_seeds_end_as_single_runs(
         assert difference(what_is_left(folder), found) is None
     assert results["eval_loss"] != together["runs"]["3"]["eval_loss"]
     capfd.readouterr()
-    command = [sys.executable, "-m", "ftloop.seeds", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "ftloop", "seeds", str(tmp_path / "out")]
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "Seeds     2 runs in" in again.stdout
     assert json.loads((tmp_path / "out" / "seeds.json").read_text()) == together

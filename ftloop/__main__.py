@@ -1,0 +1,52 @@
+"""The command `ftloop COMMAND ...`, installed or as `python -m ftloop`; each command is the `main()` of a module."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from ftloop.config.parse_value import nearest_name
+from ftloop.config.recipe import SHIPPED
+from ftloop.errors import ExitCode, UserError
+from ftloop.system.exit import report_error
+
+# Imported only when it is called: none should wait for what another needs.
+COMMANDS = {
+    "train": ("ftloop.train", "fine-tune a model: a recipe and flags, or flags alone"),
+    "predict": ("ftloop.inference.__main__", "classify texts or files of them with a finished model"),
+    "report": ("ftloop.report.__main__", "write the report of a finished run"),
+    "seeds": ("ftloop.seeds.__main__", "the table of a run with several seeds, or two such runs compared"),
+    "compare": ("ftloop.compare.__main__", "say where, and why, two recorded runs differ"),
+}
+USAGE = """\
+usage: ftloop COMMAND ...
+
+{commands}
+
+`ftloop COMMAND --help` says what each takes. Several processes: `accelerate launch ftloop/train.py ...`, or
+`torchrun --nproc_per_node N -m ftloop.train ...`, with what `ftloop train` takes."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command. Returns: its exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help", "help"):
+        lines = [f"  {name:<9}{what}" for name, (_, what) in COMMANDS.items()]
+        print(USAGE.format(commands="\n".join(lines)))
+        return ExitCode.DONE
+    name, *rest = words
+    if name not in COMMANDS:
+        return report_error(UserError(_no_command(name)), show_traceback=False)
+    sys.argv = [f"ftloop {name}", *rest]
+    code: int = import_module(COMMANDS[name][0]).main()
+    return code
+
+
+def _no_command(word: str) -> str:
+    if word in SHIPPED or word.startswith("-") or word.endswith((".yaml", ".yml")):
+        return f"{word!r} is for the command train: ftloop train {word} ..."
+    return f"{word!r}: no such command, which are {', '.join(COMMANDS)}{nearest_name(word, COMMANDS)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""`ftloop COMMAND`: one command for all that the modules do, and what it says to a word that is none."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from harness.command import CHECKOUT
+
+from ftloop.__main__ import COMMANDS, main
+from ftloop.config.recipe import SHIPPED
+from ftloop.config.reproduce import ftloop_command
+from ftloop.errors import ExitCode
+
+
+def run_module(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    command = [sys.executable, "-m", "ftloop", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+
+
+def test_every_command_is_listed_and_has_a_help_of_its_own(tmp_path: Path) -> None:
+    listed = run_module("--help", folder=tmp_path)
+    assert listed.returncode == ExitCode.DONE
+    assert run_module(folder=tmp_path).stdout == listed.stdout
+    assert max(map(len, listed.stdout.splitlines())) <= 110
+    for name in COMMANDS:
+        assert f"\n  {name} " in listed.stdout
+        told = run_module(name, "--help", folder=tmp_path)
+        assert told.returncode == ExitCode.DONE
+        assert told.stdout.startswith(f"usage: ftloop {name} "), name
+
+
+def test_a_command_that_is_installed_is_this_one() -> None:
+    (script,) = entry_points(group="console_scripts", name="ftloop")
+    assert script.load() is main
+
+
+def test_the_exit_code_is_that_of_the_command(tmp_path: Path) -> None:
+    done = run_module("report", "nowhere", folder=tmp_path)
+    assert done.returncode == ExitCode.USER_ERROR
+    assert "nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("word", [*SHIPPED, "my.yaml", "--train_file"])
+def test_what_is_for_training_is_sent_there(word: str, stderr_of: Callable[..., str]) -> None:
+    assert f"is for the command train: ftloop train {word} ..." in stderr_of(main, [word])
+
+
+def test_a_word_that_is_no_command_is_told_with_those_there_are(stderr_of: Callable[..., str]) -> None:
+    told = stderr_of(main, ["predcit"])
+    assert "'predcit': no such command, which are train, predict, report, seeds, compare; did you mean predict?" in told
+
+
+def test_commands_are_printed_as_they_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = tmp_path / "my env"
+    (environment / "bin").mkdir(parents=True)
+    for name in ("python", "ftloop"):
+        (environment / "bin" / name).touch(0o755)
+    monkeypatch.setattr("sys.executable", str(environment / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(environment / "bin"))
+    assert ftloop_command("report", "runs/it's mine") == """ftloop report 'runs/it'"'"'s mine'"""
+    monkeypatch.setenv("PATH", os.defpath)
+    assert shlex.split(ftloop_command("report")) == [str(environment / "bin" / "ftloop"), "report"]
+    monkeypatch.chdir(tmp_path)
+    assert shlex.split(ftloop_command("report")) == ["my env/bin/ftloop", "report"]
+    (environment / "bin" / "ftloop").unlink()
+    assert shlex.split(ftloop_command("report")) == ["my env/bin/python", "-m", "ftloop", "report"]
