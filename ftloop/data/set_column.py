@@ -55,12 +55,8 @@ def split_by_column(
 
 def sets_warning(sources: Sequence[Source], others: Iterable[str]) -> str | None:
     """Return what to say where a column beside the `others` names the sets of the rows, of which all are trained on."""
-    columns = [name for name in _readable(sources[0]) if name not in others]
-    first = next((row.values for row in read_rows(sources[0], columns)), {})
-    for column in columns:
-        value = first.get(column)
-        if not isinstance(value, str) or _word(value) not in SETS:
-            continue
+    columns = cached_of_file(sources[0], "columns that begin with a set", partial(_candidates, sources[0]))
+    for column in (name for name in columns if name not in others):
         counts: Counter[str] = Counter()
         for source in sources:
             of_file = cached_of_file(source, f"sets named in {column}", partial(_count, source, column))
@@ -74,6 +70,13 @@ def sets_warning(sources: Sequence[Source], others: Iterable[str]) -> str | None
                 what = f"column {column} seems to name the set of each row ({told}), and all are trained on"
                 return f"{sources[0].name}: {what}; --split_column_name {column} keeps the sets apart"
     return None
+
+
+def _candidates(source: Source) -> list[str]:
+    """Return the columns whose first value names a set, as those of hardly any file do."""
+    columns = _readable(source)
+    first = next((row.values for row in read_rows(source, columns)), {})
+    return [name for name in columns if isinstance(first.get(name), str) and _word(first[name]) in SETS]
 
 
 def _readable(source: Source) -> list[str]:
