@@ -147,7 +147,7 @@ def _find_multi_labels(train: Dataset, column: str, raw: list[str], task_names: 
     if fraction is not None and all(_is_number(label) or _is_not_finite(label) for label in raw):
         raise UserError(
             f"the training set: {short_repr(fraction)} in the list of {rows_with(train, column, fraction)} is not a "
-            "name; lists of names are learned, not lists of numbers"
+            "name; lists of names are learned, not lists of numbers (of probabilities, write the most likely class)"
         )
     if len(raw) < 2:
         only = f"only the label {short_repr(raw[0])} occurs" if raw else "no row has a label"
@@ -179,7 +179,8 @@ def check_known_labels(
         ours, theirs = forms[not labels.multi_label], forms[labels.multi_label]
         raise UserError(f"{what}: column {column!r} holds {ours}, and the training set's {theirs}")
     fits: Callable[[str], bool] = _is_number if labels.regression else labels.ids.__contains__
-    unknown = [label for label in distinct_values(dataset, column) if not fits(label)]
+    raw = distinct_values(dataset, column)
+    unknown = [label for label in raw if not fits(label)]
     if not unknown:
         return
     trained = "numbers" if labels.regression else join_some(list(map(short_repr, labels.names)), 2 * MAX_SHOWN)
@@ -188,7 +189,9 @@ def check_known_labels(
     there = files or "it"
     ways = [f"write the labels of {there} as the training set's", f"take these rows out of {there}"]
     ways += [] if labels.regression else ["train on rows that have them too"]
-    ways += [f"leave the column out of {there} to predict it without labels"] if may_lack_labels else []
+    ways += (
+        [f"leave the column out of {there} to predict it without labels"] if may_lack_labels and unknown == raw else []
+    )
     way = f"{', '.join(ways[:-1])}, or {ways[-1]}"
     joined = find_joined(labels.names) if labels.problem_type == ProblemType.SINGLE_LABEL else None
     if {*unknown} <= {*not_trained}:

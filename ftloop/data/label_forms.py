@@ -13,6 +13,7 @@ from datasets import Dataset, Features, List, Value
 
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.cache import cached, dataset_key
+from ftloop.data.probabilities import are_shares, have_fraction, numbers_of_classes, told_of, way_of_columns
 from ftloop.data.remarks import Remark
 from ftloop.data.scan import distinct_values, has_lists, name_rows, rows_with, set_name
 from ftloop.data.values import BITS, ONE
@@ -36,6 +37,8 @@ def in_one_form(
     Raises: UserError for a row that is of another form than the rest.
     """
     left, names, said = dict(sets), None, list[Remark]()
+    for name, dataset in left.items():
+        _check_no_probabilities(dataset, column, wanted, set_name(name))
     if _are_lists_as_text(left["train"], column, wanted):
         shown = short_repr(next(text for text in distinct_values(left["train"], column) if text and text.strip()))
         said.append(("Labels", f"texts such as {shown} are read as lists"))
@@ -112,6 +115,8 @@ def _columns_batch(
             is_mark = bit is None or not bit.strip() or bit in NO_BIT
             if not is_mark and bit.lower() not in BITS:
                 way = "; of a test set without labels, leave these columns out of the file" if may_lack else ""
+                if re.fullmatch(r"0?\.\d+|\d(\.\d+)?e-\d+", bit):
+                    way = way_of_columns(columns)
                 raise UserError(
                     f"{what}: column {column!r} holds {short_repr(bit)} in {name_rows([index], 1)}; of several label "
                     f"columns each has 0 or 1, for whether the row has this label{way}"
@@ -141,6 +146,24 @@ def _item(written: str) -> str:
         with warnings.catch_warnings(action="ignore"):  # of a backslash before a letter without a meaning
             return str(ast.literal_eval(written))
     return f"{written}0" if written.endswith(".") else written.lower()
+
+
+def _check_no_probabilities(dataset: Dataset, column: str, wanted: ProblemType | None, what: str) -> None:
+    """Raises: UserError where every label is a text of several numbers, such as `[0.7, 0.3]`, with fractions. Where
+    such texts may be something else, as intervals are that are to be classes, only if they are parts of one."""
+    if column not in dataset.column_names or has_lists(dataset, column):
+        return
+    first = None
+    for text in distinct_values(dataset, column):
+        if text is None or not text.strip():
+            continue
+        numbers = numbers_of_classes(text)
+        in_brackets = wanted is None and text.strip()[0] in "[{"
+        if numbers is None or not (in_brackets or are_shares(numbers)):
+            return
+        first = text if first is None and have_fraction(numbers) else first
+    if first is not None:
+        raise UserError(f"{what}: column {column!r} {told_of(first, f' in {rows_with(dataset, column, first)}')}")
 
 
 def _are_lists_as_text(dataset: Dataset, column: str, wanted: ProblemType | None) -> bool:

@@ -7,6 +7,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from ftloop.data.probabilities import are_shares, have_fraction, numbers_of_classes, told_of
 from ftloop.errors import UserError
 from ftloop.system.text import short_repr
 
@@ -91,6 +92,10 @@ def as_names(value: Any, where: str, delimiter: str | None) -> list[str] | None:
         raise UserError(f"{where} holds {kind}, where others hold a list of names")
     else:
         names = [*split_names(as_text(value, where) or "", delimiter)]
+    numbers = None if isinstance(value, dict) else numbers_of_classes(value)
+    is_list = isinstance(value, list) or str(value).lstrip().startswith("[")
+    if numbers is not None and have_fraction(numbers) and (is_list or are_shares(numbers)):
+        raise UserError(f"{where} {told_of(value)}")
     is_vector = all(name in BITS for name in names)
     for number, name in enumerate(names):
         if not name:
@@ -108,6 +113,9 @@ def split_names(text: str, delimiter: str) -> list[str]:
 
 def _true_names(value: dict[Any, Any], where: str) -> list[str | None]:
     """Return the names that a mapping says are the row's labels, as spaCy's `cats` does with 1.0 and 0.0."""
+    numbers = numbers_of_classes(value) or ()
+    if any(0 < number < 1 for number in numbers) and all(0 <= number <= 1 for number in numbers):
+        raise UserError(f"{where} {told_of(value)}")
     for name, said in value.items():
         if said not in (0, 1, None):
             told = f"{where} maps {short_repr(str(name))} to {short_repr(str(said))}"

@@ -219,3 +219,4 @@ def test_labels_of_a_test_set_that_nobody_knows_may_be_left_out(files: Files) ->
     train, other = rows("a", "b"), rows("x", "x")
     assert files.fault(train, None, other).endswith("test.jsonl to predict it without labels"), "perhaps a mark too"
     assert "without labels" not in files.fault(train, other)
+    assert "without labels" not in files.fault(train, None, [*train, *other])
