@@ -30,8 +30,10 @@ def changed_settings(saved: dict[str, Any], config: TrainConfig) -> Changes:
     now = config.to_dict()
     then = {name: saved.get(name, setting.default) for name, setting in config.settings.items()}
     models = [values["model_name_or_path"] for values in (then, now)]
-    if None in models or len(set(map(os.path.realpath, models))) == 1:  # None: made in Python; its weights fit, or not
-        now["model_name_or_path"] = then["model_name_or_path"]
+    tokenizers = [values["tokenizer_name"] or values["model_name_or_path"] for values in (then, now)]
+    for name, places in (("model_name_or_path", models), ("tokenizer_name", tokenizers)):
+        if None in places or len(set(map(os.path.realpath, places))) == 1:  # None: made in Python; it fits, or not
+            now[name] = then[name]
     if config.from_recipe == saved.get("from_recipe"):  # it gave way to the data, which may not be read yet
         now |= {name: then[name] for name in config.from_recipe}
     return {name: (then[name], now[name]) for name in then if then[name] != now[name]}

@@ -14,6 +14,8 @@ def names_on_the_hub(config: TrainConfig) -> list[str]:
     names = []
     if config.model_name_or_path is not None and local_model_folder(config.model_name_or_path) is None:
         names.append(f"the model {config.model_name_or_path}")
+    if config.tokenizer_name is not None and local_model_folder(config.tokenizer_name, "tokenizer_name") is None:
+        names.append(f"the tokenizer {config.tokenizer_name}")
     if config.train_file is None:
         if config.task_name not in (None, "demo"):
             names.append(f"the data set glue/{config.task_name}")

@@ -60,6 +60,9 @@ class TrainConfig:
 
     output_dir: str = _model("trainer_output", "Where model and results go.", common=True, path=True, on_resume="free")
     model_name_or_path: str | None = _model(None, "A model folder, or a name on the model hub.", common=True, path=True)
+    tokenizer_name: str | None = _model(
+        None, "The tokenizer, where it is not the model's own: a folder, or a name on the hub.", path=True
+    )
     classifier_dropout: float | None = _model(None, "Dropout before the classifier. None: the model's own.", below=1)
     hidden_dropout: float | None = _model(
         None, "Dropout in the model's body, except on attention; by default the model's own.", below=1

@@ -28,6 +28,7 @@ from ftloop.loop import TrainingStep, TrainResult, train, training_step
 from ftloop.metrics import argmax_predictions, metrics_for
 from ftloop.models.adapters import check_peft
 from ftloop.models.damage import check_files
+from ftloop.models.folder import tokenizer_in
 from ftloop.models.load import check_model, load_config
 from ftloop.models.unpadding import check_unpadding
 from ftloop.models.weights import load_weights
@@ -106,6 +107,8 @@ def check_first(config: TrainConfig, accelerator: Accelerator, is_trained: bool)
     folder = check_model(config.model_name_or_path)
     if folder is not None:
         check_files(folder)
+    if config.tokenizer_name is not None:
+        tokenizer_in(config.tokenizer_name)
     if config.padding == "none" and config.model_name_or_path is not None:
         check_unpadding(load_config(config.model_name_or_path))
     check_peft(config)

@@ -17,9 +17,16 @@ from ftloop.data.tokenization import tokenize
 from ftloop.inference.texts import make_pairs
 from ftloop.metrics import check_metric, fit_metric
 from ftloop.models.adapters import add_lora
-from ftloop.models.folder import place_of_model
+from ftloop.models.folder import FLAG, naming, place_of_model
 from ftloop.models.head import keep_order_of_head, saved_class_names
-from ftloop.models.load import check_token_ids, embed_added_tokens, load_model, load_tokenizer, longest_input
+from ftloop.models.load import (
+    check_token_ids,
+    embed_added_tokens,
+    load_config,
+    load_model,
+    load_tokenizer,
+    longest_input,
+)
 from ftloop.models.match import match, set_side
 from ftloop.models.unpadding import can_unpad
 from ftloop.models.weights import base_model
@@ -74,10 +81,13 @@ def read_inputs(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     """Load and check everything the configuration names. Raises: UserError naming the flag, file, row or column."""
     model_name = config.model_name_or_path
     assert model_name is not None
+    tokenizer_name, flag = config.tokenizer_name or model_name, "tokenizer_name" if config.tokenizer_name else FLAG
     group = new_cpu_group(accelerator)
     with main_process_first(accelerator, group, "reading the data"):
         data = load_text_data(config)
-        tokenizer = load_tokenizer(model_name)
+        model_config = load_config(model_name) if config.tokenizer_name else None
+        with naming(flag):
+            tokenizer = load_tokenizer(tokenizer_name, model_config=model_config)
     config = fit_metric(config, data.labels, data.metrics)
     if config.truncation_side is not None:
         set_side(tokenizer, truncation_side=config.truncation_side)
@@ -89,11 +99,12 @@ def read_inputs(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     labels, remark = keep_order_of_head(model, head, new_weights, data.labels)
     data = replace(data, labels=labels)
     max_length = longest_input(model, tokenizer, config.max_seq_length)
-    padded = match(model, tokenizer, model_name, max_length, pair=len(data.text_columns) == 2)
+    with naming(flag):
+        padded = match(model, tokenizer, tokenizer_name, max_length, pair=len(data.text_columns) == 2)
     if config.lora_r is not None:
         model = add_lora(config, model, new_weights)
     once = config if accelerator.is_local_main_process else replace(config, overwrite_cache=False)  # on each machine
-    with main_process_first(accelerator, group, "tokenizing the data"):
+    with main_process_first(accelerator, group, "tokenizing the data"), naming(flag):
         sets = {"train": data.train} | data.validation | data.test
         tokenized = {name: tokenize(data, rows, tokenizer, max_length, once, name) for name, rows in sets.items()}
         encoded = {name: rows for name, (rows, _) in tokenized.items()}
@@ -101,7 +112,7 @@ def read_inputs(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         added = embed_added_tokens(config, model, tokenizer, encoded, samples)
         check_token_ids(model, tokenizer, encoded)
         if added:
-            padded = match(model, tokenizer, model_name, max_length, pair=len(data.text_columns) == 2)
+            padded = match(model, tokenizer, tokenizer_name, max_length, pair=len(data.text_columns) == 2)
     destroy_group(group)
     remarks = [
         ("Taken", place_of_model(model_name)),

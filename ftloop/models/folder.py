@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -156,17 +157,28 @@ def _first(folder: Path, patterns: Iterable[str]) -> str | None:
     return next(map(str, found), None)
 
 
-def no_tokenizer(folder: Path, files: Iterable[str]) -> UserError:
+def no_tokenizer(folder: Path, files: Iterable[str], in_training: bool) -> UserError:
     """Return the error for a model without any of its tokenizer's `files`, as in the checkpoints of a Trainer that was
-    not given the tokenizer."""
+    not given the tokenizer. `in_training`: where a flag can name another."""
     beside, named = _first(folder.parent, files) is not None, _name_in_config(folder)
     source = str(folder.parent) if beside else named or "THAT_MODEL"
     where = f" (they lie in {source})" if beside else f" ({source}, says its config.json)" if named else ""
+    flag = f"Give --tokenizer_name {shlex.quote(source)}, or copy" if in_training else "Copy"
     return UserError(
-        f"{FLAG}: {folder} has no tokenizer (none of {', '.join(files)}). Copy there those files of the model "
+        f"{FLAG}: {folder} has no tokenizer (none of {', '.join(files)}). {flag} there those files of the model "
         f"that was trained{where}, or save them with this Python: from transformers import AutoTokenizer; "
         f"AutoTokenizer.from_pretrained({source!r}).save_pretrained({str(folder)!r})"
     )
+
+
+def tokenizer_in(name_or_path: str) -> Path | None:
+    """Return the folder of a tokenizer, which need hold no model, or None for a name on the hub. Raises: UserError."""
+    folder = local_model_folder(name_or_path, "tokenizer_name")
+    if folder is None or not lacks_tokenizer(folder):
+        return folder
+    if (folder / MODULES).is_file() and (within := _transformer(folder)) is not None:
+        return within
+    raise UserError(f"tokenizer_name: {folder} holds no tokenizer (none of {', '.join(TOKENIZERS)})")
 
 
 def lacks_tokenizer(folder: Path) -> bool:

@@ -22,7 +22,7 @@ from ftloop.data.labels import Labels
 from ftloop.data.scan import largest_number
 from ftloop.errors import UserError, summarize
 from ftloop.models.damage import check_files
-from ftloop.models.folder import lacks_model_type, lacks_tokenizer, model_in, no_tokenizer
+from ftloop.models.folder import lacks_model_type, lacks_tokenizer, model_in, no_tokenizer, tokenizer_in
 from ftloop.models.match import added_tokens, embedding_sizes, example, set_padding_token
 from ftloop.models.published import sentencepiece_problem
 from ftloop.models.weights import is_adapter
@@ -51,7 +51,9 @@ def check_model(name_or_path: str | None, adapters: bool = False) -> Path | None
     return model_in(folder, adapters)
 
 
-def _load(auto_class: Any, name_or_path: str, what: str, adapters: bool = False, **settings: Any) -> Any:
+def _load(
+    auto_class: Any, name_or_path: str, what: str, adapters: bool = False, is_apart: bool = False, **settings: Any
+) -> Any:
     """Call `from_pretrained` for a folder or a name on the hub, so that nothing that lies there is run.
 
     `trust_remote_code=False`: without it, transformers asks on the console whether to run the code that a `config.json`
@@ -59,7 +61,7 @@ def _load(auto_class: Any, name_or_path: str, what: str, adapters: bool = False,
     in one of them can make tensors and nothing else.
     Raises: UserError, whatever a library has stumbled over there.
     """
-    folder = check_model(name_or_path, adapters)
+    folder = tokenizer_in(name_or_path) if is_apart else check_model(name_or_path, adapters)
     if folder is not None and auto_class is not AutoConfig:
         check_files(folder, weights=auto_class is not AutoTokenizer)
     try:
@@ -68,7 +70,7 @@ def _load(auto_class: Any, name_or_path: str, what: str, adapters: bool = False,
         if auto_class is AutoTokenizer and (problem := sentencepiece_problem(folder, error)):
             raise UserError(f"model_name_or_path: the tokenizer of {folder or name_or_path} {problem}") from error
         if auto_class is AutoTokenizer and folder is not None and lacks_tokenizer(folder):
-            raise no_tokenizer(folder, ["tokenizer.json", "vocab.txt"]) from error
+            raise no_tokenizer(folder, ["tokenizer.json", "vocab.txt"], in_training=not adapters) from error
         if folder is None:
             raise unavailable(f"{what} {name_or_path}", error) from error
         if lacks_model_type(folder):
@@ -80,15 +82,20 @@ def _load(auto_class: Any, name_or_path: str, what: str, adapters: bool = False,
         raise UserError(f"model_name_or_path: {what} {folder} could not be loaded ({fault})") from error
 
 
-def load_tokenizer(name_or_path: str, adapters: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str, adapters: bool = False, model_config: Any = None) -> PreTrainedTokenizerBase:
     """Load it; it pads with its end token where it has no padding token of its own. `adapters`: also that of a folder
-    which holds a PEFT adapter.
+    which holds a PEFT adapter. `model_config`: of the model that a tokenizer is for which lies apart from it.
 
     Raises: UserError when neither the folder, the hub nor the cache has it, or it cannot pad.
     """
-    folder = check_model(name_or_path, adapters)
+    is_apart = model_config is not None
+    folder = tokenizer_in(name_or_path) if is_apart else check_model(name_or_path, adapters)
+    # Tells what the files are, where they do not say so. Of the hub, transformers would make do with it and no files.
+    settings = {"config": model_config} if is_apart and folder is not None else {}
     with panics_told(folder or name_or_path):
-        tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, name_or_path, "the tokenizer of", adapters)
+        tokenizer: PreTrainedTokenizerBase = _load(
+            AutoTokenizer, name_or_path, "the tokenizer of", adapters, is_apart, **settings
+        )
         try:
             int(tokenizer.model_max_length)
             # Not by a call of the tokenizer, which would leave its mark in what `save_pretrained` writes.
@@ -101,7 +108,10 @@ def load_tokenizer(name_or_path: str, adapters: bool = False) -> PreTrainedToken
     # Without these files transformers makes a tokenizer that knows no word, and says nothing.
     files = list(tokenizer.vocab_files_names.values())
     if folder is not None and files and not any((folder / name).is_file() for name in ["tokenizer.json", *files]):
-        raise no_tokenizer(folder, files)
+        raise no_tokenizer(folder, files, in_training=not adapters)
+    if files and len(tokenizer) <= len(tokenizer.all_special_tokens):
+        way = "" if adapters else "; name that of another model with --tokenizer_name"
+        raise UserError(f"model_name_or_path: the tokenizer of {folder or name_or_path} knows no word{way}")
     set_padding_token(tokenizer, str(folder or name_or_path))
     return tokenizer
 

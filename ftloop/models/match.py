@@ -88,7 +88,7 @@ def match(model: Any, tokenizer: PreTrainedTokenizerBase, name: str, max_length:
                     told.append("changes what this model answers: the rows that share a batch are not independent")
     except Exception as error:
         fault = f"{type(error).__name__}: {summarize(error)}"
-        message = f"model_name_or_path: the model of {name} cannot take what its tokenizer gives ({fault})"
+        message = f"model_name_or_path: the model cannot take what the tokenizer of {name} gives ({fault})"
         raise UserError(message) from error
     return told
 

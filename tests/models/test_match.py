@@ -189,7 +189,9 @@ def test_a_model_that_cannot_take_its_tokenizers_rows_is_told(tmp_path: Path) ->
     with pytest.raises(UserError, match="the model cannot take what its tokenizer gives"):
         classifier(["aab c", "abc c"])
     change_tokenizer(folder, eos_token="w")  # which one text has, and another not
-    with pytest.raises(UserError, match=r"cannot take what its tokenizer gives \(ValueError: All examples must "):
+    with pytest.raises(
+        UserError, match=r"the model cannot take what the tokenizer of .* gives \(ValueError: All examples must "
+    ):
         load_classifier(folder)
 
 
