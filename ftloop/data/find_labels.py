@@ -11,6 +11,7 @@ from decimal import Decimal
 from datasets import Dataset
 
 from ftloop.config.problem_type import ProblemType
+from ftloop.data.first_rows import SHUFFLE
 from ftloop.data.incomplete_rows import NO_LABEL, way_of_empty
 from ftloop.data.joined_labels import find_joined
 from ftloop.data.labels import Labels
@@ -195,7 +196,8 @@ def check_known_labels(
     way = f"{', '.join(ways[:-1])}, or {ways[-1]}"
     joined = find_joined(labels.names) if labels.problem_type == ProblemType.SINGLE_LABEL else None
     if {*unknown} <= {*not_trained}:
-        way = "training rows that have them are left out by --max_train_samples: raise it, or leave it out"
+        told = "training rows that have them are left out by --max_train_samples, as where they are sorted by class"
+        way = f"{told}: {SHUFFLE}, raise it, or leave it out"
     elif all(not label.strip() or label in NO_LABEL for label in unknown):
         way = way_of_empty(joined)
     elif joined is not None:

@@ -22,6 +22,7 @@ from ftloop.data.demo import SPLIT_SIZES, demo_rows
 from ftloop.data.dialect import mistaken_names
 from ftloop.data.files import column_names, file_class_names, holds_lists, name_class, read_table
 from ftloop.data.find_labels import check_known_labels, check_wanted, find_labels, with_spellings_of
+from ftloop.data.first_rows import labels_left_out
 from ftloop.data.glue import TASKS
 from ftloop.data.hold_out import hold_out
 from ftloop.data.incomplete_rows import (
@@ -91,7 +92,11 @@ def load_text_data(config: TrainConfig) -> TextData:
 
     check_labelled(train, label_column, "the training set", names, config, beside_empty)
     others = [*validation.values(), *test.values()]
-    labels = find_labels(train, label_column, names, wanted, others)
+    try:
+        labels = find_labels(train, label_column, names, wanted, others)
+    except UserError as error:
+        cause = labels_left_out(train, read, label_column)
+        raise error if cause is None else UserError(f"{error}; {cause}") from None
     labels = with_spellings_of(labels, label_column, others)
     test, unlabelled = without_secret_labels(test, label_column, labels)
     not_trained = {*distinct_values(read, label_column)} if len(train) < len(read) else ()
@@ -102,7 +107,9 @@ def load_text_data(config: TrainConfig) -> TextData:
             check_known_labels(dataset, label_column, labels, what, files, not_trained, may_lack_labels=name in test)
     task = TASKS.get(config.task_name or "")
     metrics = task.metrics if task and task.label_names == labels.names and not labels.multi_label else None
-    remarks += unlabelled + label_remarks(train, label_column, labels, wanted, config.drop_unlabelled)
+    left_out = None if labels.regression else labels_left_out(train, read, label_column)
+    remarks += unlabelled + ([] if left_out is None else [("Warning", left_out)])
+    remarks += label_remarks(train, label_column, labels, wanted, config.drop_unlabelled)
     contradictions = count_contradictions(train, columns, label_column, labels)
     remarks += contradictions_remark(contradictions["rows"], contradictions["of"])
     shortened = {name for name, rows in (validation | test).items() if len(rows) < rows_read[name]}
