@@ -485,6 +485,7 @@ def test_the_flag_is_left_to_no_kernel_that_ignores_it(tmp_path: Path, monkeypat
     run = prepared(tmp_path / "out", row := row_of(tmp_path / "0", 6))
     monkeypatch.setattr(nonfinite, "FLAG_IS_HEEDED_ON", ())
     assert stopped(run).startswith("update 6 of 16: the loss or the gradient is not finite")
+    assert run.state.global_step == 5, "before the step, not at the next log line"
     before = prepared(tmp_path / "before", row)
     for update in updates(before):
         if update.global_step == 5:

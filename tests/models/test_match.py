@@ -296,3 +296,6 @@ def test_a_model_without_a_table_of_tokens_knows_any() -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     canine = CanineForSequenceClassification(CanineConfig(**sizes, max_position_embeddings=64, num_hash_buckets=64))
     assert embedding_sizes(canine) == (math.inf, 16)
+    canine.another = torch.nn.Module()
+    canine.another.token_type_embeddings = torch.nn.Embedding(2, 4)
+    assert embedding_sizes(canine) == (math.inf, 2), "the smallest table is what a row has to fit into"

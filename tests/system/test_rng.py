@@ -81,6 +81,16 @@ def test_each_process_finds_its_own_gpus_generator(
         assert gpus.drawn == [100 + saver if gpu == gpus.own else 0 for gpu in range(gpus.visible)]
 
 
+@pytest.mark.parametrize("missing", ["python", "numpy", "cpu"])
+def test_a_file_without_one_of_the_generators_is_no_state(missing: str) -> None:
+    """A run on the CPU has no GPU's, and that is one."""
+    state = {name: value for name, value in rng_state().items() if name != "cuda"}
+    assert own_rng_state(state, 3) == state
+    del state[missing]
+    assert own_rng_state(state, 3) is None
+    assert own_rng_state(list(state), 3) is None
+
+
 def test_trainer_continues_from_what_several_processes_have_saved(tmp_path: Path) -> None:
     save(tmp_path, TWICE_FOUR)
     for rank, gpus in enumerate(TWICE_FOUR.gpus()):
