@@ -132,7 +132,8 @@ class TrainConfig:
     )
     drop_unlabelled: bool = _data(
         False,
-        "Leave out rows without a label: none or empty; where no label is empty, also - and -1 that are no class.",
+        "Leave out rows without a label: none, empty or a null as \\N; without any of these, also -, -1, None, NA "
+        "that are no class.",
     )
     drop_empty_texts: bool = _data(False, "Leave out rows with an empty text.")
     max_seq_length: int | None = _data(

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.first_rows import SHUFFLE
-from ftloop.data.incomplete_rows import NO_LABEL, way_of_empty
+from ftloop.data.incomplete_rows import LEAVE_OUT, is_mark, way_of_empty
 from ftloop.data.joined_labels import find_joined
 from ftloop.data.labels import Labels
 from ftloop.data.scan import MAX_SHOWN, distinct_values, has_lists, list_items, rows_with
@@ -83,7 +83,9 @@ def _find_numbers(train: Dataset, column: str, raw: list[str]) -> Labels:
     odd = next((label for label in raw if not _is_number(label)), None)
     if odd is not None:
         where = rows_with(train, column, odd)
-        raise UserError(f"problem_type: regression learns numbers, and the label {short_repr(odd)} in {where} is none")
+        way = f"; {LEAVE_OUT}" if is_mark(odd) else ""
+        told = f"problem_type: regression learns numbers, and the label {short_repr(odd)} in {where} is none"
+        raise UserError(f"{told}{way}")
     return Labels((), {}, ProblemType.REGRESSION)
 
 
@@ -198,7 +200,7 @@ def check_known_labels(
     if {*unknown} <= {*not_trained}:
         told = "training rows that have them are left out by --max_train_samples, as where they are sorted by class"
         way = f"{told}: {SHUFFLE}, raise it, or leave it out"
-    elif all(not label.strip() or label in NO_LABEL for label in unknown):
+    elif all(map(is_mark, unknown)):
         way = way_of_empty(joined)
     elif joined is not None:
         way = f"{joined.told}; else {way}"

@@ -19,15 +19,14 @@ from ftloop.data.joined_labels import Joined, find_joined
 from ftloop.data.labels import Labels
 from ftloop.data.remarks import Remark
 from ftloop.data.scan import MAX_SHOWN, distinct_values, has_lists, missing, name_rows, rows_with, set_name
+from ftloop.data.values import DOUBTFUL_NULLS, NULLS, is_null
 from ftloop.errors import UserError
 from ftloop.system.text import join_some, short_repr
 
 MINUS_ONE = frozenset(("-1", "-1.0"))
 NO_LABEL = MINUS_ONE | {"-"}
 """Marks of a row without a label, beside empty ones: SNLI's and GLUE's. Where they are not classes themselves."""
-SECRET = frozenset(
-    ("none", "null", "nan", "na", "n/a", "nil", "?", "unk", "unknown", "unlabelled", "unlabeled", "missing", "hidden")
-)
+SECRET = NULLS | DOUBTFUL_NULLS | {"?", "unk", "unknown", "unlabelled", "unlabeled", "missing", "hidden"}
 """What test sets hold in the label of every row to say that it is not told, in whatever case."""
 LEAVE_OUT = "--drop_unlabelled leaves such rows out"
 
@@ -54,7 +53,7 @@ def leave_out(
         reasons: dict[str, np.ndarray] = {}
         if config.drop_unlabelled and label_column in dataset.column_names:
             raw = _texts(dataset, label_column)
-            values = _blank(raw) | NO_LABEL
+            values = {label for label in raw if is_mark(label)}
             if name == "train":
                 values = marks_of_no_label(raw, class_names, config, beside_empty)
                 kept_labels = set(raw) - values
@@ -63,7 +62,7 @@ def leave_out(
             values -= kept_labels | (MINUS_ONE if kept_labels & MINUS_ONE else set())
             lacking = _without_label(dataset, label_column, values)
             if not (name in may_lack_labels and lacking.all()):
-                for mark in sorted(values & set(raw) & NO_LABEL):
+                for mark in sorted((values & set(raw)) - _blank(raw)):
                     reasons[f"with the label {mark}"] = _with_label(dataset, label_column, {mark})
                     lacking = lacking & ~reasons[f"with the label {mark}"]
                 reasons["without a label"] = lacking
@@ -85,10 +84,11 @@ def leave_out(
 
 
 def have_empty_labels(sets: Mapping[str, Dataset], column: str, may_lack_labels: Collection[str]) -> bool:
-    """Whether some label is empty or missing, but for a set of `may_lack_labels` that has none at all."""
+    """Whether some label is empty, missing or a null, but for a set of `may_lack_labels` that has none at all."""
     for name, dataset in sets.items():
         if column in dataset.column_names:
-            empty = _without_label(dataset, column, _blank(_texts(dataset, column)))
+            raw = _texts(dataset, column)
+            empty = _without_label(dataset, column, _blank(raw) | _nulls(raw))
             if empty.any() and not (name in may_lack_labels and empty.all()):
                 return True
     return False
@@ -96,8 +96,8 @@ def have_empty_labels(sets: Mapping[str, Dataset], column: str, may_lack_labels:
 
 def _kept(mark: str) -> str:
     return (
-        f"{mark} is a class, as rows without a label are empty ones here; if it means that there is none, make it "
-        "empty in the files"
+        f"{mark} is a class, as rows without a label are marked otherwise here; if it means that there is none, make "
+        "it empty in the files"
     )
 
 
@@ -109,12 +109,17 @@ def marks_of_no_label(
     `-` and -1 may be classes too. They are where the data say so: by their own list of classes, by a `+`, by too few
     others or, of -1, by others that are not counted from 0; and `beside_empty` labels, which are what is missing then,
     unless the classes are known or the others are numbers with a fraction. With `problem_type`, they are unless
-    `drop_unlabelled` says no.
+    `drop_unlabelled` says no. Nulls of a database are no classes beside two others; None and the like are, unless
+    `drop_unlabelled` alone says no.
     """
-    found, others = _blank(raw), set(raw) - _blank(raw) - NO_LABEL
+    found, others = _blank(raw), set(raw) - _blank(raw) - NO_LABEL - _nulls(raw)
     wanted, drop, names = config.problem_type, config.drop_unlabelled, set(class_names or ())
     if wanted is not None and not drop:
         return found
+    nulls, doubtful = _nulls(raw) - names, _nulls(raw, DOUBTFUL_NULLS) - names
+    found |= nulls if len(others) >= 2 else set()
+    if drop and wanted != ProblemType.SINGLE_LABEL.value and not beside_empty and len(others - doubtful) >= 2:
+        found |= doubtful
     if beside_empty and not names and not _are_fractions(others):
         return found
     if "-" in raw and "-" not in names and "+" not in others and len(others) >= 2:
@@ -233,6 +238,15 @@ def _texts(dataset: Dataset, column: str) -> list[str]:
 
 def _blank(raw: Iterable[str]) -> set[str]:
     return {label for label in raw if not label.strip()}
+
+
+def is_mark(label: str) -> bool:
+    """Whether `drop_unlabelled` leaves out rows with this label where it is no class."""
+    return not label.strip() or label in NO_LABEL or is_null(label, NULLS | DOUBTFUL_NULLS)
+
+
+def _nulls(raw: Iterable[str], nulls: Collection[str] = NULLS) -> set[str]:
+    return {label for label in raw if is_null(label, nulls)}
 
 
 def _without_label(dataset: Dataset, column: str, values: set[str]) -> np.ndarray:

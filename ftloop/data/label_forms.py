@@ -16,7 +16,7 @@ from ftloop.data.cache import cached, dataset_key
 from ftloop.data.probabilities import are_shares, have_fraction, numbers_of_classes, told_of, way_of_columns
 from ftloop.data.remarks import Remark
 from ftloop.data.scan import distinct_values, has_lists, name_rows, rows_with, set_name
-from ftloop.data.values import BITS, ONE
+from ftloop.data.values import BITS, ONE, is_written
 from ftloop.errors import UserError
 from ftloop.system.text import short_repr
 
@@ -40,7 +40,7 @@ def in_one_form(
     for name, dataset in left.items():
         _check_no_probabilities(dataset, column, wanted, set_name(name))
     if _are_lists_as_text(left["train"], column, wanted):
-        shown = short_repr(next(text for text in distinct_values(left["train"], column) if text and text.strip()))
+        shown = short_repr(next(text for text in distinct_values(left["train"], column) if is_written(text)))
         said.append(("Labels", f"texts such as {shown} are read as lists"))
         left["train"] = _map_labels(left["train"], column, parse_list, List(Value("string")))
     if has_lists(left["train"], column):
@@ -112,7 +112,7 @@ def _columns_batch(
     for index, bits in zip(indices, zip(*(batch[column] for column in columns), strict=True), strict=True):
         lacks = False
         for column, bit in zip(columns, bits, strict=True):
-            is_mark = bit is None or not bit.strip() or bit in NO_BIT
+            is_mark = not is_written(bit) or bit in NO_BIT
             if not is_mark and bit.lower() not in BITS:
                 way = "; of a test set without labels, leave these columns out of the file" if may_lack else ""
                 if re.fullmatch(r"0?\.\d+|\d(\.\d+)?e-\d+", bit):
@@ -155,7 +155,7 @@ def _check_no_probabilities(dataset: Dataset, column: str, wanted: ProblemType |
         return
     first = None
     for text in distinct_values(dataset, column):
-        if text is None or not text.strip():
+        if not is_written(text):
             continue
         numbers = numbers_of_classes(text)
         in_brackets = wanted is None and text.strip()[0] in "[{"
@@ -170,7 +170,7 @@ def _are_lists_as_text(dataset: Dataset, column: str, wanted: ProblemType | None
     """Raises: UserError where lists are `wanted` and only some labels are."""
     if column not in dataset.column_names or has_lists(dataset, column):
         return False
-    written = [text for text in distinct_values(dataset, column) if text is not None and text.strip()]
+    written = [text for text in distinct_values(dataset, column) if is_written(text)]
     if wanted is None and parse_list(next(iter(written), None)) is None:  # not each of very many numbers
         return False
     lists = [parse_list(text) for text in written]
@@ -227,7 +227,7 @@ def _decimal_comma(dataset: Dataset, column: str, wanted: ProblemType | None) ->
     """
     if wanted not in (None, ProblemType.REGRESSION) or has_lists(dataset, column):
         return None
-    texts = [text.strip() for text in distinct_values(dataset, column) if text is not None and text.strip()]
+    texts = [text.strip() for text in distinct_values(dataset, column) if is_written(text)]
     commas = [text for text in texts if "," in text]
     if not commas or not all(_COMMA_NUMBER.fullmatch(text) for text in texts):
         return None

@@ -109,7 +109,7 @@ def load_text_data(config: TrainConfig) -> TextData:
     metrics = task.metrics if task and task.label_names == labels.names and not labels.multi_label else None
     left_out = None if labels.regression else labels_left_out(train, read, label_column)
     remarks += unlabelled + ([] if left_out is None else [("Warning", left_out)])
-    remarks += label_remarks(train, label_column, labels, wanted, config.drop_unlabelled)
+    remarks += label_remarks(train, label_column, labels, wanted, config.drop_unlabelled, names)
     contradictions = count_contradictions(train, columns, label_column, labels)
     remarks += contradictions_remark(contradictions["rows"], contradictions["of"])
     shortened = {name for name, rows in (validation | test).items() if len(rows) < rows_read[name]}

@@ -17,7 +17,7 @@ from ftloop.data.label_forms import parse_list
 from ftloop.data.readers import read_rows
 from ftloop.data.scan import list_and_class_names
 from ftloop.data.sources import FASTTEXT, TEXTS, Source
-from ftloop.data.values import TRUTHS, as_names, as_text, plain_spelling
+from ftloop.data.values import TRUTHS, as_names, as_text, is_written, plain_spelling
 from ftloop.errors import UserError
 from ftloop.system.console import say
 from ftloop.system.text import join_some, short_repr
@@ -233,7 +233,7 @@ def _label_values(value: Any, classes: Sequence[str] | None, delimiter: str | No
         names = as_names(value, "", delimiter) if is_list else [as_text(value, "") or ""]
     except UserError:  # a column of something else
         return [str(value)]
-    return [plain for name in names or () for plain in _spelled(name) if plain.strip() and plain not in NO_LABEL]
+    return [plain for name in names or () for plain in _spelled(name) if is_written(plain) and plain not in NO_LABEL]
 
 
 def _spelled(value: str) -> list[str]:

@@ -12,7 +12,8 @@ from ftloop.config.problem_type import ProblemType
 from ftloop.data.contradictions import are_many
 from ftloop.data.joined_labels import find_joined
 from ftloop.data.labels import Labels
-from ftloop.data.scan import distinct_values, set_name, single_values
+from ftloop.data.scan import distinct_values, rows_with, set_name, single_values
+from ftloop.data.values import DOUBTFUL_NULLS, is_null
 from ftloop.system.text import join_some, short_repr
 
 Remark = tuple[str, str]
@@ -21,19 +22,31 @@ Remark = tuple[str, str]
 MAX_NAMED = 5
 FEW_ROWS = 10
 """Fewer may all be of one class by chance."""
+FEW_TEXTS = 3
+IS_A_CLASS = f"if it is a class, --problem_type {ProblemType.SINGLE_LABEL} says so"
 MANY_CLASSES = 6
 """Number of classes from which whole numbers with gaps look like a quantity, and classes of single rows like an id."""
 
 
 def label_remarks(
-    train: Dataset, column: str, labels: Labels, wanted: ProblemType | None, drop_unlabelled: bool
+    train: Dataset,
+    column: str,
+    labels: Labels,
+    wanted: ProblemType | None,
+    drop_unlabelled: bool,
+    class_names: Sequence[str] | None,
 ) -> list[Remark]:
-    """Say what a person would want to know before hours of training; nothing where the labels leave no doubt."""
+    """Say what a person would want to know before hours of training; nothing where the labels leave no doubt, as where
+    the data list the `class_names` themselves.
+    """
     if labels.regression:
         return []
     raw = distinct_values(train, column)
     remarks = [] if wanted else _doubtful_readings(raw, labels, drop_unlabelled)
     warnings = _alike(labels.names) + ([] if wanted else _lists_as_text(labels))
+    if not class_names and (wanted is None or labels.multi_label):
+        warnings += _nulls(labels, drop_unlabelled)
+        warnings += [] if labels.multi_label else _texts_among_numbers(train, column, labels.names, drop_unlabelled)
     if not labels.multi_label:
         warnings += _joined(labels.names)
         warnings += _single_rows(single_values(train, column), labels.names, column)
@@ -76,6 +89,35 @@ def _doubtful_readings(raw: Sequence[str], labels: Labels, drop_unlabelled: bool
     if len(raw) > 2 and set(labels.names) == {"false", "true"}:
         remarks.append(("Labels", f"{_listed(raw)} are read as true and false"))
     return remarks
+
+
+def _nulls(labels: Labels, drop_unlabelled: bool) -> list[str]:
+    """Name classes that may say that there is none; of two classes one may be a none of the other, but no null."""
+    nulls = [name for name in labels.names if is_null(name)]
+    doubtful = [name for name in labels.names if is_null(name, DOUBTFUL_NULLS)]
+    if labels.multi_label:
+        if not nulls + doubtful:
+            return []
+        told = f"names of labels in the lists: {_listed(nulls + doubtful)}"
+        return [f"{told}; if a row has none of the labels, make its list empty, and if nobody has labelled it, null"]
+    remarks = []
+    if nulls:
+        remarks.append(f"{_listed(nulls)} is a class beside one other; if it means that there is no label, label these")
+    if doubtful and not drop_unlabelled and len(labels.names) - len(doubtful) >= 2:
+        ways = f"if it means that there is none, --drop_unlabelled leaves its rows out; {IS_A_CLASS}"
+        remarks.append(f"{_listed(doubtful)} is a class beside {len(labels.names) - len(doubtful)} others; {ways}")
+    return remarks
+
+
+def _texts_among_numbers(train: Dataset, column: str, names: Sequence[str], drop_unlabelled: bool) -> list[str]:
+    """Name the few classes that are no numbers where the others are, such as an `unknown` among ratings."""
+    texts = [name for name in names if not re.fullmatch(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?", name.strip())]
+    odd = [name for name in texts if not is_null(name) and (drop_unlabelled or not is_null(name, DOUBTFUL_NULLS))]
+    if not odd or len(texts) > FEW_TEXTS or len(names) - len(texts) < 2 * len(texts):
+        return []
+    shown = [f"{short_repr(name)} in {rows_with(train, column, name)}" for name in odd]
+    ways = f"if that is no label, make it empty and --drop_unlabelled leaves its rows out; {IS_A_CLASS}"
+    return [f"the labels are numbers but for {join_some(shown, MAX_NAMED)}: all are classes; {ways}"]
 
 
 def _has_gaps(names: Sequence[str]) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 from ftloop.data.probabilities import are_shares, have_fraction, numbers_of_classes, told_of
 from ftloop.errors import UserError
@@ -15,6 +16,12 @@ ONE = {"1", "1.0", "true"}
 BITS = {"0", "0.0", "false"} | ONE
 """What the items of a vector are that says of each label whether a row has it."""
 
+NULLS = frozenset(
+    (r"\n", "null", "<null>", "(null)", "[null]", "#null!", "nil", "<nil>", "nan", "#nan", "nat", "<na>", "#na", "#n/a")
+)
+"""What databases, spreadsheets and pandas write where there is no value, in whatever case; no name of a class."""
+DOUBTFUL_NULLS = frozenset(("none", "n/a", "na"))
+"""What may say so, or be a class: an emotion, a country."""
 
 TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -24,6 +31,15 @@ KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or fals
 
 def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))  # NaN is how pandas writes it
+
+
+def is_null(label: str, nulls: Collection[str] = NULLS) -> bool:
+    return label.strip().casefold() in nulls
+
+
+def is_written(label: str | None) -> TypeGuard[str]:
+    """Whether a label says more than that there is none."""
+    return label is not None and bool(label.strip()) and not is_null(label)
 
 
 def is_utf8(text: str) -> bool:

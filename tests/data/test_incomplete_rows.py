@@ -44,6 +44,12 @@ def rows(*labels: Any) -> Rows:
         ([["a"], ["a", "b"], []], None, ("a", "b")),
         ([0.5, 1.5, -1.0], "-", ()),
         ([0.5, 1.5, -1.0], None, ()),
+        (["a", "b", "c"], "NULL", ("a", "b", "c")),
+        (["a", "b", "None"], "\\N", ("None", "a", "b")),
+        (["a", "b"], "<NA>", ("a", "b")),
+        ([0, 1, -1], "#N/A", ("-1", "0", "1")),
+        ([0, 1, 2], "nil", ("0", "1", "2")),
+        ([0.5, 1.5, -1.0], "NaN", ()),
     ],
 )
 def test_rows_without_a_label_are_refused_or_left_out_and_counted(
@@ -220,3 +226,80 @@ def test_labels_of_a_test_set_that_nobody_knows_may_be_left_out(files: Files) ->
     assert files.fault(train, None, other).endswith("test.jsonl to predict it without labels"), "perhaps a mark too"
     assert "without labels" not in files.fault(train, other)
     assert "without labels" not in files.fault(train, None, [*train, *other])
+
+
+@pytest.mark.parametrize("labels", [["happy", "sad"], ["DE", "FR", "FR"], [0, 1]])
+@pytest.mark.parametrize("mark", ["None", "N/A", "NA", "none"])
+def test_what_may_be_no_label_is_a_class_of_which_is_warned_and_flags_decide(
+    labels: list[Any], mark: str, files: Files
+) -> None:
+    made = rows(*labels, mark, *labels)
+    names = tuple(sorted({*map(str, labels), mark}))
+    loaded = files.load(made, made)
+    assert sorted(loaded.labels.names) == sorted(names)
+    told = f"Warning {mark!r} is a class beside 2 others; if it means that there is none, --drop_unlabelled leaves its "
+    assert said(loaded).count("Warning") == 1
+    assert f"{told}rows out; if it is a class, --problem_type {ONE_LABEL} says so" in said(loaded)
+    dropped = files.load(made, made, drop_unlabelled=True)
+    assert dropped.labels.names == tuple(sorted(set(map(str, labels))))
+    assert said(dropped) == (
+        f"Dropped train: 1 of {len(made)} rows (1 with the label {mark}); "
+        f"validation: 1 of {len(made)} rows (1 with the label {mark})"
+    )
+    for drop in (False, True):
+        kept = files.load(made, made, drop_unlabelled=drop, problem_type=ONE_LABEL)
+        assert (sorted(kept.labels.names), kept.remarks) == (sorted(names), ())
+    beside = files.load([*made, *rows("", "NULL")], made, drop_unlabelled=True)
+    assert sorted(beside.labels.names) == sorted(names)
+    assert f"Labels {mark} is a class, as rows without a label are marked otherwise here" in said(beside)
+
+
+def test_nulls_that_are_classes_stay(files: Files) -> None:
+    for labels in (["a", "NULL"], ["a", "b", "NULL", "NaN"]):
+        kept = files.load(rows(*labels), rows(*labels), problem_type=ONE_LABEL)
+        assert (set(kept.labels.names), kept.remarks) == (set(labels), ())
+    assert "'NULL' is a class beside one other; if it means that there is no label, label these" in said(
+        files.load(rows("a", "NULL"))
+    )
+    assert files.load(rows("none", "toxic")).remarks == (), "of two classes one is often a none of the other"
+    table = Dataset.from_dict(
+        {"text": ["a", "b", "c"], "label": [0, 1, 2]},
+        features=Features({"text": Value("string"), "label": ClassLabel(names=["NULL", "None", "x"])}),
+    )
+    table.to_parquet(files.folder / "t.parquet")
+    named = load_text_data(TrainConfig(train_file=str(files.folder / "t.parquet"), eval_strategy="no"))
+    assert (named.labels.names, named.remarks) == (("NULL", "None", "x"), ())
+
+
+def test_nulls_beside_lists_and_label_columns_and_numbers(files: Files) -> None:
+    lists = rows("['a', 'b']", "['a']", "NULL")
+    assert "has no value in row 3; --drop_unlabelled leaves such rows out" in files.fault(lists)
+    assert files.load(lists, drop_unlabelled=True).train["label"][:] == [["a", "b"], ["a"]]
+    names = files.load(rows(["a"], ["b", "a"], ["NULL"], ["None"]))
+    told = "Warning names of labels in the lists: 'NULL', 'None'; if a row has none of the labels, make its list empty"
+    assert told in said(names)
+    columns: Rows = [{"text": f"t {i}", "x": i % 2, "y": i % 3 % 2} for i in range(6)]
+    columns.append({"text": "t", "x": "\\N", "y": "\\N"})
+    settings = {"label_column_name": ("x", "y"), "text_column_names": ("text",)}
+    assert "no value in row 7; --drop_unlabelled leaves such rows out" in files.fault(columns, **settings)
+    assert len(files.load(columns, drop_unlabelled=True, **settings).train) == 6
+    commas = rows("1,5", "2,5", "NULL")
+    numbers = {"problem_type": "regression"}
+    assert "label 'NULL' in row 3 is none; --drop_unlabelled leaves such rows out" in files.fault(commas, **numbers)
+    assert files.load(commas, drop_unlabelled=True, **numbers).train["label"][:] == ["1.5", "2.5"]
+
+
+@pytest.mark.parametrize("labels", [[3, 4], [3, 4.5, 2], [0, 1, 2, 0]])
+def test_a_text_among_numbers_is_a_line_and_its_ways_out_work(labels: list[Any], files: Files) -> None:
+    made = rows(*labels, "unknown")
+    told = (
+        f"Warning the labels are numbers but for 'unknown' in row {len(made)}: all are classes; if that is no label, "
+    )
+    assert f"{told}make it empty and --drop_unlabelled leaves its rows out; if it is a class, --problem_type" in said(
+        files.load(made)
+    )
+    assert not files.load(made, problem_type=ONE_LABEL).remarks
+    made[-1]["label"] = ""
+    assert len(files.load(made, drop_unlabelled=True).train) == len(labels)
+    assert not files.load(rows("1", "2", "a", "b")).remarks, "names of both kinds"
+    assert not files.load(rows("1", "x")).remarks
