@@ -96,12 +96,11 @@ def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
     Mirrors: Trainer._run_epoch.
     """
     resume_if_asked(run, else_refuse=False)
-    optimizer = run.optimizer.optimizer  # torch's own, below Accelerate's
     parameters, optimizer_step = list(run.model.parameters()), choose_optimizer_step(run)
     if run.state.should_training_stop:
         return
     run.model.train()
-    optimizer.zero_grad()
+    run.model.zero_grad()
     for epoch in epochs_left(run):
         for window in windows(run, epoch):  # the micro-batches of one update
             losses = []
@@ -113,7 +112,8 @@ def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
             learning_rate = run.scheduler.get_last_lr()[0]
             if stepped:
                 run.scheduler.step()
-            optimizer.zero_grad()
+            for parameter in parameters:  # those that no optimizer holds too
+                parameter.grad = None
             yield advance(run, window, losses, grad_norm, learning_rate)
             if run.state.global_step >= run.plan.max_steps:
                 return

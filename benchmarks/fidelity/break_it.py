@@ -56,8 +56,8 @@ EXERCISES = [
     Exercise(
         "no-zero-grad",
         "ftloop/loop.py",
-        "            optimizer.zero_grad()",
-        "            pass",
+        "                parameter.grad = None",
+        "                pass",
         "tests/fidelity/test_parity.py::test_with_one_micro_batch_per_update_the_default_is_the_same_run[the base job]",
         "gradients add up until somebody clears them",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import (
 
 from ftloop.errors import UserError, summarize
 from ftloop.system.console import say
+from ftloop.system.text import join_some
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +66,40 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
         fused=True if config.optim == "adamw_torch_fused" else None,
+    )
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig, given: Optimizer | None) -> Optimizer:
+    """The optimizer given, else the configuration's. It tells once of parameters with a gradient that it does not hold,
+    such as those frozen until now: a gradient shows at a step alone, and to look costs nothing where it holds all.
+    """
+    optimizer = given or create_optimizer(model, config)
+    outside = _not_held(optimizer, dict(model.named_parameters()))
+
+    def look(*_: Any) -> None:
+        if any(parameter.grad is not None for parameter in outside.values()):
+            missing = _not_held(optimizer, outside)  # a group may have been added
+            found = [name for name, parameter in missing.items() if parameter.grad is not None]
+            if found:
+                say("Warning", _untrained(found))
+                hook.remove()
+
+    if outside:
+        hook = optimizer.register_step_pre_hook(look)
+    return optimizer
+
+
+def _not_held(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return {name: parameter for name, parameter in parameters.items() if id(parameter) not in held}
+
+
+def _untrained(names: list[str]) -> str:
+    have = "has a gradient and is" if len(names) == 1 else "have gradients and are"
+    return (
+        f"{join_some(names, 1)} {have} in no optimizer: nothing of that is trained, while clipping counts it. The "
+        "optimizer holds what was not frozen at prepare(...): to train such parts later, freeze them after prepare(...)"
+        ", or give it optimizers=(one of all parameters, None); to leave them as they are, set requires_grad=False"
     )
 
 

@@ -25,7 +25,7 @@ from ftloop.run.check_inputs import (
 )
 from ftloop.run.loaders import EvalLoaders, LoaderFactory
 from ftloop.run.meter import FaultCounters, LossMeter
-from ftloop.run.optim import check_optimizers, check_schedule, create_optimizer, create_scheduler
+from ftloop.run.optim import check_optimizers, check_schedule, create_scheduler, make_optimizer
 from ftloop.run.plan import make_plan
 from ftloop.run.precision import settle_precision
 from ftloop.run.run import ComputeLoss, ComputeMetrics, EvaluationRun, PreprocessLogits, Run
@@ -142,7 +142,7 @@ def prepare(
     check_schedule(config, plan.warmup_steps, plan.max_steps, optimizers[1])
     given_optimizer, given_scheduler = optimizers
     with memory_told("the model", model.parameters()):  # DDP makes room for the gradients
-        wrapped_model, optimizer = accelerator.prepare(model, given_optimizer or create_optimizer(model, config))
+        wrapped_model, optimizer = accelerator.prepare(model, make_optimizer(model, config, given_optimizer))
     stepped = optimizer.optimizer if rules.checks_numbers else optimizer  # as nonfinite.py does
     run = Run(
         **shared,

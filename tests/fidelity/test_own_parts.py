@@ -38,6 +38,11 @@ def head_learns_faster(model: nn.Module) -> tuple[Any, Any]:
     return AdamW([{"params": body, "lr": 1e-4}, {"params": head, "lr": 1e-2}], weight_decay=0.1), None
 
 
+def head_alone(model: nn.Module) -> tuple[Any, Any]:
+    """The body has gradients all the same, which count in the norm that clips."""
+    return AdamW(model.classifier.parameters(), lr=1e-2), None  # type: ignore[union-attr,operator]
+
+
 def with_its_schedule(model: nn.Module) -> tuple[Any, Any]:
     """One that moves the momentum too."""
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -50,6 +55,7 @@ CASES: dict[str, tuple[Job, dict[str, Any]]] = {
     "a loss that is a sum": (Job(loss=summed), {"gradient_accumulation_steps": 3}),
     "a loss that is a mean, smoothing beside it": (Job(loss=mean), {"label_smoothing_factor": 0.1}),
     "parameter groups": (Job(optimizers=head_learns_faster), {"gradient_accumulation_steps": 2, "warmup_steps": 3}),
+    "an optimizer of a part": (Job(optimizers=head_alone), {"gradient_accumulation_steps": 2}),
     "an optimizer and its schedule": (Job(optimizers=with_its_schedule), {}),
     "several evaluation sets": (Job(eval_names=("a", "b", "a_b")), BY_STEPS | BEST | {"eval_on_start": True}),
 }
@@ -71,6 +77,28 @@ def test_trainer_makes_the_same_run_of_the_users_own_parts(name: str, tmp_path: 
             "eval_b_loss",
             "eval_a_b_loss",
         ]
+
+
+def thawed_at_the_fifth_forward() -> nn.Module:
+    model: Any = tiny_bert()
+    model.bert.requires_grad_(False)
+    forwards: list[nn.Module] = []
+
+    def thaw(*_: Any) -> None:
+        forwards.extend([model] if model.training else [])
+        if len(forwards) == 5:
+            model.bert.requires_grad_(True)
+
+    model.register_forward_pre_hook(thaw)
+    return model
+
+
+def test_parts_that_are_thawed_while_training_are_trainers_run_too(tmp_path: Path) -> None:
+    """Trainer's optimizer does not hold them either, but their gradients are cleared, and so do not add up."""
+    job = Job(thawed_at_the_fifth_forward)
+    theirs = run_trainer(job, tmp_path / "trainer", **BASE)
+    assert_same_run(theirs, run_ftloop(job, tmp_path / "ftloop", trainer_compat=True, **BASE))
+    assert_same_run(theirs, run_ftloop(job, tmp_path / "default", **BASE))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -312,3 +312,57 @@ def test_a_schedule_that_waits_for_a_metric_is_stepped_in_a_loop_of_ones_own(tmp
     resumed = prepared(tmp_path, lambda optimizer: ConstantLR(optimizer, factor=1))
     load_checkpoint(resumed, tmp_path / "checkpoint-5")
     assert [resumed.optimizer.param_groups[0]["lr"] for _ in updates(resumed)] == [5e-4] * 3
+
+
+def frozen(thawed: bool = False) -> Any:
+    model: Any = tiny_bert()
+    model.bert.requires_grad_(thawed)
+    return model
+
+
+def prepared_with(folder: Path, model: Any, optimizer: Any = None, schedule: Any = None) -> Run:
+    config = TrainConfig(output_dir=str(folder), **ARGUMENTS | {"num_train_epochs": 1})
+    return prepare(config, model, tiny_rows(29), data_collator=pad, optimizers=(optimizer, schedule))
+
+
+def trained_with(run: Run, thawed_at: int = 0, body: Callable[[Run], None] = lambda run: None) -> None:
+    """Thaw the body after that update; `body` is what else is done then."""
+    for update in updates(run):
+        if update.global_step == thawed_at:
+            run.model.requires_grad_(True)
+            body(run)
+
+
+def test_a_gradient_that_no_optimizer_takes_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained_with(prepared_with(tmp_path, frozen()), thawed_at=3)
+    told = capsys.readouterr().out
+    assert told.count("Warning") == 1
+    assert "Warning   bert.embeddings.word_embeddings.weight and 38 more have gradients and are in no optimizer" in told
+    assert "freeze them after prepare(...), or give it optimizers=(one of all parameters, None)" in told
+    model = frozen(thawed=True)
+    trained_with(prepared_with(tmp_path, model, torch.optim.SGD(model.classifier.parameters(), lr=0.1)))
+    assert capsys.readouterr().out.count("have gradients and are in no optimizer") == 1
+
+
+def test_frozen_parts_and_the_ways_out_are_not_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def moved(model: Any, run: Run, **thawed: Any) -> bool:
+        before = model.bert.pooler.dense.weight.detach().clone()
+        trained_with(run, **thawed)
+        return not torch.equal(before, model.bert.pooler.dense.weight)
+
+    model = frozen()
+    assert not moved(model, prepared_with(tmp_path, model)), "frozen to the end"
+    model = frozen(thawed=True)
+    after = prepared_with(tmp_path, model)
+    model.bert.requires_grad_(False)
+    assert moved(model, after, thawed_at=3)
+    model = frozen()
+    assert moved(model, prepared_with(tmp_path, model, torch.optim.AdamW(model.parameters(), lr=1e-3)), thawed_at=3)
+
+    def add(run: Run) -> None:
+        run.optimizer.optimizer.add_param_group({"params": list(model.bert.parameters())})
+
+    model = frozen()
+    head = torch.optim.SGD(model.classifier.parameters(), lr=0.1)
+    assert moved(model, prepared_with(tmp_path, model, head, ConstantLR(head, factor=1)), thawed_at=3, body=add)
+    assert "Warning" not in capsys.readouterr().out
