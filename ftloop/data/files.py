@@ -7,6 +7,7 @@ in find_labels.py, not by the first ones.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -25,12 +26,14 @@ from ftloop.data.sources import (
     file_source,
 )
 from ftloop.data.text_folders import folders_key
-from ftloop.data.values import as_names, as_text, is_missing, way_to_text
+from ftloop.data.values import as_names, as_text, is_missing, plain_number, way_to_text
 from ftloop.errors import UserError
 from ftloop.system.console import say
 from ftloop.system.text import expand_path, join_some, pluralize
 from ftloop.version import __version__
 
+MAX_LABELS = 100
+"""More of one file are not compared with those of another."""
 T = TypeVar("T")
 Files = str | Sequence[Source]
 """One path, or the files of a set in their order."""
@@ -45,7 +48,11 @@ def column_names(files: Files) -> list[str]:
 
 
 def file_class_names(source: Source, column: str) -> list[str] | None:
-    """Return the names of the classes in a column that the file's features list, as data sets of the hub have them."""
+    """Return the names of the classes in a column that the file's features list, as data sets of the hub have them, or
+    that it has from another file.
+    """
+    if source.class_names is not None:
+        return list(source.class_names)
     if source.format not in COLUMNAR:
         return None
     try:
@@ -127,6 +134,28 @@ def _repeated_headers(source: Source, found: list[int] | None = None) -> list[in
     return cached(_key(source), f"header again {source.reading}", look) if source.format in TABLES else []
 
 
+def labels_of(source: Source, column: str, found: list[str] | None = None) -> list[str]:
+    """Return the different labels of a file, and of the lists in it, up to one more than MAX_LABELS: those `found`,
+    which are kept, else those that were kept.
+    """
+
+    def look() -> list[str]:
+        if found is not None:
+            return found
+        own, labels = source.own_name(column), dict[str, None]()
+        names = file_class_names(source, own)
+        for row in read_rows(source, [own]):
+            value = row.values.get(own)
+            value = value if names is None else name_class(value, names)
+            items = value if isinstance(value, list) else [value]
+            labels |= {str(item): None for item in items if not is_missing(item)}
+            if len(labels) > MAX_LABELS:
+                break
+        return list(labels)
+
+    return cached(_key(source), f"labels: {column} {source.other_names} {source.class_names} {source.reading}", look)
+
+
 def _text_rows(
     sources: tuple[Source, ...],
     columns: tuple[str, ...],
@@ -142,6 +171,7 @@ def _text_rows(
         places = [(name, own, f"column {own}") for name, own in zip(columns, own_names, strict=True)]
         names = file_class_names(source, source.own_name(label_column)) if label_column else None
         repeated: list[int] = []
+        labels: dict[str, None] = {}
         for row in read_rows(source, own_names, repeated):
             texts: dict[str, str | list[str] | None] = {}
             try:
@@ -156,6 +186,11 @@ def _text_rows(
                 way = "" if name == label_column else way_to_text(value, own)
                 raise source.error(row.number, f"{error}{way}") from None
             yield texts
+            if label_column is not None and len(sources) > 1 and len(labels) <= MAX_LABELS:
+                value = texts[label_column]
+                labels |= dict.fromkeys(value if isinstance(value, list) else [value or ""])
+        if label_column is not None and len(sources) > 1:
+            labels_of(source, label_column, list(labels))
         _repeated_headers(source, repeated)
     if row is None:
         raise UserError(f"{sources[0].name}: no rows")
@@ -165,6 +200,8 @@ def name_class(value: Any, names: Sequence[str]) -> Any:
     """Return the name of a class, or of each in a list. GLUE and others mark a missing one with -1."""
     if isinstance(value, list):
         return [name_class(item, names) for item in value]
+    if isinstance(value, (str, float)) and re.fullmatch(r"-1|\d{1,9}", text := plain_number(str(value))):
+        value = int(text)
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else None if value == -1 else value
 
 

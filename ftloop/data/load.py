@@ -39,6 +39,7 @@ from ftloop.data.remarks import Remark, contradictions_remark, label_remarks, on
 from ftloop.data.scan import distinct_values, list_and_class_names
 from ftloop.data.set_column import sets_warning, split_by_column
 from ftloop.data.set_files import find_files, saved_splits
+from ftloop.data.shared_labels import warn_of_unshared, with_class_names
 from ftloop.data.sources import FASTTEXT, TABLES, make_reading
 from ftloop.data.values import as_names, as_text
 from ftloop.errors import UserError, summarize
@@ -208,10 +209,15 @@ def _load_from_files(config: TrainConfig) -> _Sets:
             tables[split] = read_table(sources, [*columns, *(labels if has_label else ())], None)
             continue
         decides = files["train"] if sources[0].format == FASTTEXT else sources
+        if split == "train" and config.label_delimiter is None:
+            sources = with_class_names(sources, labels[0])
+            first = sources[0]
         lists = has_label and (holds_lists(sources, labels[0]) or holds_lists(decides, labels[0]))
         tables[split] = read_table(sources, columns, labels[0] if has_label else None, lists, config.label_delimiter)
         if split == "train":
             trained = trained._replace(values=distinct_values(tables[split], labels[0]))
+            if config.problem_type != ProblemType.REGRESSION.value:
+                warn_of_unshared(sources, labels[0])
     train = tables.pop("train")
     test = {"test": tables.pop("test")} if "test" in tables else {}
     if labels[0] in distinct_values(train, labels[0]):

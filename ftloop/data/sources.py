@@ -75,6 +75,9 @@ class Source:
     of_set: tuple[str, tuple[str, ...]] | None = None
     """A column and the values of it that the rows of the set have; None: all rows are the set's."""
 
+    class_names: tuple[str, ...] | None = None
+    """Names of the classes that its labels are the numbers of, where another file of the set carries them."""
+
     def own_name(self, column: str) -> str:
         """Return the name that a column of the training set has here."""
         return dict(self.other_names).get(column, column)
