@@ -28,9 +28,9 @@ def read_table(source: Source, text: TextIOWrapper) -> tuple[tuple[str, ...], It
 def _dialect(source: Source) -> tuple[str, Any]:
     """Return the delimiter and the quoting of a table."""
     delimiter = source.delimiter
-    if source.format == "csv" or delimiter != "\t" or source.path is None:
+    if delimiter != "\t" or source.path is None or not source.is_file:
         return delimiter, csv.QUOTE_MINIMAL
-    return delimiter, _tsv_quoting(source, source.path.stat().st_mtime_ns)
+    return delimiter, _tab_quoting(source, source.path.stat().st_mtime_ns)
 
 
 def escapes_quotes(source: Source) -> bool:
@@ -44,11 +44,8 @@ def escapes_quotes(source: Source) -> bool:
 
 @cache  # it reads the whole file
 def _escapes_quotes(source: Source, modified: int) -> bool:
-    with source.open() as file:
-        # Block by block, each to the end of a line, so that no pair is cut in two: much faster than line by line.
-        blocks = iter(lambda: file.read(2**20) + file.readline(), b"")
-        if not any(b'\\"' in block for block in blocks):
-            return False
+    if not _holds(source, b'\\"'):
+        return False
 
     def has_bad_rows(escaped: bool) -> bool:
         with source.open() as file, source.text(file) as text:
@@ -61,14 +58,23 @@ def _escapes_quotes(source: Source, modified: int) -> bool:
     return has_bad_rows(False) and not has_bad_rows(True)
 
 
+def _holds(source: Source, searched: bytes) -> bool:
+    with source.open() as file:
+        # Block by block, each to the end of a line, so that no pair is cut in two: much faster than line by line.
+        blocks = iter(lambda: file.read(2**20) + file.readline(), b"")
+        return any(searched in block for block in blocks)
+
+
 @cache  # it reads the whole file, twice
-def _tsv_quoting(source: Source, modified: int) -> Any:
-    """Tell whether a tsv file is quoted like csv, or holds bare quotes, as GLUE's own files do.
+def _tab_quoting(source: Source, modified: int) -> Any:
+    """Tell whether a file of tabs is quoted like csv, or holds bare quotes, as GLUE's own files do.
 
     The reading without any bad row is the right one, else the one with more good rows. Where both get through, bare
     quotes that happen to match have made one row of several, and the reading with more rows is right; if there are as
     many, the quotes stand around whole fields.
     """
+    if not _holds(source, b'"'):
+        return csv.QUOTE_MINIMAL
 
     def quality(quoting: Any) -> tuple[bool, int]:
         with source.open() as file, source.text(file) as text:
@@ -110,6 +116,22 @@ def _read_table(
     names = numbered(header)
     check_names(names, source.name)
     return names, _rows(names, lines, encoding, "the header", header)
+
+
+def way_of_fields(source: Source, error: str) -> str:
+    """Return why a row may have too many fields, and what to do; nothing for another error."""
+    counted = re.match(r"(\d+) fields where .* has (\d+)$", error)
+    if counted is None or int(counted[1]) <= int(counted[2]):
+        return ""
+    if source.delimiter != "\t":
+        return f"; a text that holds {short_repr(source.delimiter)} has to stand in quotes"
+    command = source.copied_by(f"cut -f1-{counted[2]}")
+    return f"; {command} leaves out what is beyond the first {counted[2]}" if command and not _is_quoted(source) else ""
+
+
+def _is_quoted(source: Source) -> bool:
+    """Whether a tab may be part of a text."""
+    return _dialect(source)[1] == csv.QUOTE_MINIMAL and _holds(source, b'"')
 
 
 def numbered(header: Sequence[str]) -> tuple[str, ...]:

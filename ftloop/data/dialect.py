@@ -17,7 +17,7 @@ from ftloop.data.csv_rows import escapes_quotes, read_table
 from ftloop.data.encoding import is_utf8_codec
 from ftloop.data.json_rows import texts_by_name
 from ftloop.data.readers import read_columns
-from ftloop.data.recognize import DELIMITERS, HEAD, field_counts, separates, whole_lines
+from ftloop.data.recognize import DELIMITERS, HEAD, field_counts, is_mostly_tabs, separates, whole_lines
 from ftloop.data.sources import COLUMNAR, FASTTEXT, TABLES, TEXTS, Source, find_format
 from ftloop.data.text_folders import class_files
 from ftloop.errors import UserError
@@ -61,8 +61,11 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None, like: Sou
     if source.reading.delimiter is not None or not _is_file_of_table(source):
         return source
     head, names = _head(source), source.reading.column_names
-    first = field_counts(head, source.delimiter)[:1]
-    if source.format != "txt" and (first in ([], [len(names)]) if names else first != [1]):
+    counts = field_counts(head, source.delimiter)
+    first = counts[:1]
+    has_tabs = is_mostly_tabs(head) and source.delimiter != "\t"
+    cuts_texts = has_tabs and len(set(counts)) > 1
+    if source.format != "txt" and (first in ([], [len(names)]) if names else first != [1] and not cuts_texts):
         return source
     wanted = len(names) if names else None
     fitting = [delimiter for delimiter in DELIMITERS if separates(head, delimiter, wanted)]
@@ -74,6 +77,8 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None, like: Sou
     may_be_texts = may_be_texts and not _names_columns(head)
     if len(fitting) != 1 and like is not None and _may_be_like(source, like, head, may_be_texts):
         fitting, why = [like.delimiter], f"as {like.name} is: its own lines leave a doubt"
+    if not fitting and has_tabs and not may_be_texts:
+        fitting, why = ["\t"], "which most of its first lines show"
     if len(fitting) == 1:
         written = shlex.quote(fitting[0].replace("\t", "\\t"))
         say("Delimiter", f"{source.name} is read with --delimiter {written}, {why}", console)

@@ -16,7 +16,7 @@ from typing import IO
 
 from ftloop.data import arrow_rows
 from ftloop.data.compression import share_read
-from ftloop.data.csv_rows import HEADER_AGAIN, check_names, read_table
+from ftloop.data.csv_rows import HEADER_AGAIN, check_names, read_table, way_of_fields
 from ftloop.data.json_rows import read_document, read_lines
 from ftloop.data.line_rows import read_plain_lines
 from ftloop.data.rows import Chunk, Row, field_names, fields_of, value_at
@@ -60,7 +60,7 @@ def _read_rows(source: Source, columns: Sequence[str] | None, repeated: list[int
                     repeated.append(row.number)
                 continue
             if row.error is not None:
-                raise source.error(row.number, row.error)
+                raise source.error(row.number, f"{row.error}{way_of_fields(source, row.error)}")
             yield row
 
 

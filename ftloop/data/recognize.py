@@ -95,12 +95,27 @@ def find_json_format(head: str) -> str | None:
 
 
 def field_counts(head: str, delimiter: str) -> list[int]:
-    """Return the number of fields of each line."""
+    """Return the number of fields of each line. Quotes may be text where tabs separate, if that makes more of one."""
     try:
         rows = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
-        return [len(fields) for fields in rows if fields]
+        counts = [len(fields) for fields in rows if fields]
     except csv.Error:
-        return []
+        counts = []
+    if delimiter != "\t" or '"' not in head:
+        return counts
+    bare = [line.count("\t") + 1 for line in head.split("\n") if line.strip("\r")]
+    return max((counts, bare), key=_share_of_first)
+
+
+def _share_of_first(counts: list[int]) -> float:
+    """Return for how many of the lines the first one's number of fields holds."""
+    return counts.count(counts[0]) / len(counts) if counts else 0.0
+
+
+def is_mostly_tabs(head: str) -> bool:
+    """Whether most lines have as many tabs as the first, which are hardly ever in texts."""
+    counts = field_counts(head, "\t")
+    return len(counts) > 1 and counts[0] > 1 and _share_of_first(counts) > 0.5
 
 
 def separates(head: str, delimiter: str, columns: int | None = None) -> bool:

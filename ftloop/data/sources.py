@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -146,6 +147,15 @@ class Source:
         if self.format != "json" or self.path is None:
             return False
         return _is_document(self, self.path.stat().st_mtime_ns)
+
+    def copied_by(self, command: str) -> str | None:
+        """Return a line of the shell by which a command that goes by lines makes another file of it, which is named
+        behind it; None where no such command reads it.
+        """
+        if self.path is None or self.compression is not None:
+            return None
+        other = Path(self.name).with_name(f"{self.path.stem}_rows{self.path.suffix}")
+        return f"`{command} {shlex.quote(self.name)} > {shlex.quote(str(other))}`"
 
     def error(self, number: int, message: str | None) -> UserError:
         return UserError(f"{self.name}, {self.unit} {number}: {message}")

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import subprocess
 import tempfile
 from decimal import Decimal
 from pathlib import Path
@@ -199,7 +200,8 @@ def test_a_delimiter_that_all_lines_show_is_taken_and_said(tmp_path: Path, capsy
     assert rows_of(excel) == rows_of(excel, delimiter=";") == ROWS, "Excel's own way to say it"
     later = put(tmp_path / "later.csv", table(rows, ";") + b"a;b;c\n" * 2)
     assert "which columns hold the text? " in fault(later), "where a line has other columns it is not taken"
-    assert fault(later, delimiter=";").endswith("later.csv, line 8: 3 fields where the header has 2")
+    told = "later.csv, line 8: 3 fields where the header has 2; a text that holds ';' has to stand in quotes"
+    assert fault(later, delimiter=";").endswith(told)
     plain, table_file = put(tmp_path / "plain.txt", b"one text\nanother\n"), put(tmp_path / "table.csv", table(ROWS))
     assert "what separates the columns of this txt file? Its lines do not show it; name it with --delim" in fault(plain)
     plain.write_bytes(b"text,other\na,b\nc\n")
@@ -233,7 +235,8 @@ def test_another_set_that_leaves_a_doubt_has_the_training_sets_delimiter(
     settings: dict[str, Any] = {"text_column_names": [column], "label_column_name": "label"}
     flag = "validation_file" if test == "dev.tsv" else "test_file"
     if column == "satz":
-        assert fault(first, test_file=str(other), **settings) == f"{other}, line 3: 3 fields where the header has 2"
+        told = fault(first, test_file=str(other), **settings)
+        assert told.startswith(f"{other}, line 3: 3 fields where the header has 2; `cut -f1-2 ")
     else:
         data = load(first, **settings, **{flag: str(other)})
         (found,) = [*data.validation.values(), *data.test.values()]
@@ -241,6 +244,51 @@ def test_another_set_that_leaves_a_doubt_has_the_training_sets_delimiter(
     written = repr(delimiter).replace("\\\\", "\\")
     told = f"Delimiter {other} is read with --delimiter {written}, as {first} is: its own lines leave a doubt\n"
     assert told in capsys.readouterr().out
+
+
+RAGGED = """g\t01\t2.5\tthe lamp is old, so it is\tthe lamp was new, they say
+g\t02\t1.5\tthe "tidy" lamp is red, and old\t"the rude lamp is odd
+g\t03\t0.5\tthe odd lamp, they say\tthe old lamp, they say\thttp://a\tCC-BY
+g\t04\t0.5\t"the lamp is old they say\tthe lamp is not very old
+g\t05\t4.5\tthe lamp is not so odd"\tit was, they say, an odd one
+"""
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "txt"])
+def test_tabs_that_most_lines_have_are_named_and_longer_rows_have_a_way_out(
+    ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the STS benchmark was published: no header, bare quotes, and a source behind some rows."""
+    path = put(tmp_path / f"sts train.{ending}", RAGGED.encode())
+    names = "column1 column2 label sentence1 sentence2"
+    assert f"such as --column_names {names};" in fault(path)
+    told = f"Delimiter {path} is read with --delimiter '\\t', which most of its first lines show\n"
+    assert (told in capsys.readouterr().out) == (ending != "tsv")
+    settings = {"column_names": names.split(), "text_column_names": ["sentence1", "sentence2"]}
+    assert "line 1 has 5 columns, and 2 names given" in fault(path, column_names=["text", "label"])
+    message = fault(path, **settings)
+    assert message.startswith(f"{path}, line 3: 7 fields where --column_names has 5; `cut -f1-5 ")
+    assert message.endswith("` leaves out what is beyond the first 5")
+    subprocess.run(message.split("`")[1], shell=True, check=True)
+    rows = rows_of(tmp_path / f"sts train_rows.{ending}", **settings)
+    cells = [line.split("\t") for line in RAGGED.splitlines()]
+    assert [list(row.values()) for row in rows] == [[first, second, label] for _, _, label, first, second, *_ in cells]
+    assert rows_of(path.with_name(f"sts train_rows.{ending}"), delimiter="\\t", **settings) == rows
+
+
+def test_a_longer_row_is_not_to_be_cut_where_texts_may_hold_tabs(tmp_path: Path) -> None:
+    path = put(tmp_path / "rows.csv", b'text\tlabel\n"a\tb"\tx\n"c\td"\ty\te\n')
+    assert fault(path, delimiter="\\t") == f"{path}, line 3: 3 fields where the header has 2"
+
+
+def test_a_text_a_line_and_one_column_stay_so_though_some_hold_tabs(tmp_path: Path) -> None:
+    train, texts = (
+        put(tmp_path / "train.jsonl", formats(ROWS)["jsonl"]),
+        put(tmp_path / "a.txt", b"a\tb\nc\td\te\nf\tg\n"),
+    )
+    assert load(train, test_file=str(texts)).test["test"]["text"][:] == ["a\tb", "c\td\te", "f\tg"]
+    column = put(tmp_path / "column.csv", b"text\na\tb\nc\td\n")
+    assert load(train, test_file=str(column)).test["test"]["text"][:] == ["a\tb", "c\td"]
 
 
 HEADLESS = {
