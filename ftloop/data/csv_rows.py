@@ -7,17 +7,21 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from io import TextIOWrapper
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from ftloop.data.encoding import undecodable, without_bad_bytes
-from ftloop.data.rows import Row
+from ftloop.data.recognize import are_named_rows
+from ftloop.data.rows import HEAD_ROWS, Row
 from ftloop.data.sources import TABLES, Source
 from ftloop.data.values import as_text, is_utf8
 from ftloop.errors import UserError, summarize
 from ftloop.system.text import pluralize, short_repr
 
 HEADER_AGAIN = "the header again, as where files were put together, and no row"
+
+ROW_NAMES = "(row names)"
+"""The column in front to which R's `write.table` gives no name."""
 
 
 def read_table(source: Source, text: TextIOWrapper) -> tuple[tuple[str, ...], Iterator[Row]]:
@@ -28,7 +32,7 @@ def read_table(source: Source, text: TextIOWrapper) -> tuple[tuple[str, ...], It
 def _dialect(source: Source) -> tuple[str, Any]:
     """Return the delimiter and the quoting of a table."""
     delimiter = source.delimiter
-    if delimiter != "\t" or source.path is None or not source.is_file:
+    if delimiter != "\t" or source.path is None or not source.is_file or escapes_quotes(source):
         return delimiter, csv.QUOTE_MINIMAL
     return delimiter, _tab_quoting(source, source.path.stat().st_mtime_ns)
 
@@ -37,7 +41,9 @@ def escapes_quotes(source: Source) -> bool:
     """Whether a backslash stands before quotes inside fields, as Spark and MySQL write them: only if no row is bad so,
     and some are else.
     """
-    if source.path is None or not source.is_file or source.format not in TABLES or source.delimiter == "\t":
+    if source.path is None or not source.is_file or source.format not in TABLES:
+        return False
+    if source.delimiter == "\t" and not _begins_quoted(source):  # quotes may be text then
         return False
     return _escapes_quotes(source, source.path.stat().st_mtime_ns)
 
@@ -56,6 +62,14 @@ def _escapes_quotes(source: Source, modified: int) -> bool:
                 return True
 
     return has_bad_rows(False) and not has_bad_rows(True)
+
+
+def _begins_quoted(source: Source) -> bool:
+    with source.open() as file, source.text(file) as text:
+        try:
+            return text.read(1) == '"'
+        except UnicodeError:  # which is told when it is read
+            return False
 
 
 def _holds(source: Source, searched: bytes) -> bool:
@@ -113,16 +127,26 @@ def _read_table(
         raise UserError(f"{source.name}, line {number}: the header is unreadable: {error}")
     if not header:
         raise UserError(f"{source.name}: no rows, and not even a header")
+    ahead = list(islice(lines, 1)) if source.is_file else []
+    if ahead and len(ahead[0][1]) == len(header) + 1:
+        ahead += islice(lines, HEAD_ROWS - 1)
+    named_by = "the header"
+    if are_named_rows([fields for _, fields, _ in ahead], len(header)):
+        header, named_by = [ROW_NAMES, *header], "the header with the names of the rows"
     names = numbered(header)
     check_names(names, source.name)
-    return names, _rows(names, lines, encoding, "the header", header)
+    return names, _rows(names, chain(ahead, lines), encoding, named_by, header)
 
 
-def way_of_fields(source: Source, error: str) -> str:
+def way_of_fields(source: Source, number: int, error: str) -> str:
     """Return why a row may have too many fields, and what to do; nothing for another error."""
     counted = re.match(r"(\d+) fields where .* has (\d+)$", error)
     if counted is None or int(counted[1]) <= int(counted[2]):
         return ""
+    if number == 2 and int(counted[1]) == int(counted[2]) + 1:
+        shown = short_repr(source.delimiter)
+        told = f"the names of rows need a name in front of line 1, an empty last field an end of line 1 with {shown}"
+        return f"; {told}, a text that holds {shown} quotes around it"
     if source.delimiter != "\t":
         return f"; a text that holds {short_repr(source.delimiter)} has to stand in quotes"
     command = source.copied_by(f"cut -f1-{counted[2]}")

@@ -13,11 +13,11 @@ from typing import TextIO
 
 from ftloop.data.columns import find_text_columns
 from ftloop.data.compression import split_endings
-from ftloop.data.csv_rows import escapes_quotes, read_table
+from ftloop.data.csv_rows import ROW_NAMES, escapes_quotes, read_table
 from ftloop.data.encoding import is_utf8_codec
 from ftloop.data.json_rows import texts_by_name
 from ftloop.data.readers import read_columns
-from ftloop.data.recognize import DELIMITERS, HEAD, field_counts, is_mostly_tabs, separates, whole_lines
+from ftloop.data.recognize import DELIMITERS, HEAD, field_counts, fitting_delimiters, is_mostly_tabs, whole_lines
 from ftloop.data.sources import COLUMNAR, FASTTEXT, TABLES, TEXTS, Source, find_format
 from ftloop.data.text_folders import class_files
 from ftloop.errors import UserError
@@ -43,6 +43,12 @@ def settle(source: Source, flag: str, console: TextIO | None = None, like: Sourc
     settled = _with_delimiter(source, flag, console, like)
     if escapes_quotes(settled):
         say("Quotes", f"{source.name} has a backslash before quotes inside fields; it is read so", console)
+    with suppress(UserError):  # which is told when it is read
+        if _is_file_of_table(settled) and read_columns(settled)[0] == ROW_NAMES:
+            told = (
+                "the header has a name fewer than every row has fields; the first is read as the row's name, as R does"
+            )
+            say("Header", f"{source.name}: {told}", console)
     return settled
 
 
@@ -68,7 +74,7 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None, like: Sou
     if source.format != "txt" and (first in ([], [len(names)]) if names else first != [1] and not cuts_texts):
         return source
     wanted = len(names) if names else None
-    fitting = [delimiter for delimiter in DELIMITERS if separates(head, delimiter, wanted)]
+    fitting = fitting_delimiters(head, wanted)
     said = re.match(r"sep=(.)\r?\n", head)  # a line of Excel's own
     if said:
         fitting = [said[1]]
@@ -131,8 +137,7 @@ def _names_columns(head: str) -> bool:
 
 def shows_columns(source: Source) -> bool:
     """Whether the first lines of a txt file are those of a table."""
-    head = _head(source)
-    return any(separates(head, delimiter) for delimiter in DELIMITERS)
+    return bool(fitting_delimiters(_head(source)))
 
 
 def _warn_of_encoding(source: Source, console: TextIO | None = None) -> None:

@@ -60,7 +60,7 @@ def _read_rows(source: Source, columns: Sequence[str] | None, repeated: list[int
                     repeated.append(row.number)
                 continue
             if row.error is not None:
-                raise source.error(row.number, f"{row.error}{way_of_fields(source, row.error)}")
+                raise source.error(row.number, f"{row.error}{way_of_fields(source, row.number, row.error)}")
             yield row
 
 

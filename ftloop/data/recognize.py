@@ -6,8 +6,12 @@ import csv
 import io
 import json
 import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 
 from ftloop.data.encoding import find_codec
+from ftloop.data.rows import HEAD_ROWS
 
 HEAD = 2**16
 """Size of the first bytes, which is enough to know a file by."""
@@ -73,7 +77,7 @@ def find_shown_format(head: bytes, encoding: str | None) -> str | None:
     text = whole_lines(head.decode(find_codec(head, encoding), "replace"), len(head) == HEAD)
     if (of_json := find_json_format(text)) is not None:
         return of_json
-    return "txt" if sum(separates(text, delimiter) for delimiter in DELIMITERS) == 1 else None
+    return "txt" if len(fitting_delimiters(text)) == 1 else None
 
 
 def whole_lines(head: str, has_more: bool) -> str:
@@ -94,33 +98,63 @@ def find_json_format(head: str) -> str | None:
     return "jsonl" if rest else None if text[end:].strip() else "json"
 
 
+def _rows_of(head: str, delimiter: str) -> list[list[str]]:
+    """Return the fields of each line, of those readings of quotes that may be meant by which most lines are alike."""
+    readings = [csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)]
+    if head.startswith('"') and '\\"' in head:
+        escaped = csv.reader(io.StringIO(head.replace('\\"', '""'), newline=""), delimiter=delimiter)
+        readings = [escaped, *readings] if delimiter == " " else [*readings, escaped]  # R writes it so
+    if delimiter == "\t" and '"' in head:
+        readings += [csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, quoting=csv.QUOTE_NONE)]
+    found: list[list[list[str]]] = [[]]
+    for reading in readings:
+        with suppress(csv.Error):
+            found.append([fields for fields in reading if fields])
+    return max(found, key=lambda rows: _share(list(map(len, rows))))
+
+
+def _share(counts: list[int]) -> float:
+    """Return how many of the lines have the number of fields that most of them have."""
+    return max(Counter(counts).values()) / len(counts) if counts else 0.0
+
+
 def field_counts(head: str, delimiter: str) -> list[int]:
-    """Return the number of fields of each line. Quotes may be text where tabs separate, if that makes more of one."""
-    try:
-        rows = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
-        counts = [len(fields) for fields in rows if fields]
-    except csv.Error:
-        counts = []
-    if delimiter != "\t" or '"' not in head:
-        return counts
-    bare = [line.count("\t") + 1 for line in head.split("\n") if line.strip("\r")]
-    return max((counts, bare), key=_share_of_first)
-
-
-def _share_of_first(counts: list[int]) -> float:
-    """Return for how many of the lines the first one's number of fields holds."""
-    return counts.count(counts[0]) / len(counts) if counts else 0.0
+    """Return the number of fields of each line."""
+    return list(map(len, _rows_of(head, delimiter)))
 
 
 def is_mostly_tabs(head: str) -> bool:
     """Whether most lines have as many tabs as the first, which are hardly ever in texts."""
     counts = field_counts(head, "\t")
-    return len(counts) > 1 and counts[0] > 1 and _share_of_first(counts) > 0.5
+    return len(counts) > 1 and counts[0] > 1 and 2 * counts.count(counts[0]) > len(counts)
 
 
 def separates(head: str, delimiter: str, columns: int | None = None) -> bool:
     """Whether a delimiter makes the same number of columns of each line, such as the one wanted."""
     if head.count(delimiter) == head.count(f"{delimiter} "):  # as in sentences
         return False
-    counts = field_counts(head, delimiter)
-    return len(counts) > 1 and counts[0] > 1 and len(set(counts)) == 1 and columns in (None, counts[0])
+    header, *rows = _rows_of(head, delimiter) or [[]]
+    counts = set(map(len, rows))
+    if counts == {len(header)}:
+        return len(header) > 1 and columns in (None, len(header))
+    return columns is None and len(counts) == 1 and are_named_rows(rows[:HEAD_ROWS], len(header))
+
+
+def fitting_delimiters(head: str, columns: int | None = None) -> list[str]:
+    """Return the delimiters that separate columns. Spaces only where every line begins with a quote, as R's do."""
+    is_quoted = all(line.startswith('"') for line in head.split("\n") if line.strip("\r"))
+    return [each for each in (*DELIMITERS, *(" " if is_quoted else "")) if separates(head, each, columns)]
+
+
+def are_named_rows(rows: Sequence[Sequence[str]], columns: int) -> bool:
+    """Whether each row has a field more than the header, and that is a name of its own in front, to which R's
+    `write.table` gives none. Texts or numbers that a delimiter cuts, and one behind each row, are something else.
+    """
+    if not rows or any(len(fields) != columns + 1 for fields in rows) or not any(fields[-1] for fields in rows):
+        return False
+    names = [fields[0] for fields in rows]
+    numbers = [int(name) for name in names if re.fullmatch(r"\d{1,15}", name)]
+    if numbers:
+        return len(numbers) == len(names) and numbers == sorted(set(numbers))
+    is_cut = any(fields[1].startswith(" ") for fields in rows)
+    return columns > 1 and len(rows) > 2 and len({*names, ""}) == len(names) + 1 and not is_cut

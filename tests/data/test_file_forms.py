@@ -291,6 +291,53 @@ def test_a_text_a_line_and_one_column_stay_so_though_some_hold_tabs(tmp_path: Pa
     assert load(train, test_file=str(column)).test["test"]["text"][:] == ["a\tb", "c\td"]
 
 
+@pytest.mark.parametrize("text", ["the {} lamp", 'the {} lamp, "she" said', "the {} \"lamp, 5' wide"])
+@pytest.mark.parametrize(
+    "name", ["a.txt: ", "b.csv: ", "c.tsv: ", "d.txt:\t", "e.tsv:\t", "f.csv:\t", "g.csv:,", "h.csv:;"]
+)
+def test_the_names_of_rows_that_r_writes_without_a_name_are_no_column(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `write.table` writes by default, and with each of its usual separators."""
+    file, delimiter = name.split(":")
+    rows = [{"text": text.format(number), "label": ("bad", "good")[number % 3 > 0]} for number in range(12)]
+    cells = [[row["text"].replace('"', '\\"'), row["label"]] for row in rows]
+    lines = [["text", "label"], *([str(number), *row] for number, row in enumerate(cells, 1) if number != 7)]
+    del rows[6]
+    written = "\n".join(delimiter.join(f'"{cell}"' for cell in line) for line in lines) + "\n"
+    path = put(tmp_path / file, written.encode())
+    assert rows_of(path) == rows
+    told = (
+        f"Header    {path}: the header has a name fewer than every row has fields; the first is read as the row's name"
+    )
+    assert told in capsys.readouterr().out
+    assert rows_of(path, delimiter=delimiter.replace("\t", "\\t")) == rows
+    capsys.readouterr()
+    unnamed = "\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in [lines[0], *cells])
+    assert len(rows_of(put(path, unnamed.encode()))) == 12, "row.names = FALSE"
+    assert "Header" not in capsys.readouterr().out
+
+
+def test_other_names_of_rows_are_read_too_and_what_only_looks_so_is_not(tmp_path: Path) -> None:
+    cars = put(tmp_path / "cars.csv", b"text,label\nfiat 128,an old car,a\nhonda,a red car,b\nmazda,a car,a\n")
+    assert rows_of(cars)[1] == {"text": "a red car", "label": "b"}
+    lines = "".join(f"{number},a,b\n" for number in range(200))
+    bad = put(tmp_path / "bad.csv", f"text,label\n{lines}x,y\n".encode())
+    assert fault(bad) == f"{bad}, line 202: 2 fields where the header with the names of the rows has 3"
+    one = put(tmp_path / "one.csv", b"text\n1,a\n2,b\n")
+    assert load(cars, test_file=str(one)).test["test"]["text"][:] == ["a", "b"]
+    way = "; the names of rows need a name in front of line 1, an empty last field an end of line 1 with ','"
+    for header, *lines in [
+        ("text,label", "Yes, good,a", "No, bad,b", "Well, so,a"),  # texts that a comma cuts
+        ("text,label", "good,a,", "bad,b,", "odd,a,"),  # a comma behind each row
+        ("label,text", "3,5,good", "2,0,bad", "4,5,odd"),  # a decimal comma
+        ("label,text", "a,b,c", "a,d,e", "f,g,h"),  # names that come again
+        ("label,text", "a,b,c", "b,d,e"),  # too few to tell
+    ]:
+        path = put(tmp_path / "not.csv", "\n".join([header, *lines]).encode())
+        assert fault(path).startswith(f"{path}, line 2: 3 fields where the header has 2{way}")
+
+
 HEADLESS = {
     "sms.tsv": ("\t", [(row["label"], row["text"]) for row in ROWS], "label text"),
     "news.csv": (",", [(str(1 + n % 4), f"News {n}", row["text"]) for n, row in enumerate(ROWS)], "label column2 text"),
