@@ -34,7 +34,7 @@ def fit_metric(config: TrainConfig, labels: Labels, names: tuple[str, ...] | Non
     """Return the configuration with the data's first metric in place of a shipped recipe's that these data do not have.
     What the user chose stays.
     """
-    if not config.from_recipe or has_metric(config.metric_for_best_model, labels, names):
+    if "metric_for_best_model" not in config.from_recipe or has_metric(config.metric_for_best_model, labels, names):
         return config
     first = metric_names(labels, names)[0]
     return replace(config, metric_for_best_model=first, greater_is_better=not first.endswith(FALLING))

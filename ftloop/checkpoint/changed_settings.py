@@ -34,8 +34,8 @@ def changed_settings(saved: dict[str, Any], config: TrainConfig) -> Changes:
     for name, places in (("model_name_or_path", models), ("tokenizer_name", tokenizers)):
         if None in places or len(set(map(os.path.realpath, places))) == 1:  # None: made in Python; it fits, or not
             now[name] = then[name]
-    if config.from_recipe == saved.get("from_recipe"):  # it gave way to the data, which may not be read yet
-        now |= {name: then[name] for name in config.from_recipe}
+    chosen = saved.get("from_recipe", {})  # some of it gave way to the data and the model, which may not be read yet
+    now |= {name: then[name] for name, value in config.from_recipe.items() if chosen.get(name) == value}
     return {name: (then[name], now[name]) for name in then if then[name] != now[name]}
 
 

@@ -18,8 +18,9 @@ from ftloop.config.unknown import unknown_setting
 from ftloop.errors import UserError
 from ftloop.system.launcher import is_main_process
 
-# What gives way where a shipped recipe chose it, none of it is the user's, and the data do not have it.
-GIVE_WAY = ("metric_for_best_model", "greater_is_better")
+# What gives way where a shipped recipe chose it, nothing of the same group is the user's, and the data or the model do
+# not have it.
+GIVE_WAY = (("metric_for_best_model", "greater_is_better"), ("padding",), ("first_token_only",))
 DESCRIPTION = """\
 Fine-tune a pretrained transformer to classify texts, or pairs of texts.
 
@@ -60,8 +61,9 @@ def parse_args(argv: list[str]) -> TrainConfig:
     settings = {name: value for name, value in (settings | vars(given)).items() if name in SETTINGS}
     try:
         config = TrainConfig(**settings)
-        if recipe in SHIPPED and vars(given).keys().isdisjoint(GIVE_WAY):
-            config = replace(config, from_recipe={name: getattr(config, name) for name in GIVE_WAY})
+        if recipe in SHIPPED:
+            names = [name for group in GIVE_WAY if vars(given).keys().isdisjoint(group) for name in group]
+            config = replace(config, from_recipe={name: getattr(config, name) for name in names})
     except UserError as error:
         problems += error.problems
     if problems:

@@ -317,7 +317,7 @@ class TrainConfig:
     )
 
     from_recipe: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """No setting: what a shipped recipe chose and the user did not, of the settings that give way to the data."""
+    """No setting: what a shipped recipe chose and the user did not, of what gives way to the data and the model."""
 
     def __post_init__(self) -> None:
         ill_typed = {}

@@ -109,7 +109,7 @@ def check_first(config: TrainConfig, accelerator: Accelerator, is_trained: bool)
         check_files(folder)
     if config.tokenizer_name is not None:
         tokenizer_in(config.tokenizer_name)
-    if config.padding == "none" and config.model_name_or_path is not None:
+    if config.padding == "none" and "padding" not in config.from_recipe and config.model_name_or_path is not None:
         check_unpadding(load_config(config.model_name_or_path))
     check_peft(config)
     check_schedule(config)

@@ -28,6 +28,7 @@ from ftloop.models.load import (
     longest_input,
 )
 from ftloop.models.match import match, set_side
+from ftloop.models.transform import fit_speed_ups
 from ftloop.models.unpadding import can_unpad
 from ftloop.models.weights import base_model
 from ftloop.run.prepare import MANY_ROWS, seed_everything
@@ -61,7 +62,7 @@ class Inputs:
     """Rows, tokenizer and model of a job."""
 
     config: TrainConfig
-    """Replace what a recipe chose and the data do not have by what they have."""
+    """With what a recipe chose replaced where the data or the model do not have it."""
     data: TextData
     tokenizer: Any
     model: Any
@@ -101,6 +102,7 @@ def read_inputs(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     max_length = longest_input(model, tokenizer, config.max_seq_length)
     with naming(flag):
         padded = match(model, tokenizer, tokenizer_name, max_length, pair=len(data.text_columns) == 2)
+    config, given_up = fit_speed_ups(config, model, tokenizer)
     if config.lora_r is not None:
         model = add_lora(config, model, new_weights)
     once = config if accelerator.is_local_main_process else replace(config, overwrite_cache=False)  # on each machine
@@ -116,6 +118,7 @@ def read_inputs(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     destroy_group(group)
     remarks = [
         ("Taken", place_of_model(model_name)),
+        ("Recipe", given_up),
         ("Head", remark),
         ("Added", added),
         ("Special", special),

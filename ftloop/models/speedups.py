@@ -54,12 +54,17 @@ def _attention(
     return attended.transpose(1, 2).contiguous(), weights
 
 
-def _read_first_token_only(model: Any) -> None:
-    """Have the last layer compute the first token alone, from all tokens of the layer below."""
+def check_first_token_only(model: Any) -> None:
+    """Raises: UserError for a model whose last layer and head are not known to be BERT's."""
     family = getattr(getattr(model, "config", None), "model_type", None)
     if family not in LIKE_BERT or not type(model).__name__.endswith("ForSequenceClassification"):
         known = ", ".join(LIKE_BERT)
         raise UserError(f"first_token_only: known for {known}, not for {family or type(model).__name__}; leave it out")
+
+
+def _read_first_token_only(model: Any) -> None:
+    """Have the last layer compute the first token alone, from all tokens of the layer below."""
+    check_first_token_only(model)
     layer: Any = model.base_model.encoder.layer[-1]
 
     class FirstTokenLayer(type(layer)):  # type: ignore[misc]

@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ftloop.config.train_config import TrainConfig
+from ftloop.config.train_config import SETTINGS, TrainConfig
 from ftloop.errors import UserError
 from ftloop.models.adapters import check_adapter
 from ftloop.models.freeze import freeze
 from ftloop.models.load import dropout_settings
 from ftloop.models.match import align_special_tokens
-from ftloop.models.speedups import speed_up
+from ftloop.models.speedups import check_first_token_only, speed_up
 from ftloop.models.unpadding import check_unpadding, unpad
 from ftloop.models.weights import base_model
 from ftloop.system.out_of_memory import memory_told
+
+
+def fit_speed_ups(config: TrainConfig, model: Any, tokenizer: Any) -> tuple[TrainConfig, str]:
+    """Return the configuration without what a shipped recipe chose and this model cannot have, and what is to be said
+    of it, if anything. What the user chose stays, and is refused.
+    """
+    base = base_model(model)
+    checks = {
+        "padding": lambda: check_unpadding(base.config, tokenizer),
+        "first_token_only": lambda: check_first_token_only(base),
+    }
+    given_up = {}
+    for name, check in checks.items():
+        default = SETTINGS[name].default
+        if config.from_recipe.get(name, default) != default:
+            try:
+                check()
+            except UserError:
+                given_up[name] = default
+    said = " and ".join(f"{name} {config.from_recipe[name]}".lower() for name in given_up)
+    return replace(config, **given_up), said and f"without its {said}, which {base.config.model_type} cannot have"
 
 
 def transform_model(config: TrainConfig, model: Any, device: torch.device, processing_class: Any) -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.command import BIN, TRAIN_PY, python, run, weights
+from harness.zoo import write_member
+from transformers import AutoModelForSequenceClassification
 
 from ftloop.config.command_line import parse_args
 from ftloop.config.reproduce import reproducing_command
-from ftloop.config.train_config import TrainConfig
+from ftloop.config.train_config import SETTINGS, TrainConfig
 from ftloop.data.glue import TASKS
 from ftloop.data.labels import Labels
 from ftloop.errors import ExitCode, UserError
 from ftloop.metrics import check_metric, fit_metric
+from ftloop.models.load import load_tokenizer
+from ftloop.models.transform import fit_speed_ups
 from ftloop.system.manifest import MANIFEST
 from ftloop.train import main
 
@@ -107,6 +112,45 @@ def test_the_guide_trains_on_another_task_and_resumes(
         main, ["guide", *words, "--output_dir", str(tmp_path / "other"), "--metric_for_best_model", "accuracy"]
     )
     assert "metric_for_best_model: 'accuracy' is none of this data's: loss, matthews_correlation" in told
+
+
+CANNOT = {"bert": (), "distilbert": ("first_token_only",), "gpt2": ("padding", "first_token_only")}
+
+
+@pytest.mark.parametrize("architecture", CANNOT)
+def test_the_fast_recipe_leaves_out_what_a_model_cannot_have(architecture: str, tmp_path: Path) -> None:
+    write_member(tmp_path, architecture)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    fast = parse_args(["fast"])
+    config, said = fit_speed_ups(fast, model, tokenizer)
+    defaults = {name: SETTINGS[name].default for name in CANNOT[architecture]}
+    assert config == replace(fast, **defaults)
+    assert all(name in said for name in defaults) if defaults else said == ""
+    for words in (["guide", "--padding", "none"], ["fast", "--padding", "none"]):
+        config, _ = fit_speed_ups(parse_args(words), model, tokenizer)
+        assert config.padding == "none", "the user's own"
+
+
+def test_the_fast_recipe_trains_any_model_and_resumes(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], stderr_of: Callable[..., str]
+) -> None:
+    write_member(tmp_path / "gpt2", "gpt2")
+    words = ["fast", *words, "--model_name_or_path", str(tmp_path / "gpt2"), "--resume_from_checkpoint", "last"]
+    assert main(words) == ExitCode.DONE
+    said = capsys.readouterr().out
+    line = "Recipe    without its padding none and first_token_only true, which gpt2 cannot have\n"
+    assert said.count(line) == 1
+    assert "each padded to its longest row" in said
+    whole = weights(tmp_path / "out")
+    assert main(words) == ExitCode.DONE
+    assert "Finished  already" in capsys.readouterr().out
+    for name in (MANIFEST, "model.safetensors", "checkpoint-2/trainer_state.json"):
+        (tmp_path / "out" / name).unlink()
+    assert main(words) == ExitCode.DONE
+    assert "Changed" not in capsys.readouterr().out
+    assert weights(tmp_path / "out") == whole
+    assert "padding: none is known for albert" in stderr_of(main, [*words, "--padding", "none"])
 
 
 def test_a_finished_run_of_the_users_own_metric_is_another(

@@ -231,7 +231,7 @@ def test_the_fast_recipe_is_the_guides_job_but_for_what_makes_it_fast() -> None:
     assert changed == FAST | {
         "output_dir": "runs/fast",
         "mixed_precision": "auto",
-        "batching": "length_grouped",
+        "padding": "none",
         "sort_eval": True,
         "per_device_eval_batch_size": 32,
     }
