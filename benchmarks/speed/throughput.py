@@ -31,7 +31,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common import RESULTS, ROOT, device, has_gpu, machine, versions
-from benchmarks.speed.throughput_rows import EXTRA, FULL, GUIDE, PLAIN, QUICK, ROWS, Row
+from benchmarks.speed.throughput_rows import EXTRA, FULL, GUIDE, PLAIN, QUICK, ROWS, WHOLE, Row
 from benchmarks.speed.throughput_runs import Bench
 
 
@@ -44,7 +44,7 @@ def measure(bench: Bench, rows: list[str], repeats: int, seeds: list[int], repor
         elif not name.startswith("cuda") or has_gpu():
             row = ROWS[name]
             variants |= dict.fromkeys((*row.needs, row.theirs, row.ours))
-    over_seeds = [name for name in variants if name.split("-")[0] in ("fast", "guide", "best")]
+    over_seeds = [name for name in variants if name.split("-")[0] in WHOLE]
     repeated = [name for name in variants if name not in over_seeds]
     for names, numbers in ((repeated, list(range(repeats))), (over_seeds, seeds)):
         for turn, number in enumerate(numbers):
@@ -112,7 +112,7 @@ def arithmetic(bench: Bench) -> dict[str, Any]:
     told: dict[str, Any] = {}
     config = json.loads((Path(bench.model) / "config.json").read_text())
     for variant in sorted({run["variant"] for run in bench.done if "train_seconds" in run}):
-        whole = variant.split("-")[0] in ("fast", "guide", "best")
+        whole = variant.split("-")[0] in WHOLE
         files, epochs = (bench.whole, bench.sizes.whole_epochs) if whole else (bench.short, bench.sizes.epochs)
         train, validation = (_product_flops(config, _lengths(bench, path)) for path in (files[1], files[3]))
         flops = epochs * (3 * train + validation)  # backward: two products for each of forward
@@ -162,22 +162,22 @@ def conditions(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    print(f"\n{'row':<17} {'ftloop':>10} {'Trainer':>10} {'ratio':>7}  {'min to max':<15} {'target':>7}   n")
+    print(f"\n{'row':<23} {'ftloop':>10} {'Trainer':>10} {'ratio':>7}  {'min to max':<15} {'target':>7}   n")
     for name, row in result["rows"].items():
         if "not_measured" in row:
-            print(f"{name:<17} not measured: {row['not_measured']}")
+            print(f"{name:<23} not measured: {row['not_measured']}")
             continue
         ours, theirs, spread = row["ftloop"]["median"], row["trainer"]["median"], (row["ratio_min"], row["ratio_max"])
         verdict = row.get("void") or ("" if row["reached"] else "missed")
         print(
-            f"{name:<17} {ours:>10.2f} {theirs:>10.2f} {row['ratio']:>7.3f}  {spread[0]:.3f} to {spread[1]:.3f}  "
+            f"{name:<23} {ours:>10.2f} {theirs:>10.2f} {row['ratio']:>7.3f}  {spread[0]:.3f} to {spread[1]:.3f}  "
             f"{row['target']:>7.3f} {row['n']:>3}  {verdict}   {row['value']}"
         )
         for score, told in row.get("accuracy", {}).items():
             p = ", ".join(f"{key} {told[key]:.3f}" for key in ("p_ttest_rel", "p_wilcoxon") if key in told)
             ours, theirs = (statistics.mean(told[side]) for side in ("ftloop", "trainer"))
             print(
-                f"{'':<17} {score:<9} {ours:.2f} against {theirs:.2f}: {told['difference_of_means']:+.2f} points  {p}"
+                f"{'':<23} {score:<9} {ours:.2f} against {theirs:.2f}: {told['difference_of_means']:+.2f} points  {p}"
             )
     for variant, told in result["arithmetic"].items():
         if "of_peak" in told:

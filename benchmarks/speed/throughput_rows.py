@@ -61,6 +61,10 @@ class Row:
     """Other variants to be run."""
 
 
+WHOLE = ("fast", "grouped", "guide", "best")
+"""Kinds of runs over all rows and epochs, repeated over seeds; what other variants' names begin with is a short run."""
+
+
 def _rows() -> list[Row]:
     rows = []
     for p in ("fp32", "bf16"):
@@ -80,14 +84,16 @@ def _rows() -> list[Row]:
     start = ("start-ftloop", "start-trainer", "first_update_seconds", 0.6)
     rows.append(Row("first-update", *start, "command to first finished update; tokens cached on both sides"))
     best = "Trainer in bf16 with train_sampling_strategy=group_by_length"
-    for name, theirs, target, told in (
-        ("fast-vs-guide", "guide-trainer", 1 / 3.0, "the guide's job in Trainer, fp32"),
-        ("fast-vs-best", "best-trainer", 1 / 1.5, best),
-    ):
-        rows.append(Row(name, "fast-ftloop", theirs, "seconds", target, f"fast recipe: {told}", same_accuracy=True))
-    for p, theirs, target in (("fp32", "guide-trainer", 1 / 2.0), ("bf16", "best-trainer", 1 / 1.3)):
-        told = f"evaluation of the test set by the fast recipe and by Trainer in {p}; of the same runs"
-        rows.append(Row(f"evaluation-{p}", "fast-ftloop", theirs, "test_seconds", target, told))
+    for kind, recipe in (("fast", "fast recipe"), ("grouped", "fast recipe with rows grouped by length, and padded")):
+        ours = f"{kind}-ftloop"
+        for name, theirs, target, told in (
+            (f"{kind}-vs-guide", "guide-trainer", 1 / 3.0, "the guide's job in Trainer, fp32"),
+            (f"{kind}-vs-best", "best-trainer", 1 / 1.5, best),
+        ):
+            rows.append(Row(name, ours, theirs, "seconds", target, f"{recipe}: {told}", same_accuracy=True))
+        for p, theirs, target in (("fp32", "guide-trainer", 1 / 2.0), ("bf16", "best-trainer", 1 / 1.3)):
+            told = f"evaluation of the test set by the {recipe} and by Trainer in {p}; of the same runs"
+            rows.append(Row(f"{kind}-evaluation-{p}", ours, theirs, "test_seconds", target, told))
     for p in ("fp16", "bf16"):
         for size in (16, 32):
             theirs, guides = f"cuda-trainer-{p}-{size}", f"cuda-trainer-fp16-{size}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import FTLOOP, ROOT, TRAINER, finish, has_gpu, versions
-from benchmarks.speed.throughput_rows import GUIDE, PLAIN, Sizes
+from benchmarks.speed.throughput_rows import GUIDE, PLAIN, WHOLE, Sizes
 from ftloop.data.demo import demo_rows
 from ftloop.system.hub import PACKAGED_MODEL, local_model_folder
 from ftloop.system.manifest import RUN_FACTS
@@ -155,11 +155,13 @@ def _words(bench: Bench, variant: str, number: int) -> list[str]:
     """The command of a variant; `number` is the seed where runs are repeated over seeds."""
     kind = variant.split("-")[0]
     ours = "ftloop" in variant
-    whole = kind in ("fast", "guide", "best")
+    whole = kind in WHOLE
     model = PACKAGED_MODEL if ours else bench.model
     flags = dict(GUIDE) | {"num_train_epochs": bench.sizes.whole_epochs if whole else bench.sizes.epochs, "seed": 42}
-    if kind == "fast":
+    if kind in ("fast", "grouped"):
         flags = {"num_train_epochs": bench.sizes.whole_epochs, "disable_tqdm": "true"}
+    if kind == "grouped":
+        flags |= {"batching": "length_grouped", "padding": "longest"}
     if whole:
         flags |= {"seed": number}
     if variant.endswith("-bf16") or kind == "best":
@@ -174,7 +176,12 @@ def _words(bench: Bench, variant: str, number: int) -> list[str]:
         flags |= {"full_determinism": "true"}
     if kind == "start":
         flags |= {"logging_first_step": "true"}  # the line that is waited for
-    words = [*(FTLOOP if ours else TRAINER), *(["fast"] if kind == "fast" else []), "--model_name_or_path", model]
+    words = [
+        *(FTLOOP if ours else TRAINER),
+        *(["fast"] if kind in ("fast", "grouped") else []),
+        "--model_name_or_path",
+        model,
+    ]
     words += bench.whole if whole else bench.short
     return words + [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
