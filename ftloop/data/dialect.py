@@ -13,6 +13,7 @@ from typing import TextIO
 
 from ftloop.data.columns import find_text_columns
 from ftloop.data.compression import split_endings
+from ftloop.data.conversions import UnknownForm, told_of_labels_in_front
 from ftloop.data.csv_rows import ROW_NAMES, escapes_quotes, read_table
 from ftloop.data.encoding import is_utf8_codec
 from ftloop.data.json_rows import texts_by_name
@@ -95,6 +96,8 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None, like: Sou
         raise source.error(1, "it looks like JSON; give the file the ending .json, or .jsonl for an object a line")
     if may_be_texts:
         say("Lines", f"{source.name} is read as a text a line, the first line too; --delimiter makes columns", console)
+        if source.path is not None and (told := told_of_labels_in_front(source.path)) is not None:
+            say("Warning", told, console)
         return replace(source, format=TEXTS)
     shown = f"Its lines show {' and '.join(map(repr, fitting))}" if fitting else "Its lines do not show it"
     way = f"; for a text a line --input_format {TEXTS}" if flag == "input" else ""
@@ -104,7 +107,7 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None, like: Sou
         classes = class_files(folder.parent)
         if folder.name in classes and len(classes) > 1:
             way = f"; if each file is a text and its folder the class, name {folder.parent}"
-    raise UserError(
+    raise UnknownForm(
         f"{source.name}: what separates the columns of this txt file? {shown}; name it with --delimiter{way}"
     )
 

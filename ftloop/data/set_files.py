@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ftloop.data.compression import split_endings
+from ftloop.data.conversions import SETS, UnknownForm, told_of_files, told_of_folders
 from ftloop.data.dialect import settle, shows_columns
 from ftloop.data.recognize import recognize
 from ftloop.data.sources import (
@@ -35,9 +36,6 @@ from ftloop.errors import UserError
 from ftloop.system.console import say
 from ftloop.system.text import expand_path, join_some
 
-_SETS = {"train": "train", "validation": "val valid validation dev eval evaluation", "test": "test"}
-"""Words in the names of files that tell which set they belong to."""
-
 
 def find_files(
     given: str | Sequence[str],
@@ -52,6 +50,23 @@ def find_files(
 
     Raises: UserError when there is none, or one is missing, empty or of a format not read here.
     """
+    try:
+        return _find_files(given, flag, reading, format, console, like)
+    except UnknownForm:
+        told = told_of_files(given, flag)
+        if told is None:
+            raise
+        raise UserError(f"{flag}: {told}") from None
+
+
+def _find_files(
+    given: str | Sequence[str],
+    flag: str,
+    reading: Reading,
+    format: str | None,
+    console: TextIO | None,
+    like: Source | None,
+) -> list[Source]:
     found = []
     paths = [given] if isinstance(given, str) else given
     for path in paths:
@@ -104,6 +119,8 @@ def _class_folders(path: str, flag: str, reading: Reading, console: TextIO | Non
     others = sorted(each.name for each in folder.iterdir() if each.name not in classes)
     left_out = f"; left out: {join_some(others, 5)}" if others else ""
     say("Files", f"{flag} {path}: a folder for each class, a text a file: {join_some(counts, 5)}{left_out}", console)
+    if flag != "input" and (told := told_of_folders(folder, classes)) is not None:
+        say("Warning", told, console)
     return Source(folder, path, FOLDERS, None, reading)
 
 
@@ -113,7 +130,7 @@ def check_file(path: str, flag: str, format: str | None = None, reading: Reading
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{flag}: {path} is a pipe or a device, not a file")
     if (format or find_format(file, reading)) not in INPUT_FORMATS:
-        raise UserError(f"{flag}: {no_ending(file, FORMATS)}")
+        raise UnknownForm(f"{flag}: {no_ending(file, FORMATS)}")
     if found.st_size == 0:
         raise UserError(f"{flag}: {path} is empty")
 
@@ -149,7 +166,7 @@ def _files_in(folder: Path, flag: str) -> list[str]:
     names = join_some([file.name for file in files], 5)
     if not files:
         told = f"the folder {folder} holds no file with one of the endings {', '.join(FORMATS)}"
-        raise UserError(f"{flag}: {told}{_what_is_in(folder)}")
+        raise UnknownForm(f"{flag}: {told}{_what_is_in(folder)}")
     if len({_set_of(file) for file in files} - {None}) > 1 or len({split_endings(file) for file in files}) > 1:
         way = f"name some, or a pattern such as '{folder}/train*'"
         raise UserError(f"{flag}: the folder {folder} holds files of several sets or formats ({names}); {way}")
@@ -183,7 +200,7 @@ def _shows_format(file: Path) -> bool:
 
 def _set_of(file: Path) -> str | None:
     words = set(re.split(r"[^a-z]+", file.name.lower()))
-    return next((name for name, known in _SETS.items() if words & set(known.split())), None)
+    return next((name for name, known in SETS.items() if words & set(known.split())), None)
 
 
 def saved_splits(path: str | Sequence[str] | None) -> list[str] | None:
