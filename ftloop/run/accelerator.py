@@ -20,8 +20,10 @@ from accelerate.utils import (
 )
 
 from ftloop.errors import UserError
+from ftloop.system.console import say
 from ftloop.system.distributed import gloo_told
-from ftloop.system.launch_checks import check_gpus, check_launched
+from ftloop.system.launch_checks import check_gpus, check_launched, launcher_flag
+from ftloop.system.launcher import environment_number
 
 if TYPE_CHECKING:
     from ftloop.config.train_config import TrainConfig
@@ -47,6 +49,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     check_launched()
     if uses_cuda(config):
         check_gpus()
+    _tell_of_launcher(config)
     # Accelerate's state is a singleton; a second run in one process may want another device or precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     find_unused = config.ddp_find_unused_parameters
@@ -109,7 +112,7 @@ def mixed_precision(config: TrainConfig) -> str:
     Raises: UserError on a conflict, and for what the device cannot do.
     """
     problems = refused_features()
-    accumulation = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
+    accumulation = environment_number("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", 1)
     if accumulation not in (1, config.gradient_accumulation_steps):
         problems.append(
             f"gradient_accumulation_steps: {config.gradient_accumulation_steps} conflicts with the launcher's "
@@ -136,6 +139,26 @@ def mixed_precision(config: TrainConfig) -> str:
     if problems:
         raise UserError(*problems)
     return precision
+
+
+def _tell_of_launcher(config: TrainConfig) -> None:
+    """Warn of flags of `accelerate launch` that it hands to DeepSpeed alone, and of one that nothing else would show."""
+    for flag, setting in {"gradient_accumulation_steps": "", "gradient_clipping": "max_grad_norm"}.items():
+        name, given = setting or flag, launcher_flag(flag)
+        ours = getattr(config, name)
+        if given is not None and given not in (str(ours), f"{ours:g}"):
+            say(
+                "Warning",
+                f"accelerate launch hands its --{flag} {given} to DeepSpeed alone, and this run has {name} {ours:g}; "
+                f"give it to the run: --{name} {given} behind train.py, or TrainConfig({name}={given})",
+            )
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if backend != "no" and not config.torch_compile:
+        say(
+            "Warning",
+            f"the launcher's --dynamo_backend {backend} compiles the model, which is slow to start and changes the last "
+            "bits; --torch_compile says so in the run's own settings, --dynamo_backend no leaves it out",
+        )
 
 
 def _allow_tf32(is_allowed: bool) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -80,3 +84,29 @@ def launch_problem(accelerator: Accelerator) -> str | None:
             "all of them; CUDA_VISIBLE_DEVICES=0 says that one is meant"
         )
     return None
+
+
+def launcher_flag(name: str) -> str | None:
+    """Return the value of a flag that `accelerate launch` was given, also one that it hands to no script; None without
+    it, and on systems that do not show the command of another process."""
+    words: list[str] = []
+    with suppress(OSError):
+        text = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace")
+        words = before_the_script(text.split("\0")[:-1], sys.orig_argv)
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--") and flag[2:].replace("-", "_") == name:
+            return value if equals else following
+    return None
+
+
+def before_the_script(words: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Return the launcher's own words of the command that started a process; none where `accelerate` did not. `own`:
+    the command of that process, which ends like the launcher's."""
+    shared = 0
+    while shared < min(len(words), len(own)) and words[-1 - shared] == own[-1 - shared]:
+        shared += 1
+    given = list(words[: len(words) - shared])
+    names = [Path(word).name for word in given[:4]]
+    is_accelerate = ("accelerate", "launch") in zip(names, names[1:], strict=False)
+    return given if is_accelerate or {"accelerate-launch", "accelerate.commands.launch"} & {*names} else []

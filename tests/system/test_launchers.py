@@ -19,7 +19,7 @@ from ftloop.errors import ExitCode, LostContact, SaveError, UserError, is_lost_c
 from ftloop.run.accelerator import make_accelerator
 from ftloop.system.distributed import new_cpu_group
 from ftloop.system.exit import report_error
-from ftloop.system.launch_checks import check_launched, launch_problem
+from ftloop.system.launch_checks import before_the_script, check_launched, launch_problem
 
 WORKER = str(WORKERS / "ranks.py")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -96,6 +96,21 @@ def test_accelerate_that_starts_one_process_instead_of_two_is_warned_of(tiny_fol
     assert "one: with --cpu, accelerate launch starts no more" in line
     assert "torchrun --nproc_per_node N" in line
     assert printed.index(line) < printed.index("Model ")
+
+
+@pytest.mark.slow
+def test_what_accelerate_launch_keeps_to_itself_is_told_before_training(tiny_folder: Path, tmp_path: Path) -> None:
+    for flags, told in (
+        (["--gradient_accumulation_steps", "4", "--gradient-clipping=0.5"], ["accumulation_steps 4", "clipping 0.5"]),
+        (["--gradient_accumulation_steps", "2"], []),
+    ):
+        words = [*job(tiny_folder, tmp_path / f"out{len(told)}"), "--gradient_accumulation_steps", "2"]
+        printed = run(*ACCELERATE, "--cpu", *flags, TRAIN_PY, *words).stdout
+        lines = [line for line in printed.splitlines() if line.startswith("Warning")]
+        assert len(lines) == len(told)
+        for line, flag in zip(lines, told, strict=True):
+            assert f"accelerate launch hands its --gradient_{flag} to DeepSpeed alone, and this run has " in line
+        assert not lines or printed.index(lines[0]) < printed.index("Model ")
 
 
 @pytest.mark.slow
@@ -250,6 +265,43 @@ def test_deepspeed_is_refused_as_accelerates_launcher_asks_for_it(environment: p
     environment.setenv("ACCELERATE_USE_DEEPSPEED", made["ACCELERATE_USE_DEEPSPEED"])
     with pytest.raises(UserError, match="Accelerate is asked for DeepSpeed"):
         make_accelerator(TrainConfig(use_cpu=True))
+
+
+LAUNCHED: list[tuple[list[str], list[str], str]] = [
+    (["python", "/bin/accelerate", "launch", "--x", "4", "a.py", "--x", "2"], ["python", "a.py", "--x", "2"], "--x 4"),
+    (["python", "-m", "accelerate.commands.launch", "--x=4", "a.py"], ["python", "-u", "a.py"], "--x=4"),
+    (["/bin/accelerate-launch", "a.py", "--x", "2"], ["python", "a.py", "--x", "2"], ""),
+    (["python", "/bin/torchrun", "--x", "4", "a.py"], ["python", "-u", "a.py"], ""),
+    (["bash", "-c", "accelerate launch --x 4 a.py"], ["python", "a.py"], ""),
+    ([], ["python", "a.py"], ""),
+]
+
+
+@pytest.mark.parametrize(("launcher", "own", "flags"), LAUNCHED)
+def test_the_launchers_own_flags_are_told_from_the_scripts(launcher: list[str], own: list[str], flags: str) -> None:
+    assert " ".join(before_the_script(launcher, own)).endswith(flags)
+    assert bool(before_the_script(launcher, own)) == any("accelerate" in word and " " not in word for word in launcher)
+
+
+def test_what_the_launcher_sets_and_the_run_does_not_is_told(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"gradient_accumulation_steps": "4", "gradient_clipping": "1.0"}
+    environment.setattr("ftloop.run.accelerator.launcher_flag", given.get)
+    make_accelerator(TrainConfig(use_cpu=True))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith(
+        "this run has gradient_accumulation_steps 1; give it to the run: --gradient_accumulation_steps "
+        "4 behind train.py, or TrainConfig(gradient_accumulation_steps=4)"
+    )
+    make_accelerator(TrainConfig(use_cpu=True, gradient_accumulation_steps=4))
+    assert capsys.readouterr().out == ""
+    environment.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    given.clear()
+    make_accelerator(TrainConfig(use_cpu=True))
+    assert "the launcher's --dynamo_backend eager compiles the model" in capsys.readouterr().out
+    make_accelerator(TrainConfig(use_cpu=True, torch_compile=True))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
