@@ -25,6 +25,7 @@ from ftloop.data.files import column_names, file_class_names, holds_lists, name_
 from ftloop.data.find_labels import check_known_labels, check_wanted, find_labels, with_spellings_of
 from ftloop.data.first_rows import labels_left_out
 from ftloop.data.glue import TASKS
+from ftloop.data.header_labels import check_header_rows, warn_of_header_labels
 from ftloop.data.hold_out import hold_out
 from ftloop.data.incomplete_rows import (
     check_labelled,
@@ -206,6 +207,7 @@ def _load_from_files(config: TrainConfig) -> _Sets:
     trained = Trained(first.name, columns, labels, column_names([first]), (), config.label_delimiter)
     for split, given_files in files.items():
         sources, has_label = find_own_columns(given_files, trained, split)
+        check_header_rows(sources, [*columns, *(labels if has_label else ())])
         if len(labels) > 1:
             tables[split] = read_table(sources, [*columns, *(labels if has_label else ())], None)
             continue
@@ -217,6 +219,7 @@ def _load_from_files(config: TrainConfig) -> _Sets:
         tables[split] = read_table(sources, columns, labels[0] if has_label else None, lists, config.label_delimiter)
         if split == "train":
             trained = trained._replace(values=distinct_values(tables[split], labels[0]))
+            warn_of_header_labels(sources, tables[split], labels[0])
             if config.problem_type != ProblemType.REGRESSION.value:
                 warn_of_unshared(sources, labels[0])
     train = tables.pop("train")

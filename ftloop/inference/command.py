@@ -22,6 +22,7 @@ from ftloop.data.columns import find_text_columns
 from ftloop.data.csv_rows import check_names
 from ftloop.data.decode import label_names, label_scores, predicted_labels, probabilities
 from ftloop.data.dialect import mistaken_names
+from ftloop.data.header_rows import head_of, marked_headers
 from ftloop.data.readers import read_chunks
 from ftloop.data.recognize import DELIMITERS
 from ftloop.data.rows import Chunk, Row, value_at
@@ -188,6 +189,8 @@ def _predict_file(args: argparse.Namespace, folder: Path) -> None:
             _check_every_row(job)
         added = [name for what, name in table.added.items() if what != "error"]
         say("Columns", f"{' + '.join(columns)} -> {', '.join(added)}", sys.stderr)
+        if (headers := marked_headers(source, head_of(first.rows, columns))) is not None:
+            say("Warning", headers, sys.stderr)
         if as_text := table.become_text(first.rows):
             told = f"lists and mappings as JSON: {join_some(as_text, 5)}; jsonl keeps values as they are"
             say("Columns", f"written to parquet as text, {told}", sys.stderr)
