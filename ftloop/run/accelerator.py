@@ -142,7 +142,7 @@ def mixed_precision(config: TrainConfig) -> str:
 
 
 def _tell_of_launcher(config: TrainConfig) -> None:
-    """Warn of flags of `accelerate launch` that it hands to DeepSpeed alone, and of one that nothing else would show."""
+    """Warn of what `accelerate launch` hands to DeepSpeed alone, and of what it turns on without a word."""
     for flag, setting in {"gradient_accumulation_steps": "", "gradient_clipping": "max_grad_norm"}.items():
         name, given = setting or flag, launcher_flag(flag)
         ours = getattr(config, name)
@@ -156,8 +156,8 @@ def _tell_of_launcher(config: TrainConfig) -> None:
     if backend != "no" and not config.torch_compile:
         say(
             "Warning",
-            f"the launcher's --dynamo_backend {backend} compiles the model, which is slow to start and changes the last "
-            "bits; --torch_compile says so in the run's own settings, --dynamo_backend no leaves it out",
+            f"the launcher's --dynamo_backend {backend} compiles the model, which is slow to start and changes the "
+            "last bits; --torch_compile says so in the run's own settings, --dynamo_backend no leaves it out",
         )
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -108,5 +109,5 @@ def before_the_script(words: Sequence[str], own: Sequence[str]) -> list[str]:
         shared += 1
     given = list(words[: len(words) - shared])
     names = [Path(word).name for word in given[:4]]
-    is_accelerate = ("accelerate", "launch") in zip(names, names[1:], strict=False)
+    is_accelerate = ("accelerate", "launch") in pairwise(names)
     return given if is_accelerate or {"accelerate-launch", "accelerate.commands.launch"} & {*names} else []
