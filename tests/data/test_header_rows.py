@@ -93,7 +93,7 @@ def test_a_header_row_among_texts_to_predict_is_named(tmp_path: Path) -> None:
             "line 2 is perhaps no data, but the header's: no other row has the label ",
         ),
         (
-            [*QUALTRICS[:1], ["a", "b", "Q2"]],
+            [["a", "b", "Q2"], *QUALTRICS[:1]],
             ANSWERS,
             "lines 2 to 4 are perhaps no data, but the header's: no other row",
         ),

@@ -915,6 +915,14 @@ def test_a_json_list_is_read_as_in_training_and_a_new_folder_is_made(predict: An
     assert [(row["text"], bool(row["label"])) for row in read_back(out)] == [("yes", True), ("", True), ("no", True)]
 
 
+def test_a_header_row_of_a_survey_is_predicted_and_warned_of(predict: Any, tmp_path: Path) -> None:
+    path, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text("id,text\n,Open-Ended Response\n1,yes\n")
+    _, err = predict("--input", path, "--output", out)
+    assert f"Warning   {path}: line 2 is no data, but the header's, as survey tools write them; `sed 2d " in err
+    assert len(read_back(out)) == 2
+
+
 def test_a_device_is_written_to_and_never_replaced(predict: Any, tmp_path: Path) -> None:
     source = pairs_file(tmp_path / "in.jsonl")
     before = os.stat("/dev/null")
