@@ -112,7 +112,8 @@ def read_inputs(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         encoded = {name: rows for name, (rows, _) in tokenized.items()}
         special = _special_remark(data, sets, tokenizer)
         added = embed_added_tokens(config, model, tokenizer, encoded, samples)
-        check_token_ids(model, tokenizer, encoded)
+        texts = {name: rows.select_columns(list(data.text_columns)) for name, rows in sets.items()}
+        check_token_ids(model, tokenizer, encoded, texts)
         if added:
             padded = match(model, tokenizer, tokenizer_name, max_length, pair=len(data.text_columns) == 2)
     destroy_group(group)

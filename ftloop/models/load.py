@@ -29,7 +29,7 @@ from ftloop.models.weights import is_adapter
 from ftloop.system.console import say
 from ftloop.system.hub import local_model_folder, unavailable
 from ftloop.system.panics import panics_told
-from ftloop.system.text import join_some
+from ftloop.system.text import join_some, short_repr
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -275,17 +275,29 @@ def embed_added_tokens(
     return f"{which}: {len(tokens)} more are drawn, {'and frozen' if config.freeze_embeddings else 'to be learned'}"
 
 
-def check_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase, encoded: Mapping[str, Dataset]) -> None:
-    """Raises: UserError when a row has no token, or a token or token type that the model does not know: an index error
-    in mid-training, and on a GPU one that does not say so."""
+def check_token_ids(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Mapping[str, Dataset],
+    texts: Mapping[str, Dataset] | None = None,
+) -> None:
+    """`texts`: the columns of text of the same sets, to quote them.
+
+    Raises: UserError when a row has no token, or a token or token type that the model does not know: an index error
+    in mid-training, and on a GPU one that does not say so.
+    """
     vocabulary, types = embedding_sizes(model)
     for name, rows in encoded.items():
         empty = cached(dataset_key(rows), "first row without tokens", partial(_first_without_tokens, rows))
         if empty:
-            raise UserError(
-                f"the {name} set, row {empty}: no tokens; its text is empty, and this model's tokenizer adds none of "
-                "its own; leave such rows out with --drop_empty_texts"
-            )
+            row = f"the {name} set, row {empty}: no tokens"
+            texts_of_row = [str(text) for text in texts[name][empty - 1].values()] if texts else []
+            if any(text.strip() for text in texts_of_row):
+                quoted = ", ".join(map(short_repr, texts_of_row))
+                way = "leave the row out of the file, or take a model whose tokenizer knows such characters"
+                raise UserError(f"{row}; this model's tokenizer makes none of its text {quoted}: {way}")
+            way = "leave such rows out with --drop_empty_texts"
+            raise UserError(f"{row}; its text is empty, and this model's tokenizer adds none of its own; {way}")
         largest = max(largest_number(rows, "input_ids"), tokenizer.pad_token_id)
         if largest >= vocabulary:
             raise UserError(

@@ -8,22 +8,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from transformers import DataCollatorWithPadding, default_data_collator
 
 from ftloop.batching.padding import Collator, is_padding_collator
-from ftloop.config.problem_type import ProblemType
 from ftloop.config.train_config import SETTINGS, TrainConfig
 from ftloop.data.cache import digest_rows
 from ftloop.errors import UserError
 from ftloop.models.weights import base_model
 from ftloop.run.accelerator import refused_features
+from ftloop.run.check_labels import label_problems, other_ids
 from ftloop.run.check_tokens import padding_problems, token_problems
-from ftloop.run.column_values import column_chunks, is_list
 from ftloop.run.optim import check_schedule
 from ftloop.system.console import say
 from ftloop.system.distributed import check_same_on_all_ranks
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LABELS = ("label", "label_ids", "labels")
-IGNORED = -100  # by torch's cross entropy
 
 
 def check_arguments(
@@ -252,7 +248,7 @@ class DataSetCheck:
             return
         if label is not None:
             yield from self._other_classes(dataset, label)
-            yield from _label_problems(dataset, label, self.model)
+            yield from label_problems(dataset, label, self.model)
         elif needs_labels and takes_labels(self.model):
             hidden = [each for each in getattr(dataset, "column_names", ()) if each in LABELS]
             way = "dataset.rename_column(name, 'label') makes one of yours"
@@ -264,6 +260,7 @@ class DataSetCheck:
         names = getattr(getattr(dataset, "features", {}).get(label), "names", None)
         if names is None:
             return
+        yield from other_ids(names, label, self.model)
         self.class_names = self.class_names or names
         if names != self.class_names:
             theirs, ours = join_some(names, 6), join_some(self.class_names, 6)
@@ -332,66 +329,3 @@ def _wrong_kind(dataset: Any) -> str | None:
         what = "texts" if isinstance(dataset[0], str) else "numbers"
         return f"its rows are {what}; a tokenizer makes rows of input_ids, attention_mask and label"
     return None
-
-
-def _label_problems(dataset: Any, column: str, model: Any) -> Iterator[str]:
-    """Yield what torch would say of a label in mid-training, and without its row."""
-    config = getattr(model, "config", None)
-    count = getattr(config, "num_labels", None)
-    if count is None or not type(base_model(model)).__name__.endswith("ForSequenceClassification"):
-        return
-    kind = getattr(config, "problem_type", None)
-    for start, values in column_chunks(dataset, column):
-        examine = _problem_of_list if is_list(values.type) else _problem
-        problem, wrong = examine(values, count, kind)
-        if problem is not None:
-            row = pc.index(wrong, True).as_py()
-            label = f"row {start + row + 1} has the label {short_repr(values[row].as_py())}"
-            yield f"{label}; {problem}. For a loss of your own, give compute_loss_func or a data_collator"
-            return
-
-
-Found = tuple[str | None, pa.Array]
-"""What is wanted, None if nothing is wrong; and which labels are wrong."""
-
-
-def _problem(values: pa.Array, count: int, kind: str | None) -> Found:
-    """Return what is wrong with labels that are single values."""
-    every, classes = values.is_valid(), f"the model's {count} classes are 0 to {count - 1}"
-    if values.null_count:
-        return "a row without a label cannot be learned: filter such rows out", values.is_null()
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        return ("dataset.class_encode_column numbers classes" if count > 1 else "a number is wanted"), every
-    if count == 1 or kind == ProblemType.REGRESSION:
-        return None, every
-    if kind == ProblemType.MULTI_LABEL:
-        wanted = f"a list of {count} numbers, 1.0 for each label of the row and 0.0 for the others"
-        return f"the model's problem_type is {kind}, which takes {wanted}", every
-    if not pa.types.is_integer(values.type):
-        return f"{classes}, whole numbers: cast the column; to learn a number, build the model with num_labels=1", every
-    outside = pc.or_(pc.less(values, 0), pc.greater_equal(values, count))
-    wrong = pc.and_(outside, pc.not_equal(values, IGNORED))
-    if not pc.any(wrong).as_py():
-        return None, every
-    if pc.min(values).as_py() == -1:
-        return f"{classes}; if -1 means none, filter such rows out, or remove the column to predict them", wrong
-    return f"{classes}: number them from 0, and build the model with num_labels as many", wrong
-
-
-def _problem_of_list(values: pa.Array, count: int, kind: str | None) -> Found:
-    """Return what is wrong with labels that are lists."""
-    every, lengths, inner = values.is_valid(), pc.list_value_length(values), values.type.value_type
-    if values.null_count or pa.types.is_nested(inner) or kind == ProblemType.REGRESSION or count == 1:
-        return None, every
-    if pa.types.is_integer(inner) and pc.all(pc.equal(lengths, 1)).as_py() and kind != ProblemType.MULTI_LABEL:
-        return None, every  # classes, each in a list of its own
-    several = pc.greater(lengths, 1)
-    if kind == ProblemType.SINGLE_LABEL and pc.any(several).as_py():
-        return f"the model's problem_type is {kind}, which takes one class a row", several
-    wrong = pc.not_equal(lengths, count)
-    if pc.any(wrong).as_py():
-        return f"{count} numbers are wanted, 1.0 for each of the model's labels that the row has, else 0.0", wrong
-    if not pa.types.is_floating(inner):
-        way = "dataset.cast_column(name, datasets.List(datasets.Value('float32'))) makes them so"
-        return f"of several labels a row, 1.0 and 0.0 are wanted, with a point: {way}", every
-    return None, every

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
+from pathlib import Path
 
 from ftloop.errors import ExitCode, FtloopError, is_lost_contact, os_reason, summarize
 from ftloop.system.console import say
@@ -79,7 +80,7 @@ def report_error(error: Exception, show_traceback: bool, ddp_timeout: int | None
         )
     elif isinstance(error, OSError) and code == ExitCode.USER_ERROR:
         files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-        problems = (f"{files}: {os_reason(error)}" if files else os_reason(error),)
+        problems = ((f"{files}: {os_reason(error)}" if files else os_reason(error)) + _way_to_cache(error),)
     else:
         problems = (f"a fault in ftloop or in a library below it: {type(error).__name__}",)
     if is_bug or show_traceback:
@@ -89,6 +90,19 @@ def report_error(error: Exception, show_traceback: bool, ddp_timeout: int | None
         print(f"{who}: " + "\n".join(map(escape_control_chars, problem.split("\n"))), file=sys.stderr)
     _tell_torchrun("\n".join(problems) + (f": {summarize(error)}" if is_bug else ""), is_lost_contact(error))
     return code
+
+
+def _way_to_cache(error: OSError) -> str:
+    """Return what moves the cache of data sets and models, where the error is of its folder or of one above it."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    for variable in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_HOME"):
+        place = home if variable == "HF_HOME" else os.environ.get(variable)
+        if place and isinstance(error.filename, str):
+            cache, failed = (Path(os.path.abspath(os.path.expanduser(each))) for each in (place, error.filename))
+            if cache == failed or cache in failed.parents or failed in cache.parents:
+                way = f"{variable}=/a/writable/folder in the environment moves it"
+                return f". The cache of data sets and models, {cache}, is wanted there: {way}"
+    return ""
 
 
 def report_stop(stop: StopRequest, stopped: BaseException) -> ExitCode:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from harness.models import tiny_bert
 from harness.zoo import DECODERS, EVERY_MEMBER, ZOO, write_member
 from safetensors.torch import load_file, save_file
 from tokenizers import processors
@@ -28,7 +29,7 @@ from ftloop import TrainConfig, UserError, evaluate, prepare
 from ftloop.inference.__main__ import main as predict
 from ftloop.inference.classifier import classify, load_classifier
 from ftloop.job.fine_tune import fine_tune
-from ftloop.models.load import load_tokenizer, longest_input
+from ftloop.models.load import check_token_ids, load_tokenizer, longest_input
 from ftloop.models.match import embedding_sizes, match
 
 pytestmark = pytest.mark.usefixtures("own_cache", "quiet_data")
@@ -253,6 +254,20 @@ def test_a_row_without_tokens_is_told_before_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the train set, row 6: no tokens; its text is empty"):
         fine_tune(TrainConfig(model_name_or_path=str(folder), **files, **ARGUMENTS))
     fine_tune(TrainConfig(model_name_or_path=str(folder), **files, **ARGUMENTS, drop_empty_texts=True))
+
+
+def test_a_text_of_which_the_tokenizer_makes_nothing_is_quoted_and_not_called_empty(tmp_path: Path) -> None:
+    texts = Dataset.from_dict({"text": ["yes", "\u4f60\u597d", ""]})
+    encoded = Dataset.from_dict({"input_ids": [[1], [], []]})
+    with pytest.raises(
+        UserError, match="the train set, row 2: no tokens; this model's tokenizer makes none of its"
+    ) as told:
+        check_token_ids(tiny_bert(), None, {"train": encoded}, {"train": texts})  # type: ignore[arg-type]
+    assert "'\u4f60\u597d': leave the row out of the file, or take a model" in str(told.value)
+    assert "empty" not in str(told.value)
+    encoded, texts = encoded.select([2]), texts.select([2])
+    with pytest.raises(UserError, match=r"row 1: no tokens; its text is empty.* --drop_empty_texts"):
+        check_token_ids(tiny_bert(), None, {"train": encoded}, {"train": texts})  # type: ignore[arg-type]
 
 
 def test_rows_are_cut_on_the_side_that_is_asked_for_in_training_and_prediction(

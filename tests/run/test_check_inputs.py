@@ -74,8 +74,22 @@ def several() -> Any:
     return tiny_bert(3, problem_type="multi_label_classification")
 
 
+def named(*names: str) -> Any:
+    return tiny_bert(len(names), id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)})
+
+
 LABELS: dict[str, tuple[Any, Any, str]] = {
     "texts": (tiny_bert, labelled("good", "bad"), "row 1 has the label 'good'; dataset.class_encode_column"),
+    "numbers as texts": (
+        tiny_bert,
+        labelled("0", "1", column="labels"),
+        "row 1 has the label '0'; dataset.cast_column('labels', datasets.Value('int64')) makes numbers of such texts",
+    ),
+    "the model's names": (
+        lambda: named("good", "bad"),
+        labelled("good", "bad"),
+        "dataset.class_encode_column('label'), and then dataset.align_labels_with_mapping({name: id for id, name in ",
+    ),
     "none": (tiny_bert, labelled(1, None), "row 2 has the label None; a row without a label"),
     "out of range": (tiny_bert, labelled(0, 1, 2), "row 3 has the label 2; the model's 2 classes are 0 to 1: number"),
     "minus one": (tiny_bert, labelled(0, -1), "row 2 has the label -1; the model's 2 classes are 0 to 1; if -1 means"),
@@ -96,6 +110,44 @@ def test_labels_that_the_model_cannot_learn_are_told_by_row(name: str, tmp_path:
     assert found.startswith("train_dataset: row ")
     assert said in found
     assert found.endswith("For a loss of your own, give compute_loss_func or a data_collator")
+
+
+INTENTS = [f"intent {letter}" for letter in "abcdefghijkl"]
+
+
+def test_a_column_of_texts_gets_the_numbers_of_the_model_by_the_way_that_is_told(tmp_path: Path) -> None:
+    """Encoded by their text, 10 would be the third class."""
+    rows = Dataset.from_list([dict(LISTS[0]) | {"label": str(id)} for id in range(12)])
+    model = named(*INTENTS)
+    assert "; dataset.cast_column('label', datasets.Value('int64'))" in problem(tmp_path, rows, model)
+    cast = rows.cast_column("label", Value("int64"))
+    assert cast["label"] == [*range(12)]
+    prepare(TrainConfig(output_dir=str(tmp_path), use_cpu=True), named(*INTENTS), cast, data_collator=pad)
+    said = problem(tmp_path, rows.class_encode_column("label"), named(*INTENTS))
+    assert "its class '10' is number 2 in the column 'label', and the model's number 10 by its id2label" in said
+    assert "in place of class_encode_column, dataset.cast_column('label', datasets.Value('int64')) keeps them" in said
+    prepare(
+        TrainConfig(output_dir=str(tmp_path), use_cpu=True),
+        tiny_bert(12),  # without names of its own the model takes any numbers
+        rows.class_encode_column("label"),
+        data_collator=pad,
+    )
+
+
+def test_names_that_contradict_the_models_are_told_before_training(tmp_path: Path) -> None:
+    rows = labelled("Good", "Bad", "Good").class_encode_column("label")
+    said = problem(tmp_path, rows, named("good", "bad"))
+    assert (
+        "its class 'Bad' is number 0 in the column 'label', and the model's number 1 by its id2label (good, bad)"
+        in said
+    )
+    model = named("good", "bad")
+    way = "dataset.align_labels_with_mapping({name: id for id, name in model.config.id2label.items()}, 'label')"
+    assert way in said
+    aligned = eval(way, {"dataset": rows, "model": model})
+    assert aligned["label"] == [0, 1, 0]
+    for fitting, given in ((model, aligned), (named("other", "names"), rows), (tiny_bert(), rows)):
+        prepare(TrainConfig(output_dir=str(tmp_path), use_cpu=True), fitting, given, data_collator=pad)
 
 
 def beyond(column: str, number: int) -> Dataset:

@@ -432,3 +432,23 @@ def test_more_processes_than_gpus_are_told_before_they_meet(
         make_accelerator(TrainConfig())
     assert started in str(caught.value)
     assert f"torchrun --nproc_per_node {devices} or accelerate launch --num_processes {devices}" in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_made_is_told_with_the_variable_that_moves_it(
+    environment: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a container the home folder is often one that nobody may write into."""
+
+    def told(place: Path | str) -> str:
+        assert report_error(PermissionError(13, "Permission denied", str(place)), False) == ExitCode.USER_ERROR
+        return capsys.readouterr().err
+
+    environment.setenv("HOME", "/")
+    for name in ("HF_HOME", "XDG_CACHE_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE"):
+        environment.delenv(name, raising=False)
+    cache = "The cache of data sets and models, /.cache/huggingface, is wanted there: HF_HOME=/a/writable/folder in the"
+    for place in ("/.cache", "/.cache/huggingface", "/.cache/huggingface/datasets/x.lock"):
+        assert f"error: {place}: Permission denied. {cache} environment moves it" in told(place)
+    environment.setenv("HF_DATASETS_CACHE", str(tmp_path / "sets"))
+    assert "HF_DATASETS_CACHE=/a/writable/folder" in told(tmp_path / "sets" / "csv")
+    assert told("/data/train.csv") == "error: /data/train.csv: Permission denied\n"
