@@ -34,6 +34,7 @@ from ftloop.report.outcome import MERGED, REPORT, read_finished_run
 from ftloop.run.run import Run
 from ftloop.system.atomic import save_text
 from ftloop.system.console import say, write
+from ftloop.system.distributed import destroy_group, main_process_first, new_cpu_group
 from ftloop.system.launcher import is_main_process
 from ftloop.system.manifest import read_json
 
@@ -60,17 +61,25 @@ def evaluate_and_predict(run: Run, inputs: Inputs) -> None:
             _write_predictions(run, encoded[name], name, data.labels)
     if run.config.lora_merge:
         save_model(run, Path(run.config.output_dir) / MERGED, merge=True)
-    if run.is_main:
-        _predict_samples(run, inputs)
-        save_facts(run, inputs)
-        write_card(run)
+    # A launcher that sees one process fail ends the others, and one that has left may fail at its exit.
+    group = new_cpu_group(run.accelerator)
+    with main_process_first(run.accelerator, group, "samples, the model card and the report"):
+        if run.is_main:
+            _write_up(run, inputs)
+    destroy_group(group)
+
+
+def _write_up(run: Run, inputs: Inputs) -> None:
+    """What the main process alone does at the end."""
+    _predict_samples(run, inputs)
+    save_facts(run, inputs)
+    write_card(run)
     record_complete(run)
-    if run.is_main:
-        for line in advice_lines(run.config.output_dir):
-            write(line)
-        report_at_the_end(run.config, run.board)
-        say("Results", f"{run.config.output_dir}: the model, all_results.json, trainer_state.json")
-        print_next_steps(run.config, pairs=len(data.text_columns) == 2)
+    for line in advice_lines(run.config.output_dir):
+        write(line)
+    report_at_the_end(run.config, run.board)
+    say("Results", f"{run.config.output_dir}: the model, all_results.json, trainer_state.json")
+    print_next_steps(run.config, pairs=len(inputs.data.text_columns) == 2)
 
 
 def announce_finished(config: TrainConfig) -> None:

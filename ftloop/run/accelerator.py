@@ -21,7 +21,7 @@ from accelerate.utils import (
 
 from ftloop.errors import UserError
 from ftloop.system.console import say
-from ftloop.system.distributed import gloo_told
+from ftloop.system.distributed import gloo_told, let_gloo_end
 from ftloop.system.launch_checks import check_gpus, check_launched, launcher_flag
 from ftloop.system.launcher import environment_number
 
@@ -74,6 +74,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         dynamo_plugin=_compiler(config),
         kwargs_handlers=handlers,
     )
+    let_gloo_end(accelerator)
     if config.auto_micro_batch and accelerator.num_processes > 1:
         raise UserError(
             f"auto_micro_batch: works on one process, not on {accelerator.num_processes}: the others would wait in the "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +23,8 @@ QUIET_SECONDS = 10.0  # a wait that is over by then is not worth a line
 # What is waited for may take hours. A process that has died ends the wait by its connection; only a machine that is
 # gone without a packet ends it by the clock.
 LONGEST_WAIT = timedelta(days=1)
+# At its end a process lets gloo's threads have Python's lock for so long: what they wait to do takes microseconds.
+LAST_SECONDS = 0.1
 TURNS = ("the main process", "the first process of each other machine", "the other processes")
 
 T = TypeVar("T")
@@ -43,6 +47,22 @@ def gloo_told() -> Iterator[None]:
             f"GLOO_SOCKET_IFNAME{f', now {now},' if now else ''} to the network interface that all machines are on, as "
             "`ip -brief address` names it (NCCL has NCCL_SOCKET_IFNAME)"
         ) from error
+
+
+def let_gloo_end(accelerator: Accelerator) -> None:
+    """Have Python's exit wait for a moment in a process of several.
+
+    After the last exchange a thread of gloo still frees the tensors of it, for which it needs Python's lock. Were it
+    given none before the interpreter is torn down, it would abort the process ("terminate called without an active
+    exception"), and the launcher would end the others.
+    """
+    if accelerator.num_processes > 1:
+        atexit.unregister(_leave_lock)  # once, however many runs there were
+        atexit.register(_leave_lock)
+
+
+def _leave_lock() -> None:
+    time.sleep(LAST_SECONDS)
 
 
 @gloo_told()

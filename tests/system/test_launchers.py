@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from harness.command import BIN, TRAIN_PY, WORKERS, run, weights
+from harness.command import BIN, CHECKOUT, TRAIN_PY, WORKERS, run, weights
 
 from ftloop.config.train_config import TrainConfig
 from ftloop.errors import ExitCode, LostContact, SaveError, UserError, is_lost_contact
@@ -36,6 +37,37 @@ atexit.register(print, "at exit")
 print("said")
 hard_exit(ExitCode.STOPPED)
 print("not reached")
+"""
+FINISHING = """
+import os, sys, time
+from datasets import Dataset
+from harness.models import tiny_bert
+from harness.rows import tiny_pairs, tiny_tokenizer
+import ftloop.job.finish as job
+from ftloop import TrainConfig, finish, prepare, train
+tokenizer = tiny_tokenizer()
+rows = Dataset.from_list(tiny_pairs(9)).map(lambda row: tokenizer(row["sentence1"], row["sentence2"]))
+write_card = job.write_card
+def slowly(run):
+    time.sleep(5)
+    write_card(run)
+job.write_card = slowly
+run = prepare(TrainConfig(output_dir=sys.argv[1], use_cpu=True, max_steps=1), tiny_bert(), rows, rows, tokenizer)
+train(run)
+finish(run)
+if os.environ["RANK"] == "1":
+    os.abort()
+"""
+LEAVING = """
+import sys
+import torch
+import torch.distributed as dist
+from ftloop import TrainConfig
+from ftloop.run.accelerator import make_accelerator
+make_accelerator(TrainConfig(use_cpu=True))
+sys.setswitchinterval(10)  # the lock is asked for and not given
+for _ in range(3):
+    dist.all_gather([torch.ones(10) for _ in range(dist.get_world_size())], torch.ones(10))
 """
 CONFIG = """
 compute_environment: LOCAL_MACHINE
@@ -365,6 +397,27 @@ def test_hard_exit_keeps_the_code_and_runs_exit_functions(tmp_path: Path) -> Non
     )
     assert done.returncode == ExitCode.STOPPED
     assert done.stdout == "said\nat exit\n"
+
+
+def launched(script: str, processes: int, tmp_path: Path, *words: str, expect: int | None = 0) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    folders = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")])
+    settings = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": folders}
+    run(*TORCHRUN[:-1], f"--nproc_per_node={processes}", str(path), *words, expect=expect, **settings)
+
+
+@pytest.mark.slow
+def test_what_the_main_process_writes_last_is_whole_though_another_fails_at_its_exit(tmp_path: Path) -> None:
+    launched(FINISHING, 2, tmp_path, str(tmp_path / "out"), expect=1)
+    assert (tmp_path / "out" / "README.md").exists()
+    assert json.loads((tmp_path / "out" / "ftloop_manifest.json").read_text())["complete"]
+
+
+@pytest.mark.slow
+def test_no_process_is_aborted_at_its_exit_by_the_threads_of_gloo(tmp_path: Path) -> None:
+    for _ in range(3):
+        launched(LEAVING, 4, tmp_path)
 
 
 CANNOT = "[enforce fail at /x/gloo/transport/tcp/device.cc:84] ifa != nullptr. Unable to find address for: eth9"
