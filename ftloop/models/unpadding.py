@@ -40,6 +40,10 @@ ON_THE_RIGHT = (
     "padding: none is for rows that are padded on the right, as the head reads their first token; set the tokenizer's "
     "padding_side to right, or use --padding longest"
 )
+NOT_TRACED = (
+    "padding: none packs each batch by its own rows, which no trace or export can hold; export the plain model: "
+    "AutoModelForSequenceClassification.from_pretrained(output_dir)"
+)
 ATTENTION = {False: "unpadded", True: "unpadded_fast_dropout"}
 """Names under which transformers finds `_attention`, by whether it drops out with `fast_dropout`."""
 
@@ -59,7 +63,10 @@ class Packing:
 
     @staticmethod
     def of(attention_mask: Tensor) -> Packing:
-        """Read a mask of rows x cells. Raises: UserError where a row does not begin with a token."""
+        """Read a mask of rows x cells. Raises: UserError where a row does not begin with a token, and in a trace."""
+        # It would hold the lengths of this batch for all others.
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined]
+            raise UserError(NOT_TRACED)
         mask = attention_mask.bool()
         lengths, begins = torch.stack([mask.sum(dim=1), mask[:, 0]]).tolist()  # on a GPU, the one wait
         if not all(begins):

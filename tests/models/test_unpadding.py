@@ -334,3 +334,26 @@ def test_the_run_says_what_it_does_not_compute(tiny_folder: Path, tmp_path: Path
             assert f"Padding   random batches; their padding, {share[1]}, is not computed\n" in printed
         else:
             assert f"{share[1]} of the tokens are padding; --padding none computes none of it\n" in printed
+
+
+@pytest.mark.parametrize("architecture", ["bert", "deberta-v2", "modernbert"])
+def test_no_trace_and_no_export_holds_the_lengths_of_one_batch_for_all(architecture: str) -> None:
+    model, inputs = without_dropout(architecture), batch((5, 2, 7), architecture)
+    unpad(model)
+    given = inputs["input_ids"], inputs["attention_mask"]
+    way = r"padding: none .*\.from_pretrained\(output_dir\)"
+    with pytest.raises(UserError, match=way):
+        torch.jit.trace(model, given, strict=False)
+    with pytest.raises(UserError, match=way):
+        torch.export.export(model, given)
+
+
+@pytest.mark.parametrize("settings", [(True, False), (False, True)])
+def test_the_other_speed_ups_are_traced_for_all_batches(settings: tuple[bool, bool]) -> None:
+    model = without_dropout("bert").eval()
+    speed_up(model, *settings)
+    inputs, other = batch((5, 2, 7)), batch((3, 9))
+    traced = torch.jit.trace(model, (inputs["input_ids"], inputs["attention_mask"]), strict=False)
+    ours = traced(other["input_ids"], other["attention_mask"])["logits"]
+    theirs = model(other["input_ids"], other["attention_mask"]).logits
+    assert relative(ours, theirs) < 1e-6
