@@ -25,6 +25,12 @@ MAX_FLOAT = 3.4e38  # of float32
 MAX_PROCESSES = 1024
 MAX_SEED = 2**32 - 1  # NumPy's
 
+SCORES = (
+    "a finished model is scored on labelled rows by ftloop predict --model DIR --input FILE --output FILE "
+    "--label_column_name NAME"
+)
+LABELLED = ("validation_file", "test_file")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -71,7 +77,7 @@ class Setting:
         """Yield what is wrong with its value in a configuration, which is of the right type."""
         value = getattr(config, self.name)
         if self.needs and value and not getattr(config, self.needs):
-            yield f"only together with --{self.needs}"
+            yield f"only together with --{self.needs}{f'; {SCORES}' if self.name in LABELLED else ''}"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return
         at_most = self.at_most or (MAX_COUNT if self.kind is int else MAX_FLOAT)

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from ftloop.config.parse_value import nearest_name
+from ftloop.config.setting import SCORES
 from ftloop.errors import UserError
 
 P = ParamSpec("P")
@@ -21,7 +22,7 @@ HINTS = {
     "model": "its name is --model_name_or_path",
     "max_length": "its name is --max_seq_length",
     "do_train": "ftloop always trains; leave it out",
-    "do_eval": "evaluation follows --eval_strategy; leave it out",
+    "do_eval": f"evaluation follows --eval_strategy; leave it out; {SCORES}",
     "do_predict": "a test set is evaluated or predicted whenever one is given; leave it out",
     "do_regression": "its name is --problem_type regression",
     "evaluation_strategy": "its name is --eval_strategy",

@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--delimiter", metavar="CHARACTER", help="what separates the columns of csv, tsv and txt input")
     add("--column_names", nargs="+", metavar="NAME", help="of csv, tsv and txt input without a header")
     add("--text_column_names", nargs="+", metavar="NAME", help="one or two; by default the run's, or the usual names")
+    add(
+        "--label_column_name",
+        nargs="+",
+        metavar="NAME",
+        help="the labels of the input, to score the predictions by the run's metrics; or a 0/1 column for each label",
+    )
     add("--all_probabilities", action="store_true", help="of every class, not only of the predicted one")
     add("--strict", action="store_true", help="a row that cannot be predicted is an error")
     add("--pairs", action="store_true", help="the texts of the command line are pairs")
@@ -90,7 +96,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     if (args.input is None) == (not args.texts):
         problems.append("what is to be predicted? Give texts, or a file of them with --input FILE, or - for a pipe")
     if args.input is None:
-        for_files = ["input_format", "output_format", "text_column_names", "strict"]
+        for_files = ["input_format", "output_format", "text_column_names", "label_column_name", "strict"]
         for_files += vars(make_reading(args.encoding, args.delimiter, args.column_names))
         unused = [f"--{name}" for name in for_files if getattr(args, name)] + ["--output"] * (args.output != "-")
         if unused and args.texts:

@@ -43,6 +43,7 @@ from ftloop.inference.classifier import (
     read_run_settings,
 )
 from ftloop.inference.inputs import check_types, find_inputs
+from ftloop.inference.scores import Scorer
 from ftloop.inference.texts import Text, make_pairs
 from ftloop.inference.writers import Added, Table, Write, find_output, make_table, writing
 from ftloop.models.folder import naming
@@ -134,6 +135,8 @@ class Job:
     bad: int = 0
     truncated: int = 0
     special: int = 0
+    scorer: Scorer | None = None
+    """Where the rows have labels to hold the predictions against."""
     faults: set[tuple[str, str]] = field(default_factory=set)
     """Those told, with the names of their files."""
 
@@ -185,6 +188,12 @@ def _predict_file(args: argparse.Namespace, folder: Path) -> None:
         classes = class_names(config) if args.all_probabilities and problem_type != ProblemType.REGRESSION else []
         table = make_table(output.format, first, problem_type, classes, settings.label_delimiter or "|")
         job = Job(sources, columns, table, args.strict)
+        if args.label_column_name:
+            lacking = [name for name in args.label_column_name if name not in {*first.columns, *first.fields}]
+            if lacking:
+                has = ", ".join(first.columns)
+                raise UserError(f"label_column_name: {source.name} has no column {', '.join(lacking)}, only {has}")
+            job.scorer = Scorer.of(config, settings, args.label_column_name)
         if args.strict:
             _check_every_row(job)
         added = [name for what, name in table.added.items() if what != "error"]
@@ -198,6 +207,8 @@ def _predict_file(args: argparse.Namespace, folder: Path) -> None:
             started = time.monotonic()
             _predict_chunks(job, classifier, chain([(source, first)], chunks), write)
         say("Predicted", _summary(job, classifier, output.name, time.monotonic() - started), sys.stderr)
+        if job.scorer is not None:
+            say("Scores", job.scorer.told(), sys.stderr if output.path is None else sys.stdout)
 
 
 def _text_columns(args: argparse.Namespace, settings: RunSettings, source: Source, first: Chunk) -> tuple[str, ...]:
@@ -283,6 +294,7 @@ def _predict_chunk(
         if row.error is None:
             numbers.append(number)
             texts.append(of_row[0] if len(of_row) == 1 else of_row)
+    true = [job.scorer.read(source, chunk.rows[number]) for number in numbers] if job.scorer else []
     logits = np.zeros((len(chunk.rows), model.config.num_labels), np.float32)
     if texts:
         encoded = encode(tokenizer, texts, None)
@@ -293,6 +305,9 @@ def _predict_chunk(
             bar.update(len(indices))
         job.truncated += encoded.truncated
         job.special += encoded.special
+    if job.scorer is not None:
+        kept = [place for place, number in enumerate(numbers) if chunk.rows[number].error is None]
+        job.scorer.add([true[place] for place in kept], logits[[numbers[place] for place in kept]])
     _report_bad_rows(job, source, chunk.rows, bar)
     job.rows += len(chunk.rows)
     errors = [row.error and f"{job.place(source, row)}: {row.error}" for row in chunk.rows]

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nonfinite": {"checkpoint", "loss", "run", "system"},  # it names the newest good checkpoint
     "logs": {"run", "system"},
     "loop": {"checkpoint", "evaluation", "logs", "loss", "models", "nonfinite", "oom", "run", "system"},
-    "inference": {"config", "data", "models", "system"},
+    "inference": {"config", "data", "metrics", "models", "system"},
     "report": {"config", "data", "system"},
     "seeds": {"config", "metrics", "report", "system"},
     "compare": {"loop", "run", "system"},

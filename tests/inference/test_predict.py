@@ -34,6 +34,7 @@ from torch import nn
 from transformers import pipeline
 
 from ftloop import UserError
+from ftloop.config.command_line import parse_args
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.readers import read_chunks
 from ftloop.data.sources import Source, find_source
@@ -1108,3 +1109,51 @@ def test_a_folder_as_output_and_control_characters_are_one_line(
     assert told == "error: output: . is a folder; name a file in it\n"
     told = predict("--input", rows, "--text_column_names", "nope", code=ExitCode.USER_ERROR)[1]
     assert told == "error: no column 'nope': " + str(rows) + " has the columns text, \\x1b[31mX\n"
+
+
+@pytest.mark.parametrize("kind", ["classes", "several labels", "numbers"])
+def test_a_labelled_file_is_scored_as_a_run_scores_it(kind: str, predict: Any, tmp_path: Path) -> None:
+    count, problem_type = {
+        "classes": (3, None),
+        "several labels": (3, "multi_label_classification"),
+        "numbers": (1, None),
+    }[kind]
+    model = made(tmp_path / "model", count, problem_type)
+    rows: Rows = [{"text": text} for text in TEXTS]
+    predictions = load_classifier(model)(TEXTS)
+    for number, (row, said) in enumerate(zip(rows, predictions, strict=True)):
+        right: Any = said.label if kind == "classes" else list(said.labels) if count > 1 else said.score
+        wrong: Any = "no" if kind == "classes" else ["no", "yes", "perhaps"] if count > 1 else 0.0
+        row["gold"] = wrong if number % 4 == 0 else right
+    data = pairs_file(tmp_path / "labelled.jsonl", rows)
+    words = "--input", data, "--label_column_name", "gold"
+    out, _ = predict(*words, "--output", tmp_path / "predicted.jsonl", model=model)
+    line = next(line for line in out.splitlines() if line.startswith("Scores"))
+    assert line.endswith(f"of {len(rows)} rows")
+    assert "Scores" in predict(*words, model=model)[1], "rows go to standard output"
+    if kind == "classes":
+        share = np.mean([row["gold"] == said.label for row, said in zip(rows, predictions, strict=True)])
+        assert f"accuracy={share:.4f}, f1=" in line
+    elif kind == "several labels":
+        share = np.mean([set(row["gold"]) == set(said.labels) for row, said in zip(rows, predictions, strict=True)])
+        assert f"accuracy={share:.4f}, f1=" in line
+        assert "f1_macro=" in line
+    else:
+        error = np.mean([(row["gold"] - said.score) ** 2 for row, said in zip(rows, predictions, strict=True)])
+        assert f"mse={error:.4f}, pearson=" in line
+
+
+def test_a_label_that_the_model_does_not_know_is_told_with_file_and_row(predict: Any, tmp_path: Path) -> None:
+    data = pairs_file(tmp_path / "labelled.jsonl", [{"text": "a", "gold": "yes"}, {"text": "b", "gold": "maybe"}])
+    words = "--input", data, "--output", tmp_path / "out.csv", "--label_column_name"
+    err = predict(*words, "gold", code=ExitCode.USER_ERROR)[1]
+    assert "labelled.jsonl, line 2: column gold holds 'maybe', which the model does not know: 'no', 'yes'" in err
+    assert "has no column golden" in predict(*words, "golden", code=ExitCode.USER_ERROR)[1]
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_what_would_evaluate_without_training_names_the_command_that_does(tmp_path: Path) -> None:
+    way = "ftloop predict --model DIR --input FILE --output FILE --label_column_name NAME"
+    for words in (["--do_eval"], ["--validation_file", "a.csv"], ["--test_file", "a.csv"]):
+        with pytest.raises(UserError, match=way):
+            parse_args([*words, "--model_name_or_path", "m", "--output_dir", str(tmp_path)])

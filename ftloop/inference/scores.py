@@ -1,0 +1,101 @@
+"""Hold predictions against the labels of a file: the run's own scores, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from transformers import EvalPrediction
+
+from ftloop.config.problem_type import ProblemType
+from ftloop.data.decode import predicted_labels
+from ftloop.data.glue import TASKS
+from ftloop.data.label_forms import parse_list
+from ftloop.data.labels import Labels
+from ftloop.data.rows import Row, value_at
+from ftloop.data.sources import Source
+from ftloop.data.values import BITS, ONE, as_names, as_text, plain_number
+from ftloop.errors import UserError
+from ftloop.inference.classifier import RunSettings, class_names, find_problem_type
+from ftloop.metrics import metrics_for
+from ftloop.system.text import join_some, short_repr
+
+
+@dataclass
+class Scorer:
+    """Labels and predicted labels of all rows: of each row a number, or a byte for each of several labels."""
+
+    labels: Labels
+    columns: tuple[str, ...]
+    """One, or a 0/1 column for each label."""
+    delimiter: str | None
+    metrics: tuple[str, ...] | None
+    """Those of the task; None for the usual ones."""
+    true: list[np.ndarray] = field(default_factory=list)
+    predicted: list[np.ndarray] = field(default_factory=list)
+
+    @staticmethod
+    def of(config: Any, settings: RunSettings, columns: list[str]) -> Scorer:
+        kind = find_problem_type(config)
+        names = () if kind == ProblemType.REGRESSION else tuple(class_names(config))
+        # Where classes have names, their numbers are read too, as in training.
+        numbers = {str(id): id for id in range(len(names))}
+        labels = Labels(names, numbers | {name: id for id, name in enumerate(names)}, kind)
+        task = TASKS.get(settings.task_name or "")
+        metrics = task.metrics if task and task.label_names == names and not labels.multi_label else None
+        return Scorer(labels, tuple(columns), settings.label_delimiter, metrics)
+
+    def read(self, source: Source, row: Row) -> Any:
+        """Return what a row's label is in numbers. Raises: UserError for one that the model does not know."""
+        try:
+            return self._encode(row)
+        except UserError as error:
+            raise source.error(row.number, str(error)) from None
+
+    def _encode(self, row: Row) -> Any:
+        where = f"column {join_some(self.columns, 3)}"
+        if len(self.columns) > 1:
+            bits = [as_text(value_at(row.values, name), f"column {name}") for name in self.columns]
+            odd = next(
+                (name for name, bit in zip(self.columns, bits, strict=True) if (bit or "").lower() not in BITS), ""
+            )
+            if odd:
+                raise UserError(f"column {odd} holds neither 0 nor 1")
+            raw: Any = [name for name, bit in zip(self.columns, bits, strict=True) if str(bit).lower() in ONE]
+        else:
+            raw = value_at(row.values, self.columns[0])
+            if self.labels.multi_label:
+                raw = as_names((parse_list(raw) or raw) if isinstance(raw, str) else raw, where, self.delimiter)
+            else:
+                raw = as_text(raw, where)
+        if raw is None:
+            raise UserError(f"{where} has no value; take rows without a label out of the file")
+        names = [raw] if isinstance(raw, str) else raw
+        if self.labels.regression:
+            try:
+                return np.float64(raw)
+            except ValueError:
+                raise UserError(f"{where} holds {short_repr(raw)}, and the model predicts numbers") from None
+        known = [name if name in self.labels.ids else plain_number(name) for name in names]
+        for name, plain in zip(names, known, strict=True):
+            if plain not in self.labels.ids:
+                classes = join_some(list(map(short_repr, self.labels.names)), 10)
+                way = "write the label as the model has it, or take the row out"
+                raise UserError(f"{where} holds {short_repr(name)}, which the model does not know: {classes}; {way}")
+        coded: Any = self.labels.encode(known if self.labels.multi_label else known[0])
+        return coded.astype(np.int8) if self.labels.multi_label else coded
+
+    def add(self, true: list[Any], logits: np.ndarray) -> None:
+        if true:
+            predicted = predicted_labels(self.labels.problem_type, logits)
+            self.true.append(np.asarray(true))
+            self.predicted.append(predicted.astype(np.int8) if self.labels.multi_label else predicted)
+
+    def scores(self) -> dict[str, float]:
+        true, predicted = np.concatenate(self.true), np.concatenate(self.predicted)
+        return metrics_for(self.labels, self.metrics)(EvalPrediction(predicted, true))
+
+    def told(self) -> str:
+        scores = ", ".join(f"{name}={value:.4f}" for name, value in self.scores().items())
+        return f"{scores} of {sum(map(len, self.true))} rows"
