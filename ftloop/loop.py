@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.trainer_utils import speed_metrics
 
 from ftloop.checkpoint.choose import choose_checkpoint
-from ftloop.checkpoint.folders import keep_only_best
+from ftloop.checkpoint.folders import keep_only_best, warn_of_another_run
 from ftloop.checkpoint.resume import load_checkpoint, load_saved_weights
 from ftloop.checkpoint.save import save_checkpoint
 from ftloop.evaluation import evaluate
@@ -226,6 +226,8 @@ def resume_if_asked(run: Run, else_refuse: bool = True) -> None:
         checkpoint = choose_checkpoint(run.config, run.accelerator)
         if checkpoint is not None:
             load_checkpoint(run, checkpoint, is_whole=True)
+    elif run.state.global_step == 0:
+        warn_of_another_run(run.config.output_dir)
     elif run.state.should_training_stop and not (resume and resume.pending) and else_refuse:
         say("Trained", f"already: this run is complete, at update {run.state.global_step}; prepare another to go on")
 

@@ -89,8 +89,7 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> Path
     """
     there = list_checkpoints(Path(output_dir))
     if resume_from_checkpoint is None:
-        if there or (Path(output_dir) / MANIFEST).is_file():
-            what = f"checkpoints ({there[-1].name} is the newest)" if there else "a finished run"
+        if what := _held(output_dir):
             raise UserError(
                 f"output_dir: {output_dir} holds {what}. Continue that run with "
                 "--resume_from_checkpoint last, or choose another --output_dir"
@@ -103,3 +102,18 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> Path
         listing = f"; {output_dir} has {', '.join(path.name for path in there)}" if there else ""
         raise UserError(f"resume_from_checkpoint: no checkpoint at {folder}{listing}")
     return folder
+
+
+def warn_of_another_run(output_dir: str) -> None:
+    """Warn a loop of the user's own, which may not save at all and so is not refused, of what it would replace."""
+    if what := _held(output_dir):
+        way = "choose another output_dir, or TrainConfig(resume_from_checkpoint='last') to go on with that run"
+        say("Warning", f"output_dir: {output_dir} holds {what}, which this run replaces where it saves; {way}")
+
+
+def _held(output_dir: str) -> str:
+    """Name what output_dir holds of a run; empty where that is nothing."""
+    there = list_checkpoints(Path(output_dir))
+    if there:
+        return f"checkpoints ({there[-1].name} is the newest)"
+    return "a finished run" if (Path(output_dir) / MANIFEST).is_file() else ""

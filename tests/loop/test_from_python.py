@@ -17,6 +17,7 @@ from harness.side_by_side import weights_digest
 from torch import Tensor, nn
 
 from ftloop import TrainConfig, UserError, load_checkpoint, prepare, save_checkpoint, save_model, train, updates
+from ftloop.system.manifest import MANIFEST
 from ftloop.train import main
 
 
@@ -37,7 +38,21 @@ def test_a_loop_of_ones_own_goes_on_where_the_configuration_says(
     assert weights_digest(again.model) == weights_digest(whole.model)
     with pytest.raises(UserError, match=r"no checkpoint at .*checkpoint-7"):
         next(updates(prepared(tmp_path / "mine", resume_from_checkpoint=str(tmp_path / "mine" / "checkpoint-7"))))
+    capsys.readouterr()
     assert next(updates(prepared(tmp_path / "mine"))).global_step == 1, "not asked for, a loop of one's own starts anew"
+    assert "mine holds checkpoints (checkpoint-5 is the newest), which this run replaces" in capsys.readouterr().out
+
+
+def test_a_loop_of_ones_own_is_warned_of_a_finished_run_in_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert next(updates(prepared(tmp_path))).global_step == 1
+    train(prepared(tmp_path / "other"))
+    assert "Warning" not in capsys.readouterr().out
+    (tmp_path / MANIFEST).write_text("{}")
+    assert next(updates(prepared(tmp_path))).global_step == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning")]
+    assert f"output_dir: {tmp_path} holds a finished run, which this run replaces where it saves; choose" in line
 
 
 def test_training_a_second_time_says_that_the_run_is_complete(
