@@ -444,7 +444,9 @@ def test_a_setting_whose_partner_is_missing_is_refused() -> None:
     assert {"record_full": "record", "validation_file": "train_file"}.items() <= needing.items()
     for name, other in needing.items():
         value = {bool: True, int: 1, float: 0.5}.get(SETTINGS[name].kind, "utf-8" if name == "encoding" else ";")
-        assert problem(**{name: value}) == f"{name}: only together with --{other}"
+        told = problem(**{name: value})
+        assert told.removesuffix(f"; {SCORES}") == f"{name}: only together with --{other}"
+        assert told.endswith(SCORES) == (name in ("validation_file", "test_file"))
 
 
 def test_no_help_text_promises_a_setting_that_is_not_there() -> None:
