@@ -168,10 +168,13 @@ def _allow_tf32(is_allowed: bool) -> None:
 
     Mirrors: transformers.utils.import_utils.enable_tf32.
     """
-    if hasattr(torch.backends, "fp32_precision"):
-        torch.backends.fp32_precision = "tf32" if is_allowed else "ieee"
+    every: Any = torch.backends
+    if hasattr(every, "fp32_precision"):
+        # Not the one of all alone: torch.compile leaves each with one of its own, which it then keeps.
+        for backend in (every, every.cuda.matmul, every.cudnn.conv, every.cudnn.rnn):
+            backend.fp32_precision = "tf32" if is_allowed else "ieee"
     else:  # torch 2.8
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_allowed
+        every.cuda.matmul.allow_tf32 = every.cudnn.allow_tf32 = is_allowed
 
 
 def uses_cuda(config: TrainConfig) -> bool:

@@ -134,15 +134,19 @@ def test_the_compiler_may_make_as_many_graphs_as_there_are_kinds_of_batches(
 
 @pytest.fixture
 def tf32() -> Iterator[None]:
-    kept = torch.backends.fp32_precision
+    backends = torch.backends, torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    kept = [backend.fp32_precision for backend in backends]
     yield
-    torch.backends.fp32_precision = kept
+    for backend, precision in zip(backends, kept, strict=True):
+        backend.fp32_precision = precision
 
 
 @pytest.mark.usefixtures("gpu", "tf32")
 def test_tf32_is_set_as_trainer_sets_it_and_missed_where_it_is_off(asked: dict[str, Any]) -> None:
     """Each run has its own, whatever the one before it in the same process had."""
     for is_on in (True, False, True):
+        torch.backends.cuda.matmul.fp32_precision = "ieee"  # as a compiled run leaves it
+        torch.backends.cudnn.conv.fp32_precision = "tf32"
         make_accelerator(TrainConfig(tf32=is_on))
         assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == is_on
         assert (torch.backends.cudnn.conv.fp32_precision == "tf32") == is_on
