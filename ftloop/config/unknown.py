@@ -56,7 +56,8 @@ def unknown_setting(name: str, known: Iterable[str]) -> str:
 TRAINERS_ARGUMENTS = {
     "args": "settings are the first argument, config: a TrainConfig, whose names are those of TrainingArguments",
     "tokenizer": "its name is processing_class",
-    "callbacks": "what a callback would do is written into the body of `for update in updates(run)`",
+    "callbacks": "early_stopping_patience is EarlyStoppingCallback, report_to TensorBoardCallback, disable_tqdm "
+    "ProgressCallback; what another would do is written into the body of `for update in updates(run)`",
     "model_init": "give the model itself, made after seed_everything(config)",
     "optimizer_cls_and_kwargs": "give optimizers=(optimizer, None)",
 }

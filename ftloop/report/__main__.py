@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ftloop.errors import ExitCode
+from ftloop.report.model_card import write_missing_card
 from ftloop.report.outcome import REPORT, read_finished_run
 from ftloop.report.report import check_replaceable, make_report, write_report
 from ftloop.system.console import say
@@ -30,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = expand_path(args.folder, "DIR")
         final = folder / REPORT if args.output is None else expand_path(args.output, "output")
         check_replaceable(final)
-        say("Report", write_report(make_report(read_finished_run(folder), args.set), final))
+        run = read_finished_run(folder)
+        say("Report", write_report(make_report(run, args.set), final))
+        write_missing_card(run)
     except Exception as error:
         return report_error(error, args.traceback)
     return ExitCode.DONE

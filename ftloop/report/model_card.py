@@ -1,6 +1,7 @@
 """The model card of a run: `README.md` in its output_dir, as the hub reads it; the same bytes for the same run.
 
-It is written only where there is none: one that is there, by whoever wrote it, stays. No absolute path is in it.
+It is written only where there is none, at the end of a run or with its report: one that is there, by whoever wrote it,
+stays. No absolute path is in it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ftloop.config.reproduce import (
+    ftloop_command,
     names_its_data,
     non_default_settings,
     path_without_folder,
@@ -55,9 +57,22 @@ def write_card(run: Run) -> None:
         if not path.exists():
             retry_once(CARD, partial(write_text, path, text))
         elif path.read_bytes() != text.encode():
-            say("Card", f"{path} was there before and is kept; it does not describe this run")
+            fresh = ftloop_command("report", path.parent)
+            say(
+                "Card",
+                f"{path} was there before and is kept; it does not describe this run: without it, {fresh} "
+                "writes one that does",
+            )
     except Exception as error:  # a card is no reason to fail
         say("Card", f"could not be made: {type(error).__name__}: {summarize(error)}")
+
+
+def write_missing_card(run: FinishedRun) -> None:
+    """Write the card of a run that has none."""
+    path = run.folder / CARD
+    if not path.exists():
+        retry_once(CARD, partial(write_text, path, make_card(run)))
+        say("Card", path)
 
 
 def make_card(run: FinishedRun) -> str:

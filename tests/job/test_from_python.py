@@ -12,7 +12,7 @@ from harness.models import tiny_bert
 from harness.rows import tiny_pairs, tiny_rows, tiny_tokenizer
 from harness.side_by_side import weights_digest
 
-from ftloop import Run, TrainConfig, UserError, finish, load_classifier, predict, prepare, train
+from ftloop import Run, TrainConfig, UserError, finish, load_classifier, predict, prepare, train, updates
 from ftloop.job.fine_tune import fine_tune
 from ftloop.report.outcome import read_predictions
 
@@ -82,6 +82,22 @@ def test_what_has_no_texts_still_leaves_its_model_and_results(tmp_path: Path) ->
     run = trained(tmp_path / "list", tiny_rows(9).to_list(), tiny_rows(5))
     with pytest.raises(UserError, match=r"finish: the train set is a list"):
         finish(run)
+
+
+def test_what_a_loop_of_ones_own_was_asked_and_only_train_does_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SETTINGS | {"output_dir": str(tmp_path), "report": False, "num_train_epochs": 1}
+    run = prepare(TrainConfig(**settings), tiny_bert(), tokenized(9), tokenized(5), tiny_tokenizer())
+    for _ in updates(run):
+        pass
+    finish(run)
+    told = (
+        "Warning   updates(run) only trains: eval_strategy=epoch, save_strategy=epoch, load_best_model_at_end=True were"
+    )
+    assert capsys.readouterr().out.count(told) == 1
+    finish(trained(tmp_path / "trained", tokenized(9), tokenized(5), report=False))
+    assert "only trains" not in capsys.readouterr().out
 
 
 def test_several_evaluation_sets_and_a_test_set_without_labels(tmp_path: Path) -> None:

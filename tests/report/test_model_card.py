@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from huggingface_hub import ModelCard, ModelCardData, metadata_load
 
 import ftloop.report.model_card as card
 from ftloop.config.train_config import TrainConfig
-from ftloop.errors import SaveError
+from ftloop.errors import ExitCode, SaveError
 from ftloop.job.fine_tune import fine_tune
 from ftloop.report import bootstrap
+from ftloop.report.__main__ import main as report
 from ftloop.report.outcome import read_finished_run
 
 
@@ -106,7 +108,24 @@ def test_a_card_that_is_there_stays_and_is_named(
     before = path.read_bytes()
     card.write_card(a_run(folder))
     assert path.read_bytes() == before
-    assert capsys.readouterr().out == f"Card      {path} was there before and is kept; it does not describe this run\n"
+    said = capsys.readouterr().out
+    assert said.startswith(
+        f"Card      {path} was there before and is kept; it does not describe this run: without it, "
+    )
+    *_, command, report, of = shlex.split(said.partition(" writes one that does\n")[0])
+    assert (Path(command).name, report, of) == ("ftloop", "report", str(folder))
+
+
+def test_the_report_of_a_run_without_a_card_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = left_by_a_run(tmp_path / "run", "single_label_classification", 2, 20)
+    path = folder / "README.md"
+    path.write_bytes(b"my own")
+    assert report([str(folder)]) == ExitCode.DONE
+    assert path.read_bytes() == b"my own"
+    path.unlink()
+    assert report([str(folder)]) == ExitCode.DONE
+    assert path.read_text(encoding="utf-8") == card.make_card(read_finished_run(folder))
+    assert capsys.readouterr().out.count(f"Card      {path}\n") == 1
 
 
 def test_a_card_that_cannot_be_made_does_not_fail_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -408,7 +408,8 @@ def test_trainers_other_arguments_are_answered_with_ours(tmp_path: Path) -> None
         prepare(config, tiny_bert(), ROWS, tokenizer=tiny_tokenizer(), callbacks=[])  # type: ignore[call-arg]
     assert error.value.problems == (
         "tokenizer: its name is processing_class",
-        "callbacks: what a callback would do is written into the body of `for update in updates(run)`",
+        "callbacks: early_stopping_patience is EarlyStoppingCallback, report_to TensorBoardCallback, disable_tqdm "
+        "ProgressCallback; what another would do is written into the body of `for update in updates(run)`",
     )
 
 
