@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ftloop.data.values import split_names
+from ftloop.data.values import is_cut, split_names
 from ftloop.system.text import short_repr
 
 LISTING = "|;"
@@ -44,7 +44,10 @@ def find_joined(labels: Iterable[str]) -> Joined | None:
         joined = [
             name
             for name, split in parts.items()
-            if len(split) > 1 and all(split) and (separator in LISTING or known.issuperset(split))
+            if len(split) > 1
+            and all(split)
+            and not is_cut(name, split)
+            and (separator in LISTING or known.issuperset(split))
         ]
         if joined:
             return Joined(joined, separator)

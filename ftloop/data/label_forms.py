@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
@@ -16,12 +18,14 @@ from ftloop.data.cache import cached, dataset_key
 from ftloop.data.probabilities import are_shares, have_fraction, numbers_of_classes, told_of, way_of_columns
 from ftloop.data.remarks import Remark
 from ftloop.data.scan import distinct_values, has_lists, name_rows, rows_with, set_name
-from ftloop.data.values import BITS, ONE, is_written
+from ftloop.data.values import BITS, LIST_BEGUN, ONE, is_utf8, is_written
 from ftloop.errors import UserError
 from ftloop.system.text import short_repr
 
-_ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?\d+(?:\.\d*)?|[Tt]rue|[Ff]alse"""
+_TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_ITEM = rf"{_TEXT}|[+-]?\d+(?:\.\d*)?|[Tt]rue|[Ff]alse"
 _LIST = re.compile(rf"\s*\[\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\])))*\]\s*")
+_LIST_IN_MAPPING = re.compile(rf"\s*\{{\s*(?:{_TEXT})\s*:\s*(\[\s*(?:(?:{_TEXT})(?:\s*,\s*|\s*(?=\])))*\])\s*\}}\s*")
 _COMMA_NUMBER = re.compile(r"[+-]?\d+(,\d+)?")
 NO_BIT = ("-", "-1", "-1.0")
 Sets = dict[str, Dataset]
@@ -39,14 +43,22 @@ def in_one_form(
     left, names, said = dict(sets), None, list[Remark]()
     for name, dataset in left.items():
         _check_no_probabilities(dataset, column, wanted, set_name(name))
-    if _are_lists_as_text(left["train"], column, wanted):
-        shown = short_repr(next(text for text in distinct_values(left["train"], column) if is_written(text)))
-        said.append(("Labels", f"texts such as {shown} are read as lists"))
-        left["train"] = _map_labels(left["train"], column, parse_list, List(Value("string")))
+    found = _find_lists_as_text(left["train"], column, wanted)
+    if found is not None:
+        told = f"texts such as {short_repr(found.shown)} are read as lists"
+        told += (
+            "" if found.name is None else f", and names beside them such as {short_repr(found.name)} as lists of one"
+        )
+        is_in_doubt = found.name is not None and wanted is None and found.has_several
+        told += f"; --problem_type {ProblemType.SINGLE_LABEL} makes a class of each text" if is_in_doubt else ""
+        said.append(("Labels", told))
+        left["train"] = _map_labels(left["train"], column, items_or_name, List(Value("string")))
     if has_lists(left["train"], column):
         for name, dataset in left.items():
-            if _are_lists_as_text(dataset, column, wanted):
-                left[name] = _map_labels(dataset, column, parse_list, List(Value("string")))
+            if has_lists(dataset, column):
+                continue
+            if (found and found.name is not None) or _find_lists_as_text(dataset, column, wanted):
+                left[name] = _map_labels(dataset, column, items_or_name, List(Value("string")))
     width = _width_of_vectors(left["train"], column)
     if width is not None:
         names = tuple(f"LABEL_{id}" for id in range(width))
@@ -128,20 +140,35 @@ def _columns_batch(
 
 
 def parse_list(text: str | None) -> list[str] | None:
-    """Return the items of a list as Python, NumPy or JSON write it; None for any other text.
+    """Return the items of a list as Python, NumPy or JSON write it, or of the list of texts that a mapping of one name
+    holds, as Label Studio's `{"choices": ["a", "b"]}`; None for any other text.
 
     `ast.literal_eval` would make one name of NumPy's `['a' 'b']`.
     """
-    if text is None or not _LIST.fullmatch(text):
+    if text is None:
+        return None
+    within = _LIST_IN_MAPPING.fullmatch(text)
+    text = within[1] if within else text
+    if not _LIST.fullmatch(text):
         return None
     try:
         items = [_item(written) for written in re.findall(_ITEM, text)]
     except (SyntaxError, ValueError):  # an escape that is none
         return None
-    return items if all(items) and len(set(items)) in (len(items), len(set(items) & BITS)) else None
+    is_list = all(items) and all(map(is_utf8, items)) and len(set(items)) in (len(items), len(set(items) & BITS))
+    return items if is_list else None
+
+
+def items_or_name(text: str | None) -> list[str] | None:
+    """Return the items of a list as text, and any other text as the only one; None where it says nothing."""
+    items = parse_list(text)
+    return [text] if items is None and is_written(text) else items
 
 
 def _item(written: str) -> str:
+    if written[0] == '"':
+        with suppress(ValueError):  # what JSON escapes, Python reads otherwise: a slash, a pair of surrogates
+            return str(json.loads(written, strict=False))
     if written[0] in "'\"":
         with warnings.catch_warnings(action="ignore"):  # of a backslash before a letter without a meaning
             return str(ast.literal_eval(written))
@@ -166,21 +193,45 @@ def _check_no_probabilities(dataset: Dataset, column: str, wanted: ProblemType |
         raise UserError(f"{what}: column {column!r} {told_of(first, f' in {rows_with(dataset, column, first)}')}")
 
 
-def _are_lists_as_text(dataset: Dataset, column: str, wanted: ProblemType | None) -> bool:
-    """Raises: UserError where lists are `wanted` and only some labels are."""
+class _ListsAsText(NamedTuple):
+    shown: str
+    """One of them."""
+    has_several: bool
+    """Whether one of them holds several."""
+    name: str | None
+    """A label beside them that is a name by itself; None where all are lists."""
+
+
+def _find_lists_as_text(dataset: Dataset, column: str, wanted: ProblemType | None) -> _ListsAsText | None:
+    """Return what shows that the labels of a column are lists as text, and names beside lists of such; None where they
+    are not. Where one label a row is `wanted`, lists of several are texts like others.
+
+    Raises: UserError where lists are `wanted` and some labels are neither.
+    """
     if column not in dataset.column_names or has_lists(dataset, column):
-        return False
+        return None
     written = [text for text in distinct_values(dataset, column) if is_written(text)]
-    if wanted is None and parse_list(next(iter(written), None)) is None:  # not each of very many numbers
-        return False
-    lists = [parse_list(text) for text in written]
-    odd = next((text for text, items in zip(written, lists, strict=True) if items is None), None)
-    if wanted == ProblemType.MULTI_LABEL and odd is not None and any(lists):
+    if not any(text.lstrip()[0] in "[{" for text in written):  # not each of very many numbers
+        return None
+    lists = {text: parse_list(text) for text in written}
+    shown = next((text for text, items in lists.items() if items), None)
+    if shown is None:
+        return None
+    names = [text for text, items in lists.items() if items is None]
+    hold_names = any(items and ("'" in text or '"' in text) for text, items in lists.items())
+    odd = next((text for text in names if not hold_names or _looks_like_a_list(text)), None)
+    has_several = any(len(items or ()) > 1 for items in lists.values())
+    if wanted == ProblemType.MULTI_LABEL and odd is not None:
         where = rows_with(dataset, column, odd)
-        raise UserError(f"column {column!r} holds {short_repr(odd)} in {where}, and lists as text in other rows")
-    if wanted == ProblemType.SINGLE_LABEL and any(len(items or ()) != 1 for items in lists):
-        return False
-    return odd is None and any(lists)
+        told = f"column {column!r} holds {short_repr(odd)} in {where}, and lists as text in other rows"
+        raise UserError(f"{told}; write it as a list of different names too, such as {short_repr(shown)}")
+    if odd is not None or (wanted == ProblemType.SINGLE_LABEL and has_several):
+        return None
+    return _ListsAsText(shown, has_several, next(iter(names), None))
+
+
+def _looks_like_a_list(text: str) -> bool:
+    return LIST_BEGUN.match(text) is not None or text.strip()[0] + text.strip()[-1] in ("[]", "{}")
 
 
 def _width_of_vectors(dataset: Dataset, column: str) -> int | None:

@@ -13,7 +13,7 @@ from ftloop.data.contradictions import are_many
 from ftloop.data.joined_labels import find_joined
 from ftloop.data.labels import Labels
 from ftloop.data.scan import distinct_values, rows_with, set_name, single_values
-from ftloop.data.values import DOUBTFUL_NULLS, is_null
+from ftloop.data.values import DOUBTFUL_NULLS, LIST_BEGUN, is_null
 from ftloop.system.text import join_some, short_repr
 
 Remark = tuple[str, str]
@@ -141,15 +141,14 @@ def _alike(names: Sequence[str]) -> list[str]:
 
 def _lists_as_text(labels: Labels) -> list[str]:
     """Name classes that look like lists or JSON's objects, or like pieces of a list that was split."""
-    begun, ended = re.compile(r"\[\s*['\"\d]|\{\s*['\"]"), re.compile(r"['\"]\s*\]$")
-    lists = [name for name in labels.names if begun.match(name) or ended.search(name)]
+    ended = re.compile(r"['\"]\s*\]$")
+    lists = [name for name in labels.names if LIST_BEGUN.match(name) or ended.search(name)]
     if not lists:
         return []
-    way = (
-        "without --label_delimiter they are lists"
-        if labels.multi_label
-        else "they are texts, as not every label is one"
-    )
+    way = "without --label_delimiter they are lists"
+    if not labels.multi_label:
+        way = "they are texts, as not every label is a name or a list of different names"
+        way += f'; write ["a", "b"] for several, or --problem_type {ProblemType.SINGLE_LABEL} says they are classes'
     return [f"classes that look like lists or JSON: {_listed(lists)}; {way}"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import Any, TypeGuard
 
@@ -22,6 +22,9 @@ NULLS = frozenset(
 """What databases, spreadsheets and pandas write where there is no value, in whatever case; no name of a class."""
 DOUBTFUL_NULLS = frozenset(("none", "n/a", "na"))
 """What may say so, or be a class: an emotion, a country."""
+
+LIST_BEGUN = re.compile(r"\s*(\[\s*['\"\d]|\{\s*['\"])")
+"""How a list or a mapping begins that is written as text, and hardly ever a name."""
 
 TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -112,6 +115,11 @@ def as_names(value: Any, where: str, delimiter: str | None) -> list[str] | None:
     is_list = isinstance(value, list) or str(value).lstrip().startswith("[")
     if numbers is not None and have_fraction(numbers) and (is_list or are_shares(numbers)):
         raise UserError(f"{where} {told_of(value)}")
+    if isinstance(value, str) and is_cut(value, names):
+        way = "take such brackets out of the file"
+        if LIST_BEGUN.match(value):
+            way = "leave it out, and such lists are read, and names beside them as lists of one"
+        raise UserError(f"{where} holds {short_repr(value)}, which --label_delimiter cuts into pieces; {way}")
     is_vector = all(name in BITS for name in names)
     for number, name in enumerate(names):
         if not name:
@@ -125,6 +133,14 @@ def split_names(text: str, delimiter: str) -> list[str]:
     """Return the names in a text. One more delimiter may stand at its end, where each name is written with one."""
     names = [name.strip() for name in text.split(delimiter)] if text.strip() else []
     return names[:-1] if len(names) > 1 and not names[-1] else names
+
+
+def is_cut(text: str, pieces: Sequence[str | None]) -> bool:
+    """Whether a list in brackets was split between them, so that its pieces are no names."""
+    first, whole = pieces[0] if pieces else None, text.strip()
+    if first is None or len(pieces) < 2 or whole[0] + whole[-1] not in ("[]", "{}"):
+        return False
+    return any(first.count(begin) != first.count(end) for begin, end in ("[]", "{}"))
 
 
 def _true_names(value: dict[Any, Any], where: str) -> list[str | None]:

@@ -11,7 +11,7 @@ from transformers import EvalPrediction
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.decode import predicted_labels
 from ftloop.data.glue import TASKS
-from ftloop.data.label_forms import parse_list
+from ftloop.data.label_forms import items_or_name, parse_list
 from ftloop.data.labels import Labels
 from ftloop.data.rows import Row, value_at
 from ftloop.data.sources import Source
@@ -66,7 +66,9 @@ class Scorer:
         else:
             raw = value_at(row.values, self.columns[0])
             if self.labels.multi_label:
-                raw = as_names((parse_list(raw) or raw) if isinstance(raw, str) else raw, where, self.delimiter)
+                if isinstance(raw, str) and (self.delimiter is None or parse_list(raw)):
+                    raw = items_or_name(raw)
+                raw = as_names(raw, where, self.delimiter)
             else:
                 raw = as_text(raw, where)
         if raw is None:

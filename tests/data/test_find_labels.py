@@ -98,8 +98,8 @@ def test_truths_of_several_spellings_in_one_file_are_two_classes(files: Files) -
     [
         (["good", "bad", "GOOD", " bad"], "classes that differ only by case or spaces: ' bad' and 'bad', 'GOOD' and"),
         (
-            ["['a']", "['a', 'b']", "c"],
-            "classes that look like lists or JSON: \"['a', 'b']\", \"['a']\"; they are texts",
+            ["['a']", "['a', 'b'", "c"],
+            "classes that look like lists or JSON: \"['a', 'b'\", \"['a']\"; they are texts, as",
         ),
         (range(100, 107), "7 of the 7 classes in 'label' have a single row: an id, or a quantity?"),
         (["a", "b", "c", "d", "e", "f", "f"], "5 of the 6 classes in 'label' have a single row"),

@@ -14,8 +14,10 @@ from harness.files import Files, labelled
 from ftloop.config.command_line import parse_args
 from ftloop.config.problem_type import ProblemType
 from ftloop.config.train_config import TrainConfig
+from ftloop.data.joined_labels import find_joined
 from ftloop.data.label_forms import parse_list
 from ftloop.data.load import TextData, load_text_data
+from ftloop.system.text import short_repr
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -81,6 +83,14 @@ def test_lists_of_zero_and_one_that_are_no_vectors_are_names(files: Files) -> No
         ("['a', ['b']]", None),
         ("['a', 'a']", None),
         ("['']", None),
+        ('["a\\/b", "\\ud83d\\ude00"]', ["a/b", "\U0001f600"]),
+        ('["\\ud83d"]', None),
+        ('{"choices": ["a", "b"]}', ["a", "b"]),
+        ("{'choices': ['a' , 'b' ] }", ["a", "b"]),
+        ('{"choices":[]}', []),
+        ('{"choices": [1]}', None),
+        ('{"choices": ["a"], "more": ["b"]}', None),
+        ('{"choices": "a"}', None),
         ("['a', ...]", None),
         ("a", None),
         ("", None),
@@ -105,10 +115,92 @@ def test_lists_that_pandas_wrote_as_text_are_lists(files: Files) -> None:
     assert hot(vectors, vectors.validation["validation"]) == [[1, 1], [0, 1]]
     lists = files.load(labelled(["a"], ["a", "b"]), labelled("['b']"))
     assert hot(lists, lists.validation["validation"]) == [[0, 1]]
-    assert "holds 'late' in row 2, and lists as text" in files.fault(labelled("['late']", "late"), problem_type=SEVERAL)
-    with_a_delimiter = files.load(rows, label_delimiter=",")
-    assert "Warning classes that look like lists or JSON: \"'dear']\"" in said(with_a_delimiter)
-    assert "without --label_delimiter" in said(with_a_delimiter)
+    told = files.fault(labelled("[1, 2]", "late"), problem_type=SEVERAL)
+    assert told.startswith(
+        "column 'label' holds 'late' in row 2, and lists as text in other rows; write it as a list of"
+    )
+
+
+MIXED = [["late"], ["late", "dear"], ["dear"], ["late"]]
+ONE_IS_A_CLASS = f"; --problem_type {ONE_LABEL} makes a class of each text"
+
+
+@pytest.mark.parametrize("listed", ['{"choices":["late","dear"]}', '["late", "dear"]', "['late', 'dear']"])
+def test_names_beside_lists_of_names_are_lists_of_one(listed: str, files: Files) -> None:
+    rows = labelled("late", listed, "dear", "late")
+    loaded = files.load(rows, labelled("dear", "late"), labelled(listed, "late"))
+    assert (loaded.labels.names, loaded.labels.multi_label, loaded.train["label"]) == (("dear", "late"), True, MIXED)
+    assert loaded.validation["validation"]["label"] == [["dear"], ["late"]]
+    assert loaded.test["test"]["label"] == [["late", "dear"], ["late"]]
+    read = f"Labels texts such as {listed!r} are read as lists, and names beside them such as 'late' as lists of one"
+    assert said(loaded) == read + ONE_IS_A_CLASS
+    asked = files.load(rows, problem_type=SEVERAL)
+    assert (said(asked), asked.train["label"]) == (read, MIXED)
+    decided = files.load(rows, problem_type=ONE_LABEL)
+    assert (said(decided), decided.labels.names) == ("", tuple(sorted(["late", "dear", listed])))
+    secret = files.load(rows, None, labelled("?", "?"))
+    assert secret.test["test"].column_names == ["sentence"]
+
+
+def test_names_beside_lists_of_no_more_than_one_are_those_names(files: Files) -> None:
+    rows = labelled('["late"]', "dear", "[]", '{"choices": ["dear"]}')
+    told = said(files.load(rows))
+    assert "as lists of one\n" in told
+    assert "no training row has more than one" in told
+    assert "no value in row 3; --drop_unlabelled leaves such rows out" in files.fault(rows, problem_type=ONE_LABEL)
+    loaded = files.load(rows, problem_type=ONE_LABEL, drop_unlabelled=True)
+    assert (loaded.train["label"], loaded.labels.multi_label) == (["late", "dear", "dear"], False)
+
+
+@pytest.mark.parametrize(
+    ("odd", "listed"),
+    [
+        ("['late', ['dear']]", "['late', 'dear']"),
+        ('{"choices": {"late": 1}}', '["late", "dear"]'),
+        ('["late", "late"]', '["late", "dear"]'),
+        ('["late", "de', '["late", "dear"]'),
+        ("[dear]", '["late", "dear"]'),
+        ("late", "[0, 10]"),
+    ],
+)
+def test_what_is_neither_a_name_nor_a_list_of_names_is_no_label(odd: str, listed: str, files: Files) -> None:
+    rows = labelled("shut", listed, "dear", odd)
+    loaded = files.load(rows)
+    assert not loaded.labels.multi_label
+    assert "classes that look like lists or JSON" in said(loaded)
+    assert 'not every label is a name or a list of different names; write ["a", "b"] for several' in said(loaded)
+    first = "shut" if odd == "late" else odd
+    told = files.fault(rows, problem_type=SEVERAL)
+    assert told.startswith(f"column 'label' holds {short_repr(first)} in row {1 if odd == 'late' else 4}, and lists as")
+    assert told.endswith(f"write it as a list of different names too, such as {short_repr(listed)}")
+    mended = [row | {"label": "dear" if row["label"] == odd else row["label"]} for row in rows]
+    assert odd == "late" or files.load(mended).labels.multi_label
+
+
+@pytest.mark.parametrize(
+    ("label", "delimiter", "cut"),
+    [
+        ('["late","dear"]', ",", "leave it out, and such lists are read, and names beside them as lists of one"),
+        ('{"choices":["late","dear"]}', ",", "leave it out, and such lists are read"),
+        ('{"choices":["late","dear"]}', ":", "leave it out, and such lists are read"),
+        ("['late' 'dear']", " ", "leave it out, and such lists are read"),
+        ("[late, dear]", ",", "take such brackets out of the file"),
+        ("[late],[dear]", ",", None),
+        ("[0,1);[2,3)", ";", None),
+        (":[,:]", ",", None),
+    ],
+)
+def test_names_cut_out_of_a_list_stop_the_run(label: str, delimiter: str, cut: str | None, files: Files) -> None:
+    rows = labelled("late", "dear", label)
+    for settings in ({}, {"problem_type": SEVERAL}):
+        if cut is None:
+            assert files.load(rows, label_delimiter=delimiter, **settings).labels.count == 4
+            continue
+        told = files.fault(rows, label_delimiter=delimiter, **settings)
+        assert f"line 3: column label holds {label!r}, which --label_delimiter cuts into pieces; {cut}" in told
+        if cut.startswith("leave it out"):
+            assert files.load(rows, **settings).labels.names == ("dear", "late")
+    assert cut is None or find_joined(row["label"] for row in [*rows, *rows]) is None
 
 
 COLUMNS = ["late", "dear", "shut"]
@@ -199,11 +291,6 @@ def test_a_decimal_comma_is_asked_about_and_read(files: Files) -> None:
     several = files.load(labelled("1,2", "2", "1,3"), label_delimiter=",")
     assert several.labels.names == ("1", "2", "3")
     assert "or one between thousands?" in files.fault(labelled("1,000", "20"), problem_type="regression")
-
-
-def test_json_beside_plain_labels_is_told(files: Files) -> None:
-    loaded = files.load(labelled("good", "bad", '{"choices": ["good", "bad"]}'))
-    assert 'classes that look like lists or JSON: \'{"choices"' in said(loaded)
 
 
 def test_a_list_as_text_of_a_csv_file_may_lack_too(tmp_path: Path) -> None:
