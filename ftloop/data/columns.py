@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from ftloop.config.train_config import TrainConfig
 from ftloop.data.glue import TASKS
@@ -102,7 +104,9 @@ def find_columns(config: TrainConfig, columns: Sequence[str], source: str) -> tu
         problems += error.problems
     named = config.label_column_name
     labels = tuple([named] if isinstance(named, str) else named or _usual_labels(columns, text_columns))
-    if named is None and len(labels) != 1:
+    if named is None and not labels and (len(columns) == 1 or {*columns} == {*text_columns}):
+        problems.append(_texts_alone(config, columns, source))
+    elif named is None and len(labels) != 1:
         which = _which(labels or [name for name in columns if "." in name and is_usual_label(name.rpartition(".")[2])])
         more = "" if labels else ", or a 0/1 column for each of several labels"
         problems.append(f"which column holds the label? {which}{listing}; name it with --label_column_name{more}")
@@ -114,6 +118,19 @@ def find_columns(config: TrainConfig, columns: Sequence[str], source: str) -> tu
     if both is not None:
         raise UserError(f"label_column_name: {both!r} is also a text column")
     return text_columns, labels
+
+
+def _texts_alone(config: TrainConfig, columns: Sequence[str], source: str) -> str:
+    """Say that there are texts alone, and how labels come to them."""
+    told = f"which column holds the label? {source} has texts alone ({', '.join(columns)}); give the labels in a column"
+    told = f"{told} of their own of the same file"
+    if not config.train_file or not (config.column_names or Path(source).suffix in (".txt", ".tsv")):
+        return told
+    made = Path(source).with_name(f"{Path(source).name.partition('.')[0]}_labelled.tsv")
+    command = f"paste {shlex.quote(source)} labels.txt > {shlex.quote(str(made))}"
+    names = " ".join(map(shlex.quote, [*columns, "label"]))
+    way = f"it is read with --column_names {names}" if config.column_names else "line 1 of that file is label, a header"
+    return f"{told}, or put a file of them, line n for line n, beside it: {command} ({way})"
 
 
 def _which(names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from ftloop.config.problem_type import ProblemType
 from ftloop.config.train_config import TrainConfig
 from ftloop.data.columns import find_columns
 from ftloop.data.contradictions import count_contradictions
-from ftloop.data.conversions import told_of_labels_in_front
+from ftloop.data.conversions import told_of_labels_in_front, told_of_parallel
 from ftloop.data.demo import SPLIT_SIZES, demo_rows
 from ftloop.data.dialect import mistaken_names
 from ftloop.data.files import column_names, file_class_names, holds_lists, name_class, read_table
@@ -194,7 +194,8 @@ def _load_from_files(config: TrainConfig) -> _Sets:
     try:
         columns, labels = find_columns(config, column_names([first]), first.name)
     except UserError:
-        hint = (told_of_labels_in_front(first.path) if first.path else None) or mistaken_names(first)
+        hint = told_of_parallel(config.train_file, "train_file")
+        hint = hint or (told_of_labels_in_front(first.path) if first.path else None) or mistaken_names(first)
         if hint is None:
             raise
         raise UserError(hint) from None

@@ -169,7 +169,7 @@ def _files_in(folder: Path, flag: str) -> list[str]:
         raise UnknownForm(f"{flag}: {told}{_what_is_in(folder)}")
     if len({_set_of(file) for file in files} - {None}) > 1 or len({split_endings(file) for file in files}) > 1:
         way = f"name some, or a pattern such as '{folder}/train*'"
-        raise UserError(f"{flag}: the folder {folder} holds files of several sets or formats ({names}); {way}")
+        raise UnknownForm(f"{flag}: the folder {folder} holds files of several sets or formats ({names}); {way}")
     return list(map(str, files))
 
 

@@ -164,3 +164,154 @@ def test_class_folders_with_one_file_of_lines_each_are_warned_of(
     put(odd / "yes" / "a", TEXTS["pos"])
     load(odd, encoding="latin-1")
     assert "if each line is a text, write them as a csv with columns text and label\n" in capsys.readouterr().out
+
+
+SAID = ['"so dim a lamp', "@user it is, well; lit", "The lamp is lit", "A cat, a mat and so on", "", 'Tom "x" sat']
+"""Texts of which some hold quotes and marks; none begins with its label."""
+
+
+@pytest.mark.parametrize(
+    ("names", "made"),
+    [
+        (("train_text.txt", "train_labels.txt"), "train_labelled.tsv"),
+        (("texts.txt", "labels.txt"), "labelled.tsv"),
+        (("it's x.train", "it's y.train"), "train_labelled.tsv"),
+        (("train.texts", "train.labels"), "train_labelled.tsv"),
+    ],
+)
+@pytest.mark.parametrize("labels", [["0", "1", "2"], ["very good", "bad", "bad"], ["1.5", "0.2", "1"]])
+@pytest.mark.parametrize(("start", "end"), [(b"", "\n"), (b"\xef\xbb\xbf", "\r\n")])
+def test_texts_and_labels_in_parallel_are_recognised_and_read_after_the_command(
+    names: tuple[str, str], made: str, labels: list[str], start: bytes, end: str, tmp_path: Path
+) -> None:
+    texts = [f"{text} {number}" for number in range(4) for text in SAID]
+    labels = labels * 8
+    folder = tmp_path / "some data"
+    paths = [put(folder / name, lines, start, end, "utf-8") for name, lines in zip(names, (texts, labels), strict=True)]
+    put(folder / "README.md", ["x"] * 24)
+    pattern = Path(f"{folder}/*{names[0][-5:]}") if names[0][-5:] == names[1][-5:] else folder
+    told = fault(*paths)
+    assert f"{names[0]} and {names[1]} in {folder} have the same number of lines and seem to be texts" in told
+    for given in (paths[::-1], paths[:1], paths[1:], [folder], [pattern]):
+        assert fault(*given) == told
+    file = made_by(told, tmp_path)
+    assert file.name == made
+    rows = load(file).train.to_list()
+    assert [(row["text"], row["label"]) for row in rows] == list(zip(texts, labels, strict=True))
+
+
+def test_pairs_of_parallel_files_go_by_their_names_and_may_hold_two_texts(tmp_path: Path) -> None:
+    for name in ("train", "val", "test"):
+        put(tmp_path / f"{name}_text.txt", [f"{text} of {name}" for text in [*SAID, "a\tlamp"] * 2])
+        put(tmp_path / f"{name}_labels.txt", list(name[:2] * 7))
+    put(tmp_path / "mapping.txt", ["0\tbad", "1\tgood"])
+    told = fault(tmp_path)
+    before, _, command = told.partition(", which are read: ")
+    assert before.endswith("makes test_labelled.tsv, train_labelled.tsv, val_labelled.tsv of it")
+    subprocess.run(["bash", "-ec", command], check=True)
+    for name in ("train", "val", "test"):
+        rows = load(tmp_path / f"{name}_labelled.tsv").train.to_list()
+        assert rows == [
+            {"text": f"{text} of {name}", "label": label}
+            for text, label in zip([*SAID, "a lamp"] * 2, name[:2] * 7, strict=True)
+        ]
+    told = fault(tmp_path / "val_text.txt")
+    assert told.startswith(f"train_file: val_text.txt and val_labels.txt in {tmp_path} have")
+    pairs = tmp_path / "pairs"
+    for name in ("s1", "s2"):
+        put(pairs / f"{name}.dev", [f"{text} {name}" for text in SAID])
+    put(pairs / "labels.dev", ["label", *["yes", "no"] * 3])
+    assert "in parallel" not in fault(pairs / "labels.dev"), "a line more"
+    put(pairs / "labels.dev", ["yes", "no"] * 3)
+    (row, *_) = load(made_by(fault(pairs / "s1.dev"), pairs)).train.to_list()
+    assert row == {"sentence1": f"{SAID[0]} s1", "sentence2": f"{SAID[0]} s2", "label": "yes"}
+
+
+def test_a_header_in_parallel_files_is_kept_as_one(tmp_path: Path) -> None:
+    put(tmp_path / "texts.txt", ["text", *SAID])
+    put(tmp_path / "labels.txt", ["label", *"ab" * 3])
+    loaded = load(made_by(fault(tmp_path), tmp_path))
+    assert [row["text"] for row in loaded.train.to_list()] == SAID
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels"),
+    [
+        (SAID, list("ab" * 4)),
+        (SAID, list("ab " * 2)),
+        (SAID, list("123456")),
+        (list("abcd" * 2), list("ab" * 4)),
+        (SAID, [f"the lamp is {each}" for each in "ab" * 3]),
+    ],
+)
+def test_files_that_are_not_in_parallel_are_not_taken_for_it(
+    texts: list[str], labels: list[str], tmp_path: Path
+) -> None:
+    put(tmp_path / "x_texts.txt", [*texts, ""])
+    put(tmp_path / "x_labels.txt", [*labels, ""])
+    for given in ([tmp_path], [tmp_path / "x_texts.txt"], [tmp_path / "x_labels.txt"]):
+        assert "in parallel" not in fault(*given)
+    put(tmp_path / "y" / "train_texts.txt", SAID)
+    put(tmp_path / "y" / "test_labels.txt", list("ab" * 3))
+    assert "in parallel" not in fault(tmp_path / "y"), "of two sets"
+
+
+@pytest.mark.parametrize("lines", [["1", "0", "1", "1"], ["17", "18", "3", "4"], ["good", "bad", "bad", "good"]])
+def test_a_file_of_labels_is_no_file_of_a_class(lines: list[str], tmp_path: Path) -> None:
+    put(tmp_path / "train_text.txt", SAID)
+    put(tmp_path / "train_labels.txt", lines)
+    assert "file for each class" not in fault(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        ["The", "A", "It"],
+        ["I", "You"],
+        ["@user", "@you"],
+        ['"so', '"well'],
+        ["'so", "'well"],
+        ["#one", "#two"],
+        ["the", "a", "it"],
+        ["can't", "won't"],
+        ["Note:", "Hint:"],
+        [f"w{number}" for number in range(61)],
+    ],
+)
+def test_the_beginnings_of_sentences_are_no_labels(first: list[str], tmp_path: Path) -> None:
+    lines = [f"{word} was here, and the cat saw a lamp; it {number}" for number in range(20) for word in first]
+    assert "seems to be its label" not in fault(put(tmp_path / "lines.txt", lines))
+
+
+@pytest.mark.parametrize("labels", [["pos", "neg"], ["+1", "-1"], ["BookFlight", "PlayMusic"], ["sci.med", "NUM:date"]])
+def test_words_that_look_like_labels_are_taken_for_them(labels: list[str], tmp_path: Path) -> None:
+    lines = [f"{label} the lamp, 1 of {number}" for number in range(10) for label in labels]
+    assert "seems to be its label" in fault(put(tmp_path / "lines.txt", lines))
+    assert "seems to be its label" not in fault(put(tmp_path / "few.txt", lines[: 2 * len(labels)]))
+
+
+def test_texts_alone_are_told_how_labels_come_to_them(tmp_path: Path) -> None:
+    path = put(tmp_path / "my data" / "texts.txt", [text or "x" for text in SAID])
+    told = fault(path, delimiter="\\t", column_names=("words",), text_column_names=("words",))
+    assert told.startswith(f"which column holds the label? {path} has texts alone (words); give the labels in a column")
+    put(tmp_path / "labels.txt", list("ab" * 3))
+    names = shell_of(told, tmp_path, "it is read with --column_names ").split()
+    loaded = load(path.with_name("texts_labelled.tsv"), column_names=tuple(names), text_column_names=("words",))
+    assert [row["label"] for row in loaded.train.to_list()] == list("ab" * 3)
+
+    path = put(tmp_path / "pairs.tsv", ["sentence1\tsentence2", *["a lamp\ta cat", "a mat\tno"] * 3])
+    told = fault(path)
+    assert "has texts alone (sentence1, sentence2)" in told
+    put(tmp_path / "labels.txt", ["label", *"ab" * 3])
+    shell_of(told, tmp_path, "line 1 of that file is label, a header")
+    assert load(tmp_path / "pairs_labelled.tsv").labels.names == ("a", "b")
+
+    (tmp_path / "rows.jsonl").write_text('{"text": "a lamp"}\n')
+    assert fault(tmp_path / "rows.jsonl").endswith("(text); give the labels in a column of their own of the same file")
+
+
+def shell_of(told: str, folder: Path, way: str) -> str:
+    """Run the command in a message in a folder, and return what stands behind `way`."""
+    command, _, behind = told.rpartition("beside it: ")[2].partition(f" ({way}")
+    subprocess.run(["bash", "-ec", command], check=True, cwd=folder)
+    return behind.removesuffix(")")
