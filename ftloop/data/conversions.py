@@ -43,13 +43,15 @@ def told_of_files(given: str | Sequence[str], flag: str) -> str | None:
             return told
         paths = [expand_path(path, flag) for path in ([given] if isinstance(given, str) else given)]
         is_alone = len(paths) == 1
+        if is_alone and (told := told_of_labels_in_front(paths[0])) is not None:
+            return told
         of_classes = _files_of_classes(_beside(paths[0]) if is_alone else paths)
         are_all = not is_alone or paths[0].is_dir() or has_magic(paths[0].name)
         if of_classes and (are_all or paths[0] in of_classes.values()):
             return _told_of_classes(of_classes)
-        return told_of_labels_in_front(paths[0]) if is_alone else None
     except (OSError, UserError):  # of the folder, or of a path that is none
-        return None
+        pass
+    return None
 
 
 def told_of_parallel(given: str | Sequence[str], flag: str) -> str | None:

@@ -228,10 +228,18 @@ def test_pairs_of_parallel_files_go_by_their_names_and_may_hold_two_texts(tmp_pa
 
 
 def test_a_header_in_parallel_files_is_kept_as_one(tmp_path: Path) -> None:
-    put(tmp_path / "texts.txt", ["text", *SAID])
+    put(tmp_path / "texts.txt", ["tweet", *SAID])
     put(tmp_path / "labels.txt", ["label", *"ab" * 3])
     loaded = load(made_by(fault(tmp_path), tmp_path))
-    assert [row["text"] for row in loaded.train.to_list()] == SAID
+    assert [row["tweet"] for row in loaded.train.to_list()] == SAID
+
+
+def test_of_files_with_as_many_lines_those_with_like_names_are_in_parallel(tmp_path: Path) -> None:
+    for name in ("laptops", "phones"):
+        put(tmp_path / f"{name}.texts", [f"{text} {name}" for text in SAID])
+        put(tmp_path / f"{name}.scores", [f"{number}.5" for number in range(6)])
+    rows = load(made_by(fault(tmp_path / "phones.scores"), tmp_path), label_column_name="label").train.to_list()
+    assert rows == [{"text": f"{text} phones", "label": f"{number}.5"} for number, text in enumerate(SAID)]
 
 
 @pytest.mark.parametrize(
@@ -288,6 +296,8 @@ def test_words_that_look_like_labels_are_taken_for_them(labels: list[str], tmp_p
     lines = [f"{label} the lamp, 1 of {number}" for number in range(10) for label in labels]
     assert "seems to be its label" in fault(put(tmp_path / "lines.txt", lines))
     assert "seems to be its label" not in fault(put(tmp_path / "few.txt", lines[: 2 * len(labels)]))
+    is_plain = all(map(str.isalpha, labels))
+    assert ("seems to be its label" in fault(put(tmp_path / "more.txt", lines[: 6 * len(labels)]))) is not is_plain
 
 
 def test_texts_alone_are_told_how_labels_come_to_them(tmp_path: Path) -> None:
