@@ -17,7 +17,7 @@ from ftloop.config.problem_type import ProblemType
 from ftloop.data.cache import cached, dataset_key
 from ftloop.data.probabilities import are_shares, have_fraction, numbers_of_classes, told_of, way_of_columns
 from ftloop.data.remarks import Remark
-from ftloop.data.scan import distinct_values, has_lists, name_rows, rows_with, set_name
+from ftloop.data.scan import MAX_SHOWN, distinct_values, has_lists, name_rows, rows_with, set_name
 from ftloop.data.values import BITS, LIST_BEGUN, ONE, is_utf8, is_written
 from ftloop.errors import UserError
 from ftloop.system.text import short_repr
@@ -74,8 +74,15 @@ def in_one_form(
     if wanted in (ProblemType.SINGLE_LABEL, ProblemType.REGRESSION):
         left = {name: _without_lists(dataset, column, name) for name, dataset in left.items()}
     elif wanted is None and has_lists(left["train"], column) and _lengths(left["train"], column) <= {0, 1}:
-        one = f"--problem_type {ProblemType.SINGLE_LABEL} learns one class a row"
-        said.append(("Labels", f"lists of any number of labels, though no training row has more than one; {one}"))
+        told = "lists of any number of labels, though no training row has more than one"
+        told += f"; --problem_type {ProblemType.SINGLE_LABEL} learns one class a row"
+        empty = [
+            f"{count} of {name} ({rows})" for name, dataset in left.items() for count, rows in _empty(dataset, column)
+        ]
+        if empty:
+            told += f", and --drop_unlabelled beside it leaves out the rows whose list is empty: {', '.join(empty)}"
+            told += "; annotation tools write [] of a row that nobody has labelled yet"
+        said.append(("Labels", told))
     with_comma = _decimal_comma(left["train"], column, wanted)
     if with_comma is not None:
         said.append(("Labels", f"numbers such as {with_comma} are read with a decimal comma"))
@@ -248,6 +255,14 @@ def _width_of_vectors(dataset: Dataset, column: str) -> int | None:
 def _lengths(dataset: Dataset, column: str) -> set[int]:
     lengths = pc.unique(pc.list_value_length(dataset.with_format("arrow")[:][column])).to_pylist()
     return {length for length in lengths if length is not None}
+
+
+def _empty(dataset: Dataset, column: str) -> list[tuple[int, str]]:
+    """Return the number of empty lists, and which rows they are in, where only some are empty."""
+    if not has_lists(dataset, column):
+        return []
+    rows = pc.indices_nonzero(pc.equal(pc.list_value_length(dataset.with_format("arrow")[:][column]), 0))
+    return [(len(rows), name_rows(rows[:MAX_SHOWN].to_pylist(), len(rows)))] if 0 < len(rows) < len(dataset) else []
 
 
 def _names_of_vector(row: list[str] | None) -> list[str] | None:

@@ -269,7 +269,26 @@ def test_lists_of_one_are_one_label_where_that_is_asked_for(files: Files) -> Non
     assert "no value in row 2; --drop_unlabelled leaves such rows out" in files.fault(empty, problem_type=ONE_LABEL)
     assert files.load(empty, problem_type=ONE_LABEL, drop_unlabelled=True).train["label"] == ["a", "b"]
     assert f"no training row has more than one; --problem_type {ONE_LABEL}" in said(files.load(empty))
-    assert "no training row has more than one" not in said(files.load(labelled(["a"], ["a", "b"])))
+    assert "no training row has more than one" not in said(files.load(labelled(["a"], ["a", "b"], [])))
+
+
+def test_empty_lists_beside_lists_of_one_are_counted_and_the_way_out_leaves_them_out(files: Files) -> None:
+    """As doccano and Prodigy write rows that nobody has labelled yet."""
+    one = f"though no training row has more than one; --problem_type {ONE_LABEL} learns one class a row"
+    assert said(files.load(labelled(["a"], ["b"]))).endswith(one)
+    rows, other = labelled(["a"], [], ["b"], [], ["a"], ["b"]), labelled([], ["a"])
+    told = said(files.load(rows, other, labelled([], [])))
+    assert f"{one}, and --drop_unlabelled beside it leaves out the rows whose list is empty: " in told
+    assert ": 2 of train (rows 2, 4), 1 of validation (row 1); annotation tools write []" in told
+    way: dict[str, Any] = {"problem_type": ONE_LABEL, "drop_unlabelled": True}
+    loaded = files.load(rows, other, labelled([], []), **way)
+    assert (loaded.train["label"], loaded.validation["validation"]["label"]) == (["a", "b", "a", "b"], ["a"])
+    assert loaded.test["test"].column_names == ["sentence"]
+    assert len(loaded.test["test"]) == 2
+    as_text = files.load(labelled("['a']", "[]", "['b']"), **way)
+    assert as_text.train["label"] == ["a", "b"]
+    many = said(files.load(labelled(["a"], ["b"], *[[]] * 7)))
+    assert "7 of train (rows 3, 4, 5, 6, 7, ... (7 in all));" in many
 
 
 def test_a_mapping_of_names_to_0_or_1_is_the_list_of_those_with_1(files: Files) -> None:

@@ -1138,6 +1138,11 @@ def test_a_labelled_file_is_scored_as_a_run_scores_it(kind: str, predict: Any, t
         share = np.mean([set(row["gold"]) == set(said.labels) for row, said in zip(rows, predictions, strict=True)])
         assert f"accuracy={share:.4f}, f1=" in line
         assert "f1_macro=" in line
+        texts = [row["gold"][0] if len(row["gold"]) == 1 else json.dumps(row["gold"]) for row in rows]
+        assert {text[0] for text in texts} > {"["}, "names stand beside lists, as Label Studio writes them"
+        as_text = [row | {"gold": text} for row, text in zip(rows, texts, strict=True)]
+        words = "--input", pairs_file(tmp_path / "as_text.jsonl", as_text), "--label_column_name", "gold"
+        assert line in predict(*words, "--output", tmp_path / "as_text_out.jsonl", model=model)[0]
     else:
         error = np.mean([(row["gold"] - said.score) ** 2 for row, said in zip(rows, predictions, strict=True)])
         assert f"mse={error:.4f}, pearson=" in line
