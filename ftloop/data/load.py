@@ -37,6 +37,7 @@ from ftloop.data.incomplete_rows import (
 from ftloop.data.label_forms import in_one_column, in_one_form
 from ftloop.data.labels import Labels
 from ftloop.data.other_names import Trained, find_own_columns, with_trained_names
+from ftloop.data.refused_rows import refused_warnings
 from ftloop.data.remarks import Remark, contradictions_remark, label_remarks, one_class_remarks
 from ftloop.data.scan import distinct_values, list_and_class_names
 from ftloop.data.set_column import sets_warning, split_by_column
@@ -203,6 +204,8 @@ def _load_from_files(config: TrainConfig) -> _Sets:
         files = split_by_column(files["train"], config.split_column_name, files)
         first = files["train"][0]
     elif (warning := sets_warning(files["train"], {*columns, *labels})) is not None:
+        say("Warning", warning)
+    for warning in refused_warnings(files, {*columns, *labels}):
         say("Warning", warning)
     tables: dict[str, Dataset] = {}
     trained = Trained(first.name, columns, labels, column_names([first]), (), config.label_delimiter)
