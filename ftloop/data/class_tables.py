@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ftloop.data.columns import is_usual_label
 from ftloop.data.compression import split_endings
-from ftloop.data.conversions import set_of
-from ftloop.data.csv_rows import escapes_quotes, quoting_of
+from ftloop.data.conversions import SETS
+from ftloop.data.csv_rows import dialect_of, escapes_quotes
 from ftloop.data.dialect import settle
 from ftloop.data.encoding import find_codec
 from ftloop.data.files import column_names
@@ -71,7 +71,9 @@ def _class_names(paths: Sequence[Path]) -> tuple[str, list[str]] | None:
         if len(set(names)) < len(names):
             return None
     are_numbered = len({re.sub(r"\d+", "", name) for name in names}) < 2
-    return None if are_numbered or any(map(set_of, names)) else (kind, names)
+    sets = {word for words in SETS.values() for word in words.split()}
+    are_sets = any(sets & {*re.split("[^a-z]+", name.lower())} for name in names)
+    return None if are_numbered or are_sets else (kind, names)
 
 
 def _dialect(source: Source) -> tuple[tuple[str, str], ...]:
@@ -83,7 +85,7 @@ def _dialect(source: Source) -> tuple[tuple[str, str], ...]:
         both.append(f"sep={json.dumps(source.delimiter)}")
     if codec.lower() not in ("utf-8", "utf-8-sig", "utf8"):
         both.append(f"encoding={json.dumps(codec)}")
-    if quoting_of(source) == csv.QUOTE_NONE:
+    if dialect_of(source)[1] == csv.QUOTE_NONE:
         reads.append(f"quoting={csv.QUOTE_NONE}")
     if escapes_quotes(source):
         reads.append(r'escapechar="\\"')

@@ -26,10 +26,10 @@ ROW_NAMES = "(row names)"
 
 def read_table(source: Source, text: TextIOWrapper) -> tuple[tuple[str, ...], Iterator[Row]]:
     """Read the header, and return it with the rows to come. Raises: UserError when the header cannot be read."""
-    return _read_table(source, text, *_dialect(source), escapes_quotes(source))
+    return _read_table(source, text, *dialect_of(source), escapes_quotes(source))
 
 
-def _dialect(source: Source) -> tuple[str, Any]:
+def dialect_of(source: Source) -> tuple[str, Any]:
     """Return the delimiter and the quoting of a table."""
     delimiter = source.delimiter
     if delimiter != "\t" or source.path is None or not source.is_file or escapes_quotes(source):
@@ -155,7 +155,7 @@ def way_of_fields(source: Source, number: int, error: str) -> str:
 
 def _is_quoted(source: Source) -> bool:
     """Whether a tab may be part of a text."""
-    return _dialect(source)[1] == csv.QUOTE_MINIMAL and _holds(source, b'"')
+    return dialect_of(source)[1] == csv.QUOTE_MINIMAL and _holds(source, b'"')
 
 
 def numbered(header: Sequence[str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from datasets import Dataset, Features, List, Value
 
 from ftloop.config.problem_type import ProblemType
 from ftloop.config.train_config import TrainConfig
+from ftloop.data.class_tables import told_of_class_tables
 from ftloop.data.columns import find_columns
 from ftloop.data.contradictions import count_contradictions
 from ftloop.data.conversions import told_of_labels_in_front, told_of_parallel
@@ -194,12 +195,15 @@ def _load_from_files(config: TrainConfig) -> _Sets:
             files[split] = find_files(path, f"{split}_file", reading, like=first)
     try:
         columns, labels = find_columns(config, column_names([first]), first.name)
-    except UserError:
+    except UserError as error:
         hint = told_of_parallel(config.train_file, "train_file")
         hint = hint or (told_of_labels_in_front(first.path) if first.path else None) or mistaken_names(first)
-        if hint is None:
-            raise
-        raise UserError(hint) from None
+        if hint is not None:
+            raise UserError(hint) from None
+        told = told_of_class_tables(files["train"]) if config.label_column_name is None else None
+        if told is not None:
+            raise UserError(*error.problems[:-1], f"{error.problems[-1]}; {told}") from None
+        raise
     if config.split_column_name is not None:
         files = split_by_column(files["train"], config.split_column_name, files)
         first = files["train"][0]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+from ftloop.data.class_tables import told_of_class_folders
 from ftloop.data.compression import split_endings
 from ftloop.data.conversions import SETS, UnknownForm, told_of_files, told_of_folders
 from ftloop.data.dialect import settle, shows_columns
@@ -54,6 +55,8 @@ def find_files(
         return _find_files(given, flag, reading, format, console, like)
     except UnknownForm:
         told = told_of_files(given, flag)
+        if told is None and flag != "input":
+            told = told_of_class_folders(given, flag, reading)
         if told is None:
             raise
         raise UserError(f"{flag}: {told}") from None
