@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import datasets
@@ -26,7 +27,16 @@ from ftloop.data.sources import (
     file_source,
 )
 from ftloop.data.text_folders import folders_key
-from ftloop.data.values import as_names, as_text, is_missing, plain_number, way_to_text
+from ftloop.data.values import (
+    BesideLists,
+    as_label,
+    as_names,
+    as_text,
+    is_missing,
+    plain_number,
+    texts_within,
+    way_to_text,
+)
 from ftloop.errors import UserError
 from ftloop.system.console import say
 from ftloop.system.text import expand_path, join_some, pluralize
@@ -73,7 +83,8 @@ def holds_lists(files: Files, column: str) -> bool:
 
     def first_is_list() -> bool:
         values = (row.values.get(column) for row in read_rows(source, [column]))
-        return isinstance(next((value for value in values if not is_missing(value)), None), (list, dict))
+        first = next((value for value in values if not is_missing(value)), None)
+        return isinstance(first, list) or (isinstance(first, dict) and texts_within(first) is None)
 
     return cached(_key(source), f"lists: {column}", first_is_list)
 
@@ -86,7 +97,8 @@ def read_table(
     label_delimiter: str | None = None,
 ) -> Any:
     """Return the rows of files as a `datasets.Dataset` of strings: the text columns and, if there is one, the label, a
-    class by its name. Where labels are `lists`, or are split at `label_delimiter`, each is a list of strings.
+    class by its name. Where labels are `lists`, or are split at `label_delimiter`, each is a list of strings; beside
+    texts, lists are texts too.
 
     Raises: UserError when there is no row, or naming file, line and column of the first error.
     """
@@ -113,6 +125,9 @@ def read_table(
         )
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, (UserError, OSError)):  # OSError: of the cache, as on a full disk
+            if isinstance(error.__cause__, BesideLists):
+                with suppress(UserError):
+                    return read_table(files, text_columns, label_column)
             raise error.__cause__ from None
         raise
     for source in sources:
@@ -181,7 +196,12 @@ def _text_rows(
                         value = [value]  # several in a row of another set
                     if names is not None and name == label_column:
                         value = name_class(value, names)
-                    texts[name] = as_names(value, place, delimiter) if name == list_column else as_text(value, place)
+                    if name == list_column:
+                        texts[name] = as_names(value, place, delimiter)
+                    else:
+                        texts[name] = (as_label if name == label_column else as_text)(value, place)
+            except BesideLists as error:
+                raise BesideLists(str(source.error(row.number, str(error)))) from None
             except UserError as error:
                 way = "" if name == label_column else way_to_text(value, own)
                 raise source.error(row.number, f"{error}{way}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Collection, Sequence
@@ -30,6 +31,10 @@ TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 
 KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false"}
 """What values of JSON are called in messages."""
+
+
+class BesideLists(UserError):
+    """A text or number where the rows before hold lists."""
 
 
 def is_missing(value: Any) -> bool:
@@ -87,6 +92,20 @@ def as_text(value: Any, where: str) -> str | None:
     raise UserError(f"{where} holds {KINDS.get(type(value), type(value).__name__)}, not a text or a number")
 
 
+def texts_within(value: Any) -> list[str] | None:
+    """Return the list of texts that a mapping of one name holds, as Label Studio's `{"choices": ["a", "b"]}`, or that
+    the value is itself; None for anything else, and for an empty one."""
+    within = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
+    are_texts = isinstance(within, list) and bool(within) and all(isinstance(each, str) for each in within)
+    return within if are_texts and all(map(is_utf8, within)) else None
+
+
+def as_label(value: Any, where: str) -> str | None:
+    """Return a label as text, and a list of texts as JSON writes it: whether names beside it are lists of one is
+    decided over all rows. Raises: UserError."""
+    return as_text(value if texts_within(value) is None else json.dumps(value, ensure_ascii=False), where)
+
+
 def way_to_text(value: Any, column: str) -> str:
     """Return how a column of such values becomes texts, to be said behind what `as_text` has against them."""
     if isinstance(value, bytes):
@@ -103,12 +122,12 @@ def as_names(value: Any, where: str, delimiter: str | None) -> list[str] | None:
     if is_missing(value):
         return None
     if isinstance(value, dict):
-        names = _true_names(value, where)
+        names = [*(texts_within(value) or _true_names(value, where))]
     elif isinstance(value, list):
         names = [as_text(item, where) for item in value]
     elif delimiter is None:
         kind = KINDS.get(type(value), "a text" if isinstance(value, str) else "a number")
-        raise UserError(f"{where} holds {kind}, where others hold a list of names")
+        raise BesideLists(f"{where} holds {kind}, where others hold a list of names")
     else:
         names = [*split_names(as_text(value, where) or "", delimiter)]
     numbers = None if isinstance(value, dict) else numbers_of_classes(value)

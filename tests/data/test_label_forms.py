@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,20 @@ def test_names_beside_lists_of_names_are_lists_of_one(listed: str, files: Files)
     assert (said(decided), decided.labels.names) == ("", tuple(sorted(["late", "dear", listed])))
     secret = files.load(rows, None, labelled("?", "?"))
     assert secret.test["test"].column_names == ["sentence"]
+
+
+@pytest.mark.parametrize("listed", [{"choices": ["late", "dear"]}, ["late", "dear"]])
+@pytest.mark.parametrize("first", [True, False])
+def test_lists_of_json_beside_names_are_lists_too(listed: Any, first: bool, files: Files) -> None:
+    rows = labelled(*([listed, "late"] if first else ["late", listed]), "dear")
+    loaded = files.load(rows, labelled("dear", listed), labelled(listed, "dear"))
+    assert {tuple(row) for row in loaded.train["label"]} == {("late", "dear"), ("late",), ("dear",)}
+    assert loaded.validation["validation"]["label"] == [["dear"], ["late", "dear"]]
+    assert loaded.test["test"]["label"] == [["late", "dear"], ["dear"]]
+    told = f"Labels texts such as {short_repr(json.dumps(listed))} are read as lists, and names beside them such as"
+    assert said(loaded) == f"{told} 'late' as lists of one{ONE_IS_A_CLASS}"
+    alone = files.load(labelled(listed, listed, {"choices": ["dear"]}))
+    assert alone.train["label"] == [["late", "dear"], ["late", "dear"], ["dear"]]
 
 
 def test_names_beside_lists_of_no_more_than_one_are_those_names(files: Files) -> None:

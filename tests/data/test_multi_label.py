@@ -99,8 +99,8 @@ TWO = labelled(["a"], ["b", "a"], [])
         (labelled(["a"], ["b", "b"]), None, "line 2: column label: 'b' is there twice"),
         (labelled([1, 2], [0.5]), None, "'0.5' in the list of row 2 is not a name; lists of names are "
          "learned, not lists of numbers"),
-        (labelled(["a"], "b"), None, "line 2: column label holds a text, where others hold a list of names"),
-        (labelled("a", ["b"]), None, "line 2: column label holds a list, not a text or a number"),
+        (labelled([1, 2], "b"), None, "line 2: column label holds a text, where others hold a list of names"),
+        (labelled("a", [1]), None, "line 2: column label holds a list, not a text or a number"),
         (labelled(["a"], [["b"]]), None, "line 2: column label holds a list, not a text or a number"),
         (labelled(["a"], []), None, "only the label 'a' occurs in its lists; at least two are needed"),
         (labelled([], []), None, "the training set: no row has a label in its lists; at least two are needed"),
