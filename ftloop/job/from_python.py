@@ -11,7 +11,6 @@ from ftloop.batching.padding import row_lengths
 from ftloop.checkpoint.save import save_model
 from ftloop.checkpoint.trainer_state import TRAINER_STATE
 from ftloop.config.problem_type import ProblemType
-from ftloop.config.train_config import TrainConfig
 from ftloop.data.labels import Labels, label_ids
 from ftloop.data.load import TextData
 from ftloop.errors import UserError
@@ -38,25 +37,13 @@ def finish(run: Run, test_dataset: datasets.Dataset | None = None) -> None:
     """
     files = save_model(run)
     trained: dict[str, Any] = next((entry for entry in reversed(run.state.log_history) if "train_runtime" in entry), {})
-    if not trained:
-        _tell_what_was_left_to_the_loop(run.config)
+    if not trained and run.config.needs_metric:
+        left = "the best checkpoint or early stopping, which the settings ask for, was left to the body of the loop"
+        say("Warning", f"updates(run) only trains: {left}, where train(run) sees to it")
     save_metrics(run, "train", {name: value for name, value in trained.items() if name != "step"})
     save_state(run)
     record_trained(run, [*files, "train_results.json", TRAINER_STATE])
     evaluate_and_predict(run, _inputs(run, test_dataset))
-
-
-def _tell_what_was_left_to_the_loop(config: TrainConfig) -> None:
-    """Say which settings `train` carries out and `updates` does not."""
-    names = ("eval_strategy", "save_strategy", "load_best_model_at_end", "early_stopping_patience")
-    values = {name: getattr(config, name) for name in names}
-    asked = [f"{name}={value}" for name, value in values.items() if value != config.settings[name].default]
-    if asked:
-        left = ", ".join(asked)
-        say(
-            "Warning",
-            f"updates(run) only trains: {left} were left to the body of the loop, where train(run) sees to them",
-        )
 
 
 def _inputs(run: Run, test_dataset: Any) -> Inputs:

@@ -194,6 +194,7 @@ def test_without_matplotlib_there_is_a_report_without_figures(
     assert said == [
         "Report    without figures: matplotlib is not installed; pip install 'ftloop[plots]'",
         f"Report    {folder / 'report' / 'report.html'}",
+        f"Card      {folder / 'README.md'}",
     ]
     assert {path.name for path in (folder / "report").iterdir()} == {"report.json", "report.html"}
     assert "Areas under the curves" in (folder / "report" / "report.html").read_text()
