@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 NO_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 ENDS = {CosineAnnealingLR: ("T_max", "rises again"), PolynomialLR: ("total_iters", "is 0")}
-"""Of schedules that can be stepped beyond their end: what that is called, and what happens then."""
+"""Schedules that can be stepped beyond their end: the argument that sets the end, and what happens after it."""
 
 
 def decayed_parameters(model: nn.Module) -> set[str]:
