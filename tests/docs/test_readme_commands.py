@@ -78,7 +78,7 @@ OTHERS = [*commands("ftloop report"), *commands("ftloop predict")]
 
 
 def test_every_command_is_found() -> None:
-    assert (len(TRAIN), len(OTHERS)) == (5, 5)
+    assert (len(TRAIN), len(OTHERS)) == (5, 6)
 
 
 @pytest.mark.parametrize("line", TRAIN)
@@ -91,7 +91,7 @@ def test_a_training_command_runs_as_it_stands(line: str, here: Path) -> None:
 
 
 def test_the_commands_for_a_finished_run_run_as_they_stand(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(rows(0, 1, columns=PAIR), "train.csv", "dev.csv", "new.csv", "new.jsonl")
+    write(rows(0, 1, columns=PAIR), "train.csv", "dev.csv", "new.csv", "labelled.csv", "new.jsonl")
     Path("parts").mkdir()
     Path("parts/new.jsonl.gz").write_bytes(gzip.compress(Path("new.jsonl").read_bytes()))
     words = ["guide", "--model_name_or_path", "bert-base-uncased", "--output_dir", "runs/mine"]
