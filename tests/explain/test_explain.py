@@ -279,7 +279,7 @@ def test_it_begins_with_groups_and_schedule_and_ends_in_silence(
     assert "3 micro-batches of 4 rows" in said
     assert "head on top of the pretrained model: classifier.weight, classifier.bias" in said
     assert "done: training continues without comments" in end
-    assert [line[:8] for line in end.split("walkthrough.md")[1].splitlines()[1:]] == ["Epoch 1/", "Epoch 2/"]
+    assert [line[:8] for line in end.split("epoch.md")[1].splitlines()[1:]] == ["Epoch 1/", "Epoch 2/"]
     assert not run.optimizer.optimizer._optimizer_step_pre_hooks, "nothing is left attached"
 
 
