@@ -14,10 +14,11 @@ if __package__ in (None, ""):
     # top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ftloop.config.command_line import parse_args
+from ftloop.config.command_line import parse_args, recipe_in_words
 from ftloop.config.offline import use_cache_if_hub_is_silent
 from ftloop.config.train_config import TrainConfig
 from ftloop.errors import ExitCode
+from ftloop.system.console import say
 from ftloop.system.exit import exit_code, hard_exit, is_reported_elsewhere, report_error, report_stop
 from ftloop.system.launcher import is_main_process, launched_local_rank
 from ftloop.system.lock import lock_folder
@@ -66,6 +67,8 @@ def _run(config: TrainConfig, words: list[str], signals: SignalHandler, is_own_p
             from ftloop.job.seeds import train_seeds
 
             return train_seeds(config, words, signals.stop)
+        if recipe := recipe_in_words(words):
+            say("Recipe", recipe)
         with fast_start() if is_own_process else nullcontext():
             from ftloop.job.fine_tune import fine_tune  # torch and transformers: only now that the flags are right
 

@@ -71,6 +71,22 @@ def parse_args(argv: list[str]) -> TrainConfig:
     return config
 
 
+def recipe_in_words(argv: list[str]) -> str | None:
+    """Tell what holds of a right command line's recipe; None without one."""
+    recipe, *flags = argv or ["guide"]
+    if recipe.startswith("-"):
+        return None
+    given = vars(_parser().parse_known_args(flags)[0])
+    settings = read_recipe(recipe)
+    settings = _without_its_data(settings, given) if recipe in SHIPPED else settings
+    held = [f"{name} {_as_written(value)}" for name, value in settings.items() if name not in (*given, "sample_texts")]
+    return f"{recipe}: {', '.join(held)}" if held else f"{recipe}: nothing of it, as flags give all that it sets"
+
+
+def _as_written(value: Any) -> str:
+    return json.dumps(value).strip('"')
+
+
 def _without_its_data(recipe: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Drop a shipped recipe's own data, its task and the texts to predict, when the user brings other data."""
     others = "task_name" not in given and bool({"train_file", "dataset_name"} & given.keys())
@@ -119,7 +135,7 @@ def _parser(list_all: bool = False, recipe: str | None = None) -> argparse.Argum
 
 def _settings_of(recipe: str) -> str:
     settings = {name: value for name, value in read_recipe(recipe).items() if name != "sample_texts"}
-    lines = [f"  {name}: {json.dumps(value).strip(chr(34))}" for name, value in settings.items()]
+    lines = [f"  {name}: {_as_written(value)}" for name, value in settings.items()]
     return "\n".join(["", "", f"{recipe} sets:", *lines])
 
 

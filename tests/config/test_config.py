@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from harness.command import CHECKOUT
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from ftloop.config.command_line import parse_args
+from ftloop.config.command_line import parse_args, recipe_in_words
 from ftloop.config.recipe import SHIPPED
 from ftloop.config.setting import SCORES, Setting
 from ftloop.config.train_config import SETTINGS, TrainConfig
@@ -126,6 +127,19 @@ def test_a_shipped_recipe_says_nothing_of_the_users_own_data(tmp_path: Path) -> 
     assert parse_args(["guide", *own, "--sample_texts", "a", "b"]).sample_texts == ["a", "b"]
     (tmp_path / "own.yaml").write_text("task_name: mrpc\nsample_texts: [a, b]")
     assert parse_args([str(tmp_path / "own.yaml"), *own]).sample_texts == ["a", "b"]
+
+
+def test_what_holds_of_a_recipe_is_told(recipe: Any) -> None:
+    told = recipe_in_words(["guide", "--learning_rate", "1e-4", "--train_file", "mine.csv"])
+    assert told is not None
+    assert told.startswith("guide: model_name_or_path bert-base-uncased, output_dir runs/guide, num_train_epochs 3, ")
+    assert "load_best_model_at_end true, metric_for_best_model accuracy" in told
+    assert not {"learning_rate", "task_name", "sample_texts"} & set(re.findall(r"\w+", told))
+    assert "task_name mrpc" in str(recipe_in_words([]))
+    path = recipe("seed: 3\nsample_texts: [a]\n")
+    assert recipe_in_words([str(path)]) == f"{path}: seed 3"
+    assert recipe_in_words([str(path), "--seed", "4"]) == f"{path}: nothing of it, as flags give all that it sets"
+    assert recipe_in_words(["--seed", "4"]) is None
 
 
 def test_a_path_may_begin_with_the_home_folder(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

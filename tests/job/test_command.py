@@ -36,6 +36,7 @@ def test_the_job_leaves_every_file_and_prints_every_step(tiny_folder: Path, plai
     for line in ("Epoch 1/3: loss=", "Epoch 3/3: loss=", "accuracy=", "f1=", "Baseline  always", "Predicted "):
         assert line in printed
     assert printed.count("Predicted ") == 2
+    assert printed.startswith("Recipe    ")
     state = json.loads((output_dir / "trainer_state.json").read_text())
     assert state["global_step"] == state["max_steps"] == 6
 
