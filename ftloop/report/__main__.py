@@ -32,8 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         final = folder / REPORT if args.output is None else expand_path(args.output, "output")
         check_replaceable(final)
         run = read_finished_run(folder)
-        say("Report", write_report(make_report(run, args.set), final))
-        write_missing_card(run)
+        report = make_report(run, args.set)
+        say("Report", write_report(report, final))
+        for missing in report["missing"]:
+            say("Missing", missing)
+        if run.facts:  # the card is of these
+            write_missing_card(run)
     except Exception as error:
         return report_error(error, args.traceback)
     return ExitCode.DONE

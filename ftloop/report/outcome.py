@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ftloop.data.glue import EVALUATED
 from ftloop.errors import UserError, summarize
 from ftloop.system.manifest import RUN_FACTS, read_json, read_manifest
+from ftloop.system.text import join_some
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +52,13 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
     if not root.is_dir():
         raise UserError(f"no folder {root}: name the output_dir of a finished run")
     if not state_file.is_file():
-        raise UserError(f"{root}: no run has ended here (there is no trainer_state.json); name a run's output_dir")
+        within = sorted(file.parent for file in root.glob(f"*/{state_file.name}"))
+        there = f", such as {join_some(list(map(str, within)), 3)}" if within else ""
+        raise UserError(
+            f"{root}: no run has ended here (there is no trainer_state.json); name a run's output_dir{there}"
+        )
+    if root.resolve().name.startswith("checkpoint-") and (root.resolve().parent / state_file.name).is_file():
+        raise UserError(f"{root} is a checkpoint; name the output_dir of its run, {root.resolve().parent}")
     manifest, state = read_manifest(root) or {}, read_json(state_file)
     history = state.get("log_history", [])
     if not isinstance(history, list) or not all(isinstance(line, dict) for line in history):

@@ -175,6 +175,26 @@ def test_a_run_from_python_has_a_report_that_names_what_it_lacks(tmp_path: Path)
     assert "Training" in page
 
 
+def test_the_command_names_what_a_report_lacks_and_the_run_to_name_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "_draw_figures", lambda *_: {})
+    folder = left_by_a_run(tmp_path / "run", "single_label_classification", 2, 20, sets=())
+    assert report_main([str(folder), "--set", "test"]) == ExitCode.DONE
+    assert "Missing   scores, tables and curves of single rows" in capsys.readouterr().out
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text("{}")
+    assert report_main([str(checkpoint)]) == ExitCode.USER_ERROR
+    assert f"{checkpoint} is a checkpoint; name the output_dir of its run, {folder}" in capsys.readouterr().err
+    assert report_main([str(tmp_path)]) == ExitCode.USER_ERROR
+    assert f"name a run's output_dir, such as {folder}" in capsys.readouterr().err
+    (folder / "trainer_state.json").unlink()  # a run that was stopped: what its checkpoint has logged
+    assert report_main([str(checkpoint)]) == ExitCode.DONE
+    assert "Missing   the model and its data" in capsys.readouterr().out
+    assert not (checkpoint / "README.md").exists()
+
+
 def test_the_same_files_give_the_same_report(tmp_path: Path) -> None:
     folder = left_by_a_run(tmp_path / "run", "single_label_classification", 3, 30)
     first, second = (report.make_report(read_finished_run(folder)) for _ in range(2))
