@@ -156,7 +156,7 @@ def added_tokens(model: Any, tokenizer: Any) -> list[str]:
 
 def _check_end_token(model: Any, tokenizer: Any, tokens: list[int], name: str) -> None:
     """Raises: UserError where the head reads a row at its end token, and the tokenizer adds none or pads with it."""
-    end = model.config.eos_token_id
+    end = getattr(model.config, "eos_token_id", None)  # MobileBERT and others have no such setting
     if not getattr(model.config, "is_encoder_decoder", False) or not isinstance(end, int):
         return
     token = tokenizer.convert_ids_to_tokens(end) if end < len(tokenizer) else None

@@ -19,6 +19,7 @@ from transformers import (
     GemmaConfig,
     GPT2Config,
     LlamaConfig,
+    MobileBertConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -179,6 +180,11 @@ def _xlnet(given: dict[str, Any]) -> PreTrainedConfig:
     return XLNetConfig(d_model=32, n_layer=2, n_head=2, d_inner=64, **given)
 
 
+def _mobilebert(given: dict[str, Any]) -> PreTrainedConfig:
+    """Make a configuration that knows neither an end token nor a start token, as Funnel's, too, does not."""
+    return MobileBertConfig(embedding_size=16, intra_bottleneck_size=16, **SIZE | given)
+
+
 def _bart(given: dict[str, Any]) -> PreTrainedConfig:
     layers = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")}
     sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": LIMIT}
@@ -196,6 +202,7 @@ ZOO: dict[str, Member] = {
     "distilbert": Member(_from_table("distilbert"), words),
     "electra": Member(_from_table("electra"), words),
     "mpnet": Member(_from_table("mpnet"), words),
+    "mobilebert": Member(_mobilebert, words),
     "modernbert": Member(_from_table("modernbert"), words),
     "roberta": Member(_from_table("roberta"), roberta),
     "albert": Member(_from_table("albert"), albert),
@@ -210,7 +217,7 @@ ZOO: dict[str, Member] = {
 }
 DECODERS = ("gpt2", "llama", "qwen2", "gemma")
 # One of each form; the others are left to the slow tests.
-FIRST = ("bert", "bart", "t5", "xlnet", "gpt2", "llama")
+FIRST = ("bert", "mobilebert", "bart", "t5", "xlnet", "gpt2", "llama")
 EVERY_MEMBER = [pytest.param(name, marks=[] if name in FIRST else [pytest.mark.slow]) for name in ZOO]
 
 
