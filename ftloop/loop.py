@@ -183,6 +183,7 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
                 load_saved_weights(run, Path(state.best_model_checkpoint))
                 logs.best()
             keep_only_best(run)
+    run.model.eval()  # whoever calls it next wants answers without dropout
     return result
 
 

@@ -16,7 +16,17 @@ from harness.rows import pad, tiny_rows
 from harness.side_by_side import weights_digest
 from torch import Tensor, nn
 
-from ftloop import TrainConfig, UserError, load_checkpoint, prepare, save_checkpoint, save_model, train, updates
+from ftloop import (
+    TrainConfig,
+    UserError,
+    evaluate,
+    load_checkpoint,
+    prepare,
+    save_checkpoint,
+    save_model,
+    train,
+    updates,
+)
 from ftloop.system.manifest import MANIFEST
 from ftloop.train import main
 
@@ -154,3 +164,17 @@ def test_a_step_of_ones_own_trains_with_dropout_after_an_evaluation(tmp_path: Pa
     run = prepare(config, tiny_bert(), tiny_rows(29), tiny_rows(5), data_collator=pad)
     train(run, step)
     assert modes == [True] * 16
+
+
+@pytest.mark.parametrize("evaluates", ["epoch", "no"])
+def test_a_trained_model_answers_without_dropout(evaluates: str, tmp_path: Path) -> None:
+    """Whoever calls it after train, evaluate or predict, as with Trainer after an evaluation."""
+    config = TrainConfig(output_dir=str(tmp_path), **ARGUMENTS | {"eval_strategy": evaluates})
+    run = prepare(config, tiny_bert(), tiny_rows(29), tiny_rows(5), data_collator=pad)
+    train(run)
+    batch = pad([tiny_rows(5)[0]])
+    for _ in range(2):
+        once, again = (run.model(**batch).logits for _ in range(2))
+        assert torch.equal(once, again)
+        run.model.train()
+        evaluate(run)
