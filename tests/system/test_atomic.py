@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from harness.command import CHECKOUT
 
 from ftloop import SaveError, UserError
@@ -55,6 +56,13 @@ def test_leftovers_go_whether_they_are_files_or_folders(name: str, tmp_path: Pat
     if not name.endswith("partial"):
         remove_partial_saves(tmp_path)
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is needed")
+def test_a_full_disk_is_told_where_torch_keeps_the_reason_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SaveError, match=r"checkpoint-8 could not be saved, twice: .* as on a full disk"):
+        retry_once("checkpoint-8", lambda: torch.save({"weight": torch.ones(100_000)}, "/dev/full"))
+    assert "checkpoint-8 failed (a file could not be written whole" in capsys.readouterr().out
 
 
 def test_a_file_is_written_whole_or_left_as_it_was(tmp_path: Path) -> None:
