@@ -32,9 +32,9 @@ def read_table(source: Source, text: TextIOWrapper) -> tuple[tuple[str, ...], It
 def dialect_of(source: Source) -> tuple[str, Any]:
     """Return the delimiter and the quoting of a table."""
     delimiter = source.delimiter
-    if delimiter != "\t" or source.path is None or not source.is_file or escapes_quotes(source):
+    if delimiter == "," or source.path is None or not source.is_file or escapes_quotes(source):
         return delimiter, csv.QUOTE_MINIMAL
-    return delimiter, _tab_quoting(source, source.path.stat().st_mtime_ns)
+    return delimiter, _choose_quoting(source, source.path.stat().st_mtime_ns)
 
 
 def escapes_quotes(source: Source) -> bool:
@@ -79,13 +79,14 @@ def _holds(source: Source, searched: bytes) -> bool:
         return any(searched in block for block in blocks)
 
 
-@cache  # it reads the whole file, twice
-def _tab_quoting(source: Source, modified: int) -> Any:
-    """Tell whether a file of tabs is quoted like csv, or holds bare quotes, as GLUE's own files do.
+@cache  # it reads the whole file, and where bare quotes are possible twice
+def _choose_quoting(source: Source, modified: int) -> Any:
+    """Tell whether a file is quoted like csv, or holds bare quotes, as GLUE's own files do, and sentences with an @
+    behind them. Commas are not asked about: texts hold them, so that quotes are needed.
 
-    The reading without any bad row is the right one, else the one with more good rows. Where both get through, bare
-    quotes that happen to match have made one row of several, and the reading with more rows is right; if there are as
-    many, the quotes stand around whole fields.
+    The reading without any bad row is the right one. Of tabs, which texts hardly hold, it is else the one with more
+    good rows. Where both get through, bare quotes that happen to match have made one row of several, and the reading
+    with more rows is right; if there are as many, the quotes stand around whole fields.
     """
     if not _holds(source, b'"'):
         return csv.QUOTE_MINIMAL
@@ -93,13 +94,16 @@ def _tab_quoting(source: Source, modified: int) -> Any:
     def quality(quoting: Any) -> tuple[bool, int]:
         with source.open() as file, source.text(file) as text:
             try:
-                rows = _read_table(source, text, "\t", quoting)[1]
+                rows = _read_table(source, text, source.delimiter, quoting)[1]
                 errors = [row.error not in (None, HEADER_AGAIN) for row in rows]
             except UserError:  # about the header
                 return False, 0
         return not any(errors), errors.count(False)
 
-    return max((csv.QUOTE_MINIMAL, csv.QUOTE_NONE), key=quality)
+    if source.delimiter == "\t":
+        return max((csv.QUOTE_MINIMAL, csv.QUOTE_NONE), key=quality)
+    are_bare = not quality(csv.QUOTE_MINIMAL)[0] and quality(csv.QUOTE_NONE)[0]
+    return csv.QUOTE_NONE if are_bare else csv.QUOTE_MINIMAL
 
 
 def _read_table(

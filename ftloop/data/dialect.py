@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import re
 import shlex
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import TextIO
 from ftloop.data.columns import find_text_columns
 from ftloop.data.compression import split_endings
 from ftloop.data.conversions import UnknownForm, told_of_labels_in_front
-from ftloop.data.csv_rows import ROW_NAMES, escapes_quotes, read_table
+from ftloop.data.csv_rows import ROW_NAMES, dialect_of, escapes_quotes, read_table
 from ftloop.data.encoding import is_utf8_codec
 from ftloop.data.json_rows import texts_by_name
 from ftloop.data.readers import read_columns
@@ -44,6 +45,9 @@ def settle(source: Source, flag: str, console: TextIO | None = None, like: Sourc
     settled = _with_delimiter(source, flag, console, like)
     if escapes_quotes(settled):
         say("Quotes", f"{source.name} has a backslash before quotes inside fields; it is read so", console)
+    if settled.format in TABLES and settled.delimiter != "\t" and dialect_of(settled)[1] == csv.QUOTE_NONE:
+        told = "has quotes in texts as they stand, not doubled as in csv; they are read as text"
+        say("Quotes", f"{source.name} {told}", console)
     with suppress(UserError):  # which is told when it is read
         if _is_file_of_table(settled) and read_columns(settled)[0] == ROW_NAMES:
             told = (

@@ -276,6 +276,26 @@ def test_tabs_that_most_lines_have_are_named_and_longer_rows_have_a_way_out(
     assert rows_of(path.with_name(f"sts train_rows.{ending}"), delimiter="\\t", **settings) == rows
 
 
+@pytest.mark.parametrize("delimiter", ["@", ";", "|"])
+def test_quotes_in_texts_as_they_stand_are_text_where_csv_has_them_doubled(
+    delimiter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the sentences of news that were published with an @ before the label."""
+    texts = ['" This is a gain , " said the head of it .', '" A quote that is opened only .', 'The "odd" lamp .'] * 2
+    labels = ["good", "bad", "good", "bad", "good", "good"]
+    rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+    lines = "\n".join(f"{row['text']}{delimiter}{row['label']}" for row in rows)
+    path = put(tmp_path / "sentences.txt", lines.encode())
+    assert rows_of(path, delimiter=delimiter, column_names=["text", "label"]) == rows
+    told = f"Quotes    {path} has quotes in texts as they stand, not doubled as in csv; they are read as text\n"
+    assert capsys.readouterr().out == told
+    assert rows_of(put(path, table(rows, delimiter)), delimiter=delimiter) == rows
+    assert capsys.readouterr().out == "", "doubled, they are csv's"
+    longer = put(path, f"{lines}\none{delimiter}two{delimiter}three\n".encode())
+    told = fault(longer, delimiter=delimiter, column_names=["text", "label"])
+    assert "inside quotes a quote is written twice" in told, "a doubt that is left"
+
+
 def test_a_longer_row_is_not_to_be_cut_where_texts_may_hold_tabs(tmp_path: Path) -> None:
     path = put(tmp_path / "rows.csv", b'text\tlabel\n"a\tb"\tx\n"c\td"\ty\te\n')
     assert fault(path, delimiter="\\t") == f"{path}, line 3: 3 fields where the header has 2"
