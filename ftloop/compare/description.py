@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from ftloop.compare.causes import explain
+from ftloop.compare.causes import Cause, also_different, explain
 from ftloop.compare.differences import CURVES, STAGES, Comparison, Difference, Recording
 from ftloop.system.text import pluralize
 
@@ -30,14 +30,21 @@ def describe(comparison: Comparison) -> str:
     elif in_training is not first:
         lines.append(f"  The training itself first differs at update {in_training.update}, stage: {in_training.stage}.")
     lines += [_wrapped(_stages(comparison, first.update)), "", "Likely cause:"]
-    texts = [cause.text for cause in explain(comparison)] or ["unknown: the evidence fits none of the known causes"]
-    lines += map(_wrapped, texts)
+    lines += map(_told, explain(comparison))
+    if lines[-1] == "Likely cause:":
+        lines.append("  unknown: the evidence fits none of the known causes")
+    if also := also_different(comparison):
+        lines += ["", "Also different, whatever the rows:", *map(_told, also)]
     drifts = {name: drift for name in CURVES if (drift := comparison.drift(name)) is not None and drift[1] > 0}
     if drifts:
         lines += ["", "Largest difference from there on:"]
     for name, (update, absolute, relative) in drifts.items():
         lines.append(f"  {name:<14} {absolute:.6g} ({relative:.3g} relative) at update {update}")
     return "\n".join(lines)
+
+
+def _told(cause: Cause) -> str:
+    return _wrapped(f"{cause.name}: {cause.text}")
 
 
 def _wrapped(text: str) -> str:

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from ftloop.compare.digests import digest_inputs, digest_tensors, named_tensors, random_states
+from ftloop.compare.facts import AutocastWatch, describe_model, describe_optimizer
 from ftloop.errors import UserError
 from ftloop.loop import training_step
 from ftloop.run.gradients import named_gradients, total_norm
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 PLAIN = (int, float, str, bool, type(None))
-OPTIMIZER_SETTINGS = ("lr", "initial_lr", "betas", "eps", "weight_decay", "amsgrad", "fused", "momentum")
 
 
 class Recorder(AbstractContextManager["Recorder"]):
@@ -93,7 +93,9 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
+            *(watch := AutocastWatch(model)).handles,
         ]
+        self._autocast = watch
         self._file = _open(rank_file(Path(file), _rank()), resumed=global_step > 0)
         self._write(self._header(by, arguments or {}))
 
@@ -122,6 +124,8 @@ class Recorder(AbstractContextManager["Recorder"]):
         entry = self._micro_batches[-1]
         entry["loss"] = float(loss.detach() if isinstance(loss, Tensor) else loss)
         entry["training"] = self.model.training
+        if self._autocast.type is not None:
+            entry["autocast"] = self._autocast.type
         entry["grad"] = digest_tensors(gradients)
         entry["grad_norm"] = total_norm(gradients.values()) / scale
         if scale != 1.0:
@@ -168,13 +172,9 @@ class Recorder(AbstractContextManager["Recorder"]):
             "threads": torch.get_num_threads(),
             "device": str(next(self.model.parameters()).device),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "model": {
-                "class": type(self._unwrapped).__name__,
-                "parameters": sum(p.numel() for p in self.model.parameters()),
-                "tensors": len(weights),
-            },
+            "model": describe_model(self._unwrapped, len(weights)),
             "weights": digest_tensors(weights),
-            "optimizer": _describe_optimizer(self.optimizer),
+            "optimizer": describe_optimizer(self.optimizer),
             "find_unused_parameters": getattr(self.model, "find_unused_parameters", None),
             # NaN is never equal to itself, so as an argument it would always differ.
             "arguments": {n: value for n, value in arguments.items() if isinstance(value, PLAIN) and value == value},
@@ -340,14 +340,6 @@ def check_recording(path: Path) -> None:
 def rank_file(path: Path, rank: int) -> Path:
     """Return `path` for process 0, `<name>.rank1<suffix>` for process 1, and so on."""
     return path if rank == 0 else path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
-
-
-def _describe_optimizer(optimizer: Any) -> dict[str, Any]:
-    groups = []
-    for group in optimizer.param_groups:
-        settings = {name: group[name] for name in OPTIMIZER_SETTINGS if name in group}
-        groups.append({"tensors": len(group["params"]), "elements": sum(p.numel() for p in group["params"])} | settings)
-    return {"class": type(optimizer).__name__, "groups": groups}
 
 
 def _to_json(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """A training loop as somebody else might write it, on Accelerate, recorded by three calls.
 
-Without a fault it makes Trainer's run, bit for bit. With one it makes the mistake of that name: those of which
-`ftloop.compare.causes` knows the traces.
+Without a fault it makes Trainer's run, bit for bit. With one, or several joined by ` + `, it makes the mistakes of that
+name: those of which `ftloop.compare.causes` knows the traces.
 """
 
 from __future__ import annotations
@@ -47,45 +47,46 @@ def handwritten_loop(
     full: bool = False,
 ) -> None:
     """`eval_steps` None evaluates at the end of each epoch, 0 never. `resume` is a checkpoint of update `resume_at`."""
+    faults = set(fault.split(" + "))
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=True,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=fault != "plain shuffle", data_seed=42),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=fault != "no search for unused")],
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler="plain shuffle" not in faults, data_seed=42),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters="no search for unused" not in faults)],
     )
-    seed = 43 if fault == "other seed" else 42
+    seed = 43 if "other seed" in faults else 42
     set_seed(seed)
     model: Any = job.model()
-    if fault == "another head":
+    if "another head" in faults:
         torch.nn.init.normal_(model.classifier.weight, std=0.02)
-    if fault != "no reseed":
-        set_seed(seed, device_specific=fault == "device specific seeds")
+    if "no reseed" not in faults:
+        set_seed(seed, device_specific="device specific seeds" in faults)
     processes = accelerator.num_processes
     train_rows, eval_rows = job.data()
-    if fault == "other labels":
+    if "other labels" in faults:
         train_rows = train_rows.map(lambda row: {"label": 1 - row["label"]})
-    options: dict[str, Any] = {"batch_size": 4, "collate_fn": Padding(fault)}
-    options |= {"num_workers": workers, "persistent_workers": fault == "persistent workers"}
-    options |= {"drop_last": fault == "drop last"}
-    if fault == "rows dealt singly":
+    options: dict[str, Any] = {"batch_size": 4, "collate_fn": Padding(faults)}
+    options |= {"num_workers": workers, "persistent_workers": "persistent workers" in faults}
+    options |= {"drop_last": "drop last" in faults}
+    if "rows dealt singly" in faults:
         order = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(seed))  # of the first epoch
         shuffled = train_rows.select(order.tolist())
         loader: Any = DataLoader(shuffled, sampler=DistributedSampler(shuffled, shuffle=False), **options)
     else:
-        loader = accelerator.prepare(DataLoader(train_rows, shuffle=fault != "no shuffle", **options))
+        loader = accelerator.prepare(DataLoader(train_rows, shuffle="no shuffle" not in faults, **options))
     decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], NO_DECAY))
     named = list(model.named_parameters())
     groups = [
         {"params": [p for n, p in named if n in decayed], "weight_decay": 0.01},
-        {"params": [p for n, p in named if n not in decayed], "weight_decay": 0.01 * (fault == "decay on everything")},
+        {"params": [p for n, p in named if n not in decayed], "weight_decay": 0.01 * ("decay on everything" in faults)},
     ]
-    eps = 1e-6 if fault == "another epsilon" else 1e-8
-    plain = AdamW(groups, lr=learning_rate, eps=eps, fused=None if fault == "unfused" else True)
-    model, optimizer = (model, plain) if fault == "no DDP" else accelerator.prepare(model, plain)
+    eps = 1e-6 if "another epsilon" in faults else 1e-8
+    plain = AdamW(groups, lr=learning_rate, eps=eps, fused=None if "unfused" in faults else True)
+    model, optimizer = (model, plain) if "no DDP" in faults else accelerator.prepare(model, plain)
     per_epoch = -(-len(train_rows) // (4 * accelerator.num_processes * accumulation))
     total = per_epoch * epochs
     scheduler: Any = get_scheduler("linear", optimizer, num_warmup_steps=warmup, num_training_steps=total)
-    if fault == "prepared scheduler":
+    if "prepared scheduler" in faults:
         scheduler = accelerator.prepare(scheduler)
     rng = None
     if resume is not None:
@@ -97,85 +98,85 @@ def handwritten_loop(
     step, window_loss, last_logged = resume_at, 0.0, resume_at
     total_loss = torch.tensor(0.0)
     recorder = Recorder(file, model, optimizer, full=full, global_step=step)
-    if fault == "evaluates first":
-        _evaluate(accelerator, model, eval_rows, fault, True)
+    if "evaluates first" in faults:
+        _evaluate(accelerator, model, eval_rows, faults, True)
     accepts = getattr(accelerator.unwrap_model(model), "accepts_loss_kwargs", True)
     model.zero_grad()
     carried: list[Rows] = []
     for epoch in range(step // per_epoch, epochs):
         batches = loader
         skipped = (step - epoch * per_epoch) * accumulation
-        if skipped > 0 and fault != "rows not skipped":
+        if skipped > 0 and "rows not skipped" not in faults:
             batches = skip_first_batches(loader, skipped)
-        if fault != "no set_epoch" and hasattr(batches, "set_epoch"):
+        if "no set_epoch" not in faults and hasattr(batches, "set_epoch"):
             batches.set_epoch(epoch)
-        if fault == "peeks at the loader" and epoch > 0:
+        if "peeks at the loader" in faults and epoch > 0:
             next(iter(DataLoader(train_rows, **options)))
-        if rng is not None and fault == "random state before the iterator":
+        if rng is not None and "random state before the iterator" in faults:
             torch.set_rng_state(rng)
-        for window in _windows(batches, accumulation, fault, carried):
-            if rng is not None and fault not in ("random state before the iterator", "random state forgotten"):
+        for window in _windows(batches, accumulation, faults, carried):
+            if rng is not None and not faults & {"random state before the iterator", "random state forgotten"}:
                 torch.set_rng_state(rng)
             rng = None
             for i, inputs in enumerate(window):
                 is_last = i == len(window) - 1
                 divisor = 1.0
-                if "divides by accumulation" in fault or not accepts:
-                    divisor = accumulation if fault in ("divides by accumulation", "fixed divisor") else len(window)
-                left = fault.endswith("leaves the mean") and not fault.startswith("evaluation")
+                if any(each.startswith("divides by accumulation") for each in faults) or not accepts:
+                    divisor = accumulation if faults & {"divides by accumulation", "fixed divisor"} else len(window)
+                left = any(each.endswith("leaves the mean") and not each.startswith("evaluation") for each in faults)
                 factor = processes if accepts and not left else 1
-                sync = contextlib.nullcontext() if is_last or fault == "no no_sync" else accelerator.no_sync(model)
+                sync = contextlib.nullcontext() if is_last or "no no_sync" in faults else accelerator.no_sync(model)
                 with sync:
                     recorder.before_forward(inputs)
-                    if fault != "never back to training mode" or step == 0:
+                    if "never back to training mode" not in faults or step == 0:
                         model.train()
                     loss = model(**inputs).loss * factor / divisor
                     loss.backward()
                     recorder.after_backward(loss)
-                if fault == "nan" and step == 1:
+                if "nan" in faults and step == 1:
                     loss = loss * float("nan")
                 window_loss += loss.item()
                 total_loss += loss.detach()
-                if fault == "scheduler per micro-batch" and not is_last:
+                if "scheduler per micro-batch" in faults and not is_last:
                     scheduler.step()
-            limit = float("inf") if fault == "no clipping" else 0.5 if fault == "another max_grad_norm" else 1.0
+            limit = float("inf") if "no clipping" in faults else 0.5 if "another max_grad_norm" in faults else 1.0
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), limit)
-            if fault == "scheduler first":
+            if "scheduler first" in faults:
                 scheduler.step()
-            if fault == "zero_grad first":
+            if "zero_grad first" in faults:
                 model.zero_grad()
             optimizer.step()
             rate = scheduler.get_last_lr()[0]
-            if fault != "scheduler first":
+            if "scheduler first" not in faults:
                 scheduler.step()
-            if fault == "learning rate logged late":
+            if "learning rate logged late" in faults:
                 rate = scheduler.get_last_lr()[0]
-            if fault == "norm logged late":
+            if "norm logged late" in faults:
                 grads = [p.grad for p in model.parameters() if p.grad is not None]
                 grad_norm = torch.nn.utils.get_total_norm(grads)
-            if fault != "no zero_grad":
+            if "no zero_grad" not in faults:
                 model.zero_grad()
             step += 1
             if step % logging_steps == 0:
                 mean = accelerator.gather(total_loss).mean().item() / (step - last_logged)
-                if fault == "losses added in Python":
+                if "losses added in Python" in faults:
                     mean = window_loss / (step - last_logged)
-                if fault == "last loss logged":
+                if "last loss logged" in faults:
                     mean = loss.item()
                 recorder.log({"loss": mean, "learning_rate": rate, "grad_norm": float(grad_norm)})
                 total_loss -= total_loss
                 window_loss, last_logged = 0.0, step
-            if eval_steps and (step % eval_steps == 0 or (step == total and fault != "no final evaluation")):
-                recorder.log(_evaluate(accelerator, model, eval_rows, fault, accepts))
+            if eval_steps and (step % eval_steps == 0 or (step == total and "no final evaluation" not in faults)):
+                recorder.log(_evaluate(accelerator, model, eval_rows, faults, accepts))
         if eval_steps is None:
-            recorder.log(_evaluate(accelerator, model, eval_rows, fault, accepts))
+            recorder.log(_evaluate(accelerator, model, eval_rows, faults, accepts))
     recorder.close()
 
 
-def _windows(batches: Any, accumulation: int, fault: str, carried: list[Rows]) -> Iterator[list[Rows]]:
+def _windows(batches: Any, accumulation: int, faults: set[str], carried: list[Rows]) -> Iterator[list[Rows]]:
     """The micro-batches of each update; never read past the end, as Trainer."""
     iterator, left = iter(batches), len(batches)
-    if fault == "steps after the first micro-batch":
+    if "steps after the first micro-batch" in faults:
         yield [next(iterator)]
         left -= 1
     window = carried[:]
@@ -183,23 +184,25 @@ def _windows(batches: Any, accumulation: int, fault: str, carried: list[Rows]) -
     while left:
         window.append(next(iterator))
         left -= 1
-        if len(window) == accumulation or (left == 0 and not fault.startswith("last window")):
+        if len(window) == accumulation or (
+            left == 0 and not faults & {"last window carried on", "last window dropped"}
+        ):
             yield window
             window = []
-    if fault == "last window carried on":
+    if "last window carried on" in faults:
         carried += window
 
 
-def _evaluate(accelerator: Accelerator, model: Any, rows: Any, fault: str, accepts: bool) -> dict[str, float]:
+def _evaluate(accelerator: Accelerator, model: Any, rows: Any, faults: set[str], accepts: bool) -> dict[str, float]:
     """Trainer's: a new loader, batch losses repeated for their rows, the float32 mean."""
-    if fault == "evaluation without an iterator":
+    if "evaluation without an iterator" in faults:
         loader: Any = [pad(list(rows)[start : start + 4]) for start in range(0, len(rows), 4)]
     else:
         loader = accelerator.prepare(DataLoader(rows, batch_size=4, collate_fn=pad))
     inner = accelerator.unwrap_model(model)
     inner.eval()
     losses, correct, count = [], 0, 0
-    factor = accelerator.num_processes if accepts and "leaves the mean" not in fault else 1
+    factor = accelerator.num_processes if accepts and not any("leaves the mean" in each for each in faults) else 1
     for inputs in loader:
         with torch.no_grad():
             outputs = inner(**inputs)
@@ -209,7 +212,7 @@ def _evaluate(accelerator: Accelerator, model: Any, rows: Any, fault: str, accep
         losses.append(loss[: len(hits)].numpy())
         correct, count = correct + int(hits.sum()), count + len(hits)
     mean = float(np.concatenate(losses).mean())
-    if fault == "mean of batch means":
+    if "mean of batch means" in faults:
         mean = float(np.mean([each.mean() for each in losses]))
     return {"eval_loss": mean, "eval_accuracy": correct / count}
 
@@ -217,15 +220,17 @@ def _evaluate(accelerator: Accelerator, model: Any, rows: Any, fault: str, accep
 class Padding:
     """To the longest row of the batch, on the right; or otherwise."""
 
-    def __init__(self, fault: str) -> None:
-        self.fault = fault
+    def __init__(self, faults: set[str]) -> None:
+        self.faults = faults
 
     def __call__(self, examples: list[dict[str, Any]]) -> Rows:
         batch = pad(examples)
         width = batch["input_ids"].shape[1]
-        wider = {"global padding": 24, "padding to a multiple": -(-width // 8) * 8}.get(self.fault, width)
+        wider = 24 if "global padding" in self.faults else width
+        if "padding to a multiple" in self.faults:
+            wider = -(-wider // 8) * 8
         batch = {n: v if v.ndim == 1 else torch.nn.functional.pad(v, (0, wider - width)) for n, v in batch.items()}
-        if self.fault == "padding on the left":
+        if "padding on the left" in self.faults:
             shifts = (wider - batch["attention_mask"].sum(1)).tolist()
             for name, value in batch.items():
                 if value.ndim > 1:

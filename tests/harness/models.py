@@ -51,6 +51,14 @@ def tiny_bert(
     return BertForSequenceClassification(BertConfig(**settings, num_labels=num_labels))
 
 
+def long_head() -> BertForSequenceClassification:
+    """Its gradients are large enough for clipping to act on all updates."""
+    model = tiny_bert()
+    with torch.no_grad():
+        model.classifier.weight.mul_(40)
+    return model
+
+
 def tiny_lora(model: Callable[[], nn.Module] = tiny_bert, **settings: Any) -> Any:
     """A LoRA adapter around a tiny model, the tiny BERT by default; PEFT is an optional dependency."""
     peft = pytest.importorskip("peft", reason="PEFT is not installed: pip install ftloop[peft]")

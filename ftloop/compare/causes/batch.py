@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import torch
 
-from ftloop.compare.causes.case import Case, Cause, cause_of, differing_arguments, usual_window
+from ftloop.compare.causes.case import Case, Cause, cause_of, differing_arguments, usual_window, whatever_the_rows
 from ftloop.compare.differences import Recording
 from ftloop.compare.digests import digest_state
 
@@ -29,8 +30,7 @@ def inputs_of_the_model(case: Case) -> Iterator[Cause]:
 @cause_of("rows")
 def steps_after_the_first_micro_batch(case: Case) -> Iterator[Cause]:
     mine, theirs = case.both(case.rows_of)
-    begins_alike = case.is_first_update and mine[0] == theirs[0]
-    if begins_alike and len(mine) == 1 < len(theirs) and usual_window(case.suspect) == len(theirs):
+    if case.is_first_update and len(mine) == 1 < len(theirs) == usual_window(case.suspect):
         yield case.cause("step-modulo", window=len(theirs))
 
 
@@ -45,15 +45,17 @@ def last_window_of_an_epoch(case: Case) -> Iterator[Cause]:
         yield case.cause("window-dropped", left=left, window=window)
 
 
+@whatever_the_rows("rows")
 @cause_of("rows")
 def rows_per_update(case: Case) -> Iterator[Cause]:
-    """The number of rows differs in every update but an epoch's last, so it is no accident."""
-    mine, theirs = case.both(lambda side: Counter(len(side.rows(u)) for u in side.updates).most_common(1)[0][0])
+    """The largest updates are compared: an epoch's last, or a window that begins too early, is a smaller one."""
+    mine, theirs = case.both(lambda side: max(len(side.rows(update)) for update in side.updates))
     if mine != theirs and case.is_first_update:
         windows = case.both(usual_window)
         yield case.cause("rows-per-update", mine=mine, theirs=theirs, windows=windows, processes=case.processes)
 
 
+@whatever_the_rows("rows", "random state")
 @cause_of("rows")
 def seed(case: Case) -> Iterator[Cause]:
     """The seed explains a difference only at the very beginning."""
@@ -71,6 +73,16 @@ def drop_last(case: Case) -> Iterator[Cause]:
     short = [rows for rows in theirs if len(rows) < largest]
     if short and (mine == [rows for rows in theirs if rows not in short] or is_one_update_ahead(case)):
         yield case.cause("drop-last", rows=len(short[0]))
+
+
+@whatever_the_rows("rows")
+def no_short_micro_batch(case: Case) -> Iterator[Cause]:
+    """Over whole epochs, in micro-batches of the same size: what the reference has left over, the suspect never has."""
+    mine, theirs = case.both(lambda side: {len(rows) for rows in dealt(side)})
+    windows = {len(lines[0]["micro_batches"]) for lines in case.suspect.updates.values()}
+    may_lose_windows = windows == {usual_window(case.suspect)} != {1}
+    if mine == {max(theirs)} != theirs and all(case.both(has_seen_all)) and not may_lose_windows:
+        yield case.cause("drop-last", rows=min(theirs))
 
 
 @cause_of("rows")
@@ -105,18 +117,28 @@ def every_epoch_in_the_same_order(case: Case) -> Iterator[Cause]:
 cause_of("rows")(differing_arguments("seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps"))
 
 
+@whatever_the_rows("rows")
 @cause_of("rows")
 def sampler(case: Case) -> Iterator[Cause]:
-    """The epoch has the same rows, in another order from the first update on."""
-    mine, theirs = Counter[str](), Counter[str]()
-    for update in case.comparison.updates if case.is_first_update else []:
-        mine.update(case.suspect.rows(update))
-        theirs.update(case.reference.rows(update))
-        if mine == theirs:
-            yield case.cause("sampler", update=update)
+    """The epoch has the same rows, in another order from the first update on, however many an update has."""
+    mine, theirs = case.both(lambda side: [row for rows in dealt(side) for row in rows])
+    first = min(case.both(lambda side: len(side.rows(case.update))))
+    if not case.is_first_update or Counter(mine[:first]) == Counter(theirs[:first]):
+        return
+    excess = Counter[str]()
+    for count, (x, y) in enumerate(zip(mine, theirs, strict=False), 1):
+        for row, more in ((x, 1), (y, -1)):
+            excess[row] += more
+            if not excess[row]:
+                del excess[row]
+        if not excess:
+            yield case.cause("sampler", rows=count)
             return
+    if len({*mine} & {*theirs}) > 0.9 * len({*mine} | {*theirs}) and all(case.both(has_seen_all)):
+        yield case.cause("sampler", rows=min(len(mine), len(theirs)))
 
 
+@whatever_the_rows("rows")
 @cause_of("rows")
 def data(case: Case) -> Iterator[Cause]:
     mine, theirs = case.both(lambda side: {row for update in side.updates for row in side.rows(update)})
@@ -143,21 +165,29 @@ def micro_batches(case: Case) -> Iterator[Cause]:
 
 
 @cause_of("padding")
-def padded_to(case: Case) -> Iterator[Cause]:
+def padding_side(case: Case) -> Iterator[Cause]:
     if case.values[0] == case.values[1]:
         yield case.cause("padding-side")
-        return
-    mine, theirs = case.both(
-        lambda side: [m["shape"][1] for lines in side.updates.values() for line in lines for m in line["micro_batches"]]
+
+
+@whatever_the_rows("rows")
+@cause_of("padding")
+def padded_to(case: Case) -> Iterator[Cause]:
+    """Seen in the widths of all micro-batches, which may be of other rows."""
+    shapes = case.both(
+        lambda side: [m["shape"] for lines in side.updates.values() for line in lines for m in line["micro_batches"]]
     )
-    is_wider = len(mine) == len(theirs) and all(x >= y for x, y in zip(mine, theirs, strict=True))
+    if any(len(shape) < 2 for side in shapes for shape in side):
+        return
+    mine, theirs = ([shape[1] for shape in side] for side in shapes)
     multiple = next((m for m in (64, 32, 16, 8) if all(width % m == 0 for width in mine)), None)
-    if is_wider and len(set(mine)) == 1 < len(set(theirs)):
+    if len(set(mine)) == 1 < len(set(theirs)) and mine[0] >= max(theirs):
         yield case.cause("padding-global", width=mine[0])
-    elif is_wider and multiple is not None and any(width % multiple for width in theirs):
+    elif multiple is not None and len(mine) > 2 and any(width % multiple for width in theirs):
         yield case.cause("padding-multiple", multiple=multiple)
 
 
+@whatever_the_rows("random state")
 @cause_of("random state")
 def seeds_of_each_process(case: Case) -> Iterator[Cause]:
     def states_at_the_start(side: Recording) -> set[str]:
@@ -209,6 +239,13 @@ def iterators_of_loaders(case: Case) -> Iterator[Cause]:
     elif evaluated:
         alike = " (An epoch begins here too: a training loader that made no new iterator would look the same.)"
         yield case.cause("evaluation-draw", evaluated=case.update - 1, draws=-draws, epoch=alike if begins else "")
+
+
+def dealt(side: Recording) -> Iterator[list[str]]:
+    """Yield the rows of each micro-batch, in the order in which a loader deals them: to one process after the other."""
+    for lines in side.updates.values():
+        for micros in zip_longest(*[line["micro_batches"] for line in lines]):
+            yield from (micro["rows"] for micro in micros if micro)
 
 
 def is_one_update_ahead(case: Case) -> bool:

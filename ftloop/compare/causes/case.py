@@ -1,4 +1,4 @@
-"""The case that causes are asked about: the first difference between two recordings, seen from one side."""
+"""The case that causes are asked about: a difference between two recordings, seen from one side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ftloop.compare.differences import Comparison, Difference, Line, Recording
+from ftloop.compare.differences import BATCH_STAGES, STAGES, Comparison, Difference, Line, Recording
 
 TEXTS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text(encoding="utf-8"))
 
@@ -27,15 +27,13 @@ class Cause:
 
 @dataclass(frozen=True)
 class Case:
-    """The first difference, with one run as the suspect. Every cause is tried both ways."""
+    """A difference, with one run as the suspect. Every cause is tried both ways."""
 
     comparison: Comparison
     suspect: Recording
     reference: Recording
-
-    @property
-    def first(self) -> Difference:
-        return self.comparison.first
+    first: Difference
+    """The first in the comparison, or the first of its stage."""
 
     @property
     def update(self) -> int:
@@ -94,6 +92,16 @@ class Case:
 Check = Callable[[Case], Iterator[Cause]]
 CHECKS: dict[str, list[Check]] = {}
 """Checks of each stage, the most specific first."""
+STANDING: dict[str, list[Check]] = {}
+"""Those whose evidence holds whatever has differed before."""
+IMPLIED = {
+    "sampler": {"seed", "not-shuffled", "data", "arguments"},
+    "data": {"inputs"},
+    "precision": {"arguments"},
+    "cadence": {"nothing-at-the-end", "rows-per-update", "step-modulo"}
+    | {"window-carried", "window-dropped", "drop-last"},
+}
+"""What is not told once one of these has been."""
 
 
 def cause_of(*stages: str) -> Callable[[Check], Check]:
@@ -107,19 +115,69 @@ def cause_of(*stages: str) -> Callable[[Check], Check]:
     return register
 
 
-def explain(comparison: Comparison) -> list[Cause]:
-    """Return the causes that the evidence supports, the most certain first; an empty list means unknown."""
+def whatever_the_rows(*stages: str) -> Callable[[Check], Check]:
+    """Register a check that needs no equal updates before the difference: its evidence is in each recording alone."""
+
+    def register(check: Check) -> Check:
+        for stage in stages:
+            STANDING.setdefault(stage, []).append(check)
+        return check
+
+    return register
+
+
+def explain(comparison: Comparison, difference: Difference | None = None) -> list[Cause]:
+    """Return the causes that the evidence supports, the most certain first; an empty list means unknown.
+
+    `difference`: None for the first. Any other has to be one that follows from none before it.
+    """
     if comparison.same:
         return []
+    difference = difference or comparison.first
+    asked = (_ask(check, comparison, difference) for check in CHECKS.get(difference.stage, []))
+    return next((causes for causes in asked if causes), [])
+
+
+def also_different(comparison: Comparison) -> list[Cause]:
+    """Return the causes, beside those of the first difference, of what does not follow from it: a schedule, an
+    optimizer, clipping and the like can be told apart whatever rows the runs have seen.
+    """
+    told = {cause.name for cause in explain(comparison)}
+    found: dict[str, Cause] = {}
+    firsts: dict[tuple[str, str], Difference] = {}
+    for difference in comparison.differences:
+        if difference.update > 0:
+            firsts.setdefault((difference.stage, difference.what.partition(",")[0]), difference)
+    for stage in STAGES:
+        for difference in (each for (of, _), each in firsts.items() if of == stage):
+            causes = explain(comparison, difference) if _follows_from_nothing(comparison, difference) else []
+            for check in STANDING.get(stage, []):
+                causes += _ask(check, comparison, difference)
+            for cause in causes:
+                found.setdefault(cause.name, cause)
+    known = told | found.keys()
+    return [each for each in found.values() if each.name not in told and not IMPLIED.get(each.name, set()) & known]
+
+
+def _ask(check: Check, comparison: Comparison, difference: Difference) -> list[Cause]:
     a, b = comparison.a, comparison.b
-    for check in CHECKS.get(comparison.first.stage, []):
-        causes: dict[str, Cause] = {}
-        for case in (Case(comparison, a, b), Case(comparison, b, a)):
-            for cause in check(case):
-                causes.setdefault(cause.name, cause)  # one that fits both ways is reported from A's side
-        if causes:
-            return list(causes.values())
-    return []
+    causes: dict[str, Cause] = {}
+    for case in (Case(comparison, a, b, difference), Case(comparison, b, a, difference)):
+        for cause in check(case):
+            causes.setdefault(cause.name, cause)  # one that fits both ways is reported from A's side
+    return list(causes.values())
+
+
+def _follows_from_nothing(comparison: Comparison, difference: Difference) -> bool:
+    """Whether no earlier difference can have made this one: rows and schedules depend on nothing that is computed,
+    what is drawn before a forward pass on the batches before it.
+    """
+    if difference.stage in ("rows", "learning rate"):
+        return True
+    place = (difference.update, difference.micro_batch or 0)
+    batches = [each for each in comparison.differences if each.update > 0 and each.stage in BATCH_STAGES]
+    before = [each for each in batches if each != difference and (each.update, each.micro_batch or 0) < place]
+    return difference.stage in BATCH_STAGES and not before
 
 
 def is_close(ratio: float, wanted: float, tolerance: float = 1e-6) -> bool:

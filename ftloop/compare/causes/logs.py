@@ -7,18 +7,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ftloop.compare.causes.case import Case, Cause, cause_of, differing_arguments, is_close
+from ftloop.compare.causes.case import Case, Cause, cause_of, differing_arguments, is_close, whatever_the_rows
+from ftloop.compare.causes.step import is_clipped
 from ftloop.compare.differences import Recording
 from ftloop.system.text import join_some
 
 
+@whatever_the_rows("log")
 @cause_of("log")
 def moment_of_logging(case: Case) -> Iterator[Cause]:
     """The learning rate is logged after the scheduler's step, or the norm after clipping."""
     what, (mine, theirs) = case.first.what, case.values
     if case.update not in case.comparison.updates:
         return
-    if what == "grad_norm" and mine == case.line(case.suspect).get("clipped_norm"):
+    line = case.line(case.suspect)
+    if what == "grad_norm" and is_clipped(line) and mine == line["clipped_norm"]:
         yield case.cause("logged-after-clipping")
     if what == "learning_rate" and theirs == case.line(case.reference)["lr"][0]:
         following = case.suspect.updates.get(case.update + 1)
@@ -47,6 +50,7 @@ def logged_loss(case: Case) -> Iterator[Cause]:
         yield case.cause("logs-last-loss", updates=updates)
 
 
+@whatever_the_rows("evaluation", "checkpoint")
 @cause_of("evaluation", "checkpoint")
 def nothing_at_the_end(case: Case) -> Iterator[Cause]:
     last = max(case.comparison.updates, default=0)
@@ -55,6 +59,7 @@ def nothing_at_the_end(case: Case) -> Iterator[Cause]:
         yield case.cause("nothing-at-the-end", verb=verb, last=last)
 
 
+@whatever_the_rows("evaluation", "checkpoint")
 @cause_of("evaluation", "checkpoint")
 def cadence(case: Case) -> Iterator[Cause]:
     if "none" not in case.values:
@@ -86,11 +91,15 @@ def mean_of_the_evaluation_loss(case: Case) -> Iterator[Cause]:
         yield case.cause("evaluation-average")
 
 
+@whatever_the_rows("end")
 @cause_of("end")
 def other_final_weights(case: Case) -> Iterator[Cause]:
     last = max(case.reference.updates, default=0)
     if case.first.what != "weights left by the run" or last not in case.reference.updates:
         return
+    end = max(case.suspect.updates, default=0)
+    if end in case.suspect.updates and case.suspect.updates[end][0]["weights"] == case.values[0]:
+        return  # nothing was gone back to
     same = [u for u, lines in case.suspect.updates.items() if u < last and lines[0]["weights"] == case.values[0]]
     if same and case.reference.updates[last][0]["weights"] == case.values[1]:
         yield case.cause("best-model", best=same[-1])

@@ -7,7 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ftloop.compare.causes.case import Case, Cause, cause_of, differing_arguments, is_close, usual_window
+from ftloop.compare.causes.case import (
+    Case,
+    Cause,
+    cause_of,
+    differing_arguments,
+    is_close,
+    usual_window,
+    whatever_the_rows,
+)
 from ftloop.compare.differences import Line, Recording
 
 LAST_DIGITS = 1e-5
@@ -69,7 +77,26 @@ def padding_that_is_not_computed(case: Case) -> Iterator[Cause]:
         yield case.cause("padding-none")
 
 
-cause_of("loss")(differing_arguments("bf16", "fp16", "label_smoothing_factor", "class_weights", "problem_type"))
+@whatever_the_rows("loss")
+def never_in_training_mode(case: Case) -> Iterator[Cause]:
+    mine, theirs = case.both(
+        lambda side: {u: all(m["training"] for m in lines[0]["micro_batches"]) for u, lines in side.updates.items()}
+    )
+    if any(theirs[update] and not mine[update] for update in case.comparison.updates):
+        yield case.cause("eval-mode")
+
+
+settings_of_the_loss = differing_arguments("bf16", "fp16", "label_smoothing_factor", "class_weights", "problem_type")
+cause_of("loss")(settings_of_the_loss)
+whatever_the_rows("loss")(settings_of_the_loss)
+
+
+@whatever_the_rows("loss")
+@cause_of("loss")
+def precision(case: Case) -> Iterator[Cause]:
+    mine, theirs = case.both(precision_of)
+    if mine and theirs and mine != theirs:
+        yield case.cause("precision", mine=mine, theirs=theirs)
 
 
 @cause_of("gradient")
@@ -94,6 +121,7 @@ def exchange_of_gradients(case: Case) -> Iterator[Cause]:
         yield case.cause("not-exchanged")
 
 
+@whatever_the_rows("gradient")
 @cause_of("gradient")
 def buckets_of_ddp(case: Case) -> Iterator[Cause]:
     mine, theirs = case.both(lambda side: side.header.get("find_unused_parameters"))
@@ -101,19 +129,24 @@ def buckets_of_ddp(case: Case) -> Iterator[Cause]:
         yield case.cause("find-unused-parameters", mine=mine, theirs=theirs)
 
 
+@whatever_the_rows("clipping")
 @cause_of("clipping")
 def cleared_before_the_step(case: Case) -> Iterator[Cause]:
     if case.values[0] == 0 and case.values[1]:
         yield case.cause("cleared-before-step")
 
 
+@whatever_the_rows("clipping")
 @cause_of("clipping")
 def clipped_or_not(case: Case) -> Iterator[Cause]:
-    mine, theirs = case.both(lambda side: is_clipped(case.line(side)))
+    """Seen in the norms before and after clipping of all updates."""
     my_limit, limit = case.both(lambda side: clipping_limit(case, side))
-    if not mine and theirs and limit is not None:
+    mine = [lines[case.first.process] for lines in case.suspect.updates.values()]
+    norms = [line["micro_batches"][-1]["grad_norm"] for line in mine]
+    is_above = any(math.isfinite(norm) and norm > limit * 1.001 for norm in norms if limit)
+    if limit and is_above and not any(map(is_clipped, mine)):
         yield case.cause("no-clipping", limit=limit)
-    elif mine and theirs and my_limit and limit and not is_close(my_limit, limit, 1e-3):
+    elif my_limit and limit and not is_close(my_limit, limit, 1e-3):
         yield case.cause("max-grad-norm", mine=my_limit, theirs=limit)
 
 
@@ -186,12 +219,20 @@ cause_of("learning rate")(
 )
 
 
+@cause_of("learning rate")
+def kind_of_schedule(case: Case) -> Iterator[Cause]:
+    mine, theirs = case.both(lambda side: shape_of(side.curve("learning_rate")))
+    if mine and theirs and mine != theirs:
+        yield case.cause("schedule-kind", mine=mine, theirs=theirs)
+
+
+@whatever_the_rows("weights")
 @cause_of("weights")
 def optimizer(case: Case) -> Iterator[Cause]:
-    """The gradients and the learning rate agree, so it is the optimizer that differs."""
+    """What differs between the optimizers makes other weights of the same gradients and learning rate."""
     mine, theirs = case.both(lambda side: side.header["optimizer"])
     moved = [u for u in case.comparison.updates if any(case.line(case.suspect, u).get("lr") or [0])]
-    if mine == theirs or case.update != min(moved, default=0):
+    if mine == theirs or case.update > min(moved, default=0):
         return  # what makes no difference in the first update that moves makes none later
     if mine["class"] != theirs["class"]:
         yield case.cause("optimizer", mine=mine["class"], theirs=theirs["class"])
@@ -200,7 +241,7 @@ def optimizer(case: Case) -> Iterator[Cause]:
     if decays[0] != decays[1]:
         shown = [", ".join(f"{count} tensors with {decay:g}" for decay, count in sorted(d.items())) for d in decays]
         yield case.cause("decay-groups", mine=shown[0], theirs=shown[1])
-    for name in ("fused", "eps", "betas", "amsgrad", "momentum"):
+    for name in ("fused", "foreach", "eps", "betas", "amsgrad", "momentum"):
         x, y = ({str(group.get(name) or None) for group in each["groups"]} for each in (mine, theirs))
         if x != y:
             hint = " Trainer's AdamW is fused, on the CPU too (optim=adamw_torch_fused)." if name == "fused" else ""
@@ -213,6 +254,13 @@ def differed_before(case: Case, name: str) -> bool:
     earlier = [update for update in case.comparison.updates if update < case.update]
     mine, theirs = case.both(lambda side: [case.line(side, u)["micro_batches"][0].get(name) for u in earlier])
     return any(x is False and y for x, y in zip(mine, theirs, strict=True))
+
+
+def precision_of(side: Recording) -> str | None:
+    """Return the type that most is computed in: autocast's, or that of the weights; None where it was not recorded."""
+    first: Line = next((lines[0]["micro_batches"][0] for lines in side.updates.values()), {})
+    kind: str | None = first.get("autocast") or side.header["model"].get("dtype")
+    return f"{kind} (autocast)" if first.get("autocast") else kind
 
 
 def is_clipped(line: Line) -> bool:
@@ -262,6 +310,26 @@ def is_shifted(case: Case, other: Callable[[int], int]) -> bool:
     mine, theirs = case.both(lambda side: side.curve("learning_rate"))
     pairs = [(mine[u], theirs[other(u)]) for u in mine if u >= case.update and other(u) in theirs]
     return len(pairs) > 1 and len({y for _, y in pairs}) > 1 and all(is_close(x, y, 1e-9) or x == y for x, y in pairs)
+
+
+def shape_of(curve: dict[int, float]) -> str | None:
+    """Return a schedule in words; None for one of fewer than four updates, or that does not begin with the run's."""
+    updates = sorted(curve)
+    if len(updates) < 4 or updates[0] != 1:
+        return None
+    peak = max(curve.values())
+    top = next(update for update in updates if curve[update] == peak)
+    warmup = f"rises until update {top}, then " if top > 1 else ""
+    after = [curve[update] for update in updates if update >= top]
+    end = end_of_linear_decay(curve)
+    if after[0] == after[-1]:
+        return f"{warmup}stays at {peak:g}"
+    if end is not None and all(
+        is_close(curve[u], peak * (end - u + 1) / (end - top + 1), 1e-3) for u in updates if top <= u <= end
+    ):
+        return f"{warmup}falls from {peak:g} in a line to 0 after {end} updates"
+    falls = "in steps" if len(set(after)) < len(after) / 2 else "in a curve"
+    return f"{warmup}falls from {peak:g} {falls}, to {after[-1]:g} in update {updates[-1]}"
 
 
 def end_of_linear_decay(curve: dict[int, float]) -> int | None:
