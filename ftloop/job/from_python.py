@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import groupby
 from typing import Any
 
 import datasets
@@ -11,6 +13,7 @@ from ftloop.batching.padding import row_lengths
 from ftloop.checkpoint.save import save_model
 from ftloop.checkpoint.trainer_state import TRAINER_STATE
 from ftloop.config.problem_type import ProblemType
+from ftloop.data.columns import DEFAULT_PAIRS, find_text_columns
 from ftloop.data.labels import Labels, label_ids
 from ftloop.data.load import TextData
 from ftloop.errors import UserError
@@ -31,9 +34,9 @@ def finish(run: Run, test_dataset: datasets.Dataset | None = None) -> None:
     the model card, and with `report` the report. Every process calls it.
 
     The evaluation set and `test_dataset`, which need not have labels, are evaluated with the model as it is now. The
-    data sets have to hold their texts too, beside the tokens: in the columns `text_column_names`, or in one or two of
-    text alone.
-    Raises: UserError where they do not; the model and the results of the training are saved by then.
+    texts are those that the data sets hold beside the tokens, in the columns `text_column_names`, in one or two of text
+    alone, or in those with the usual names; where they hold none, what the tokenizer makes of the tokens.
+    Raises: UserError where it is not clear which they are; the model and the results of the training are saved by then.
     """
     files = save_model(run)
     trained: dict[str, Any] = next((entry for entry in reversed(run.state.log_history) if "train_runtime" in entry), {})
@@ -61,9 +64,13 @@ def _inputs(run: Run, test_dataset: Any) -> Inputs:
     if test_dataset is not None:
         run.eval_loaders.factory.check(test_dataset, "test_dataset")
         sets["test"] = test_dataset
+    sets = {name: rows if isinstance(rows, datasets.Dataset) else _as_table(rows) for name, rows in sets.items()}
     columns = _text_columns(config.text_column_names, sets)
-    read = {name: _as_read(rows, columns, labels, name) for name, rows in sets.items()}
-    lengths = row_lengths(run.train_dataset, quiet=True)
+    texts = sets
+    if not columns:
+        columns, texts = _decoded(tokenizer, sets)
+    read = {name: _as_read(rows, columns, labels, name) for name, rows in texts.items()}
+    lengths = _lengths(sets["train"], run.train_loader.collate_fn)
     limit: int = config.max_seq_length or getattr(tokenizer, "model_max_length", None) or NO_LIMIT
     longest = limit if limit < NO_LIMIT else int(lengths.max())
     return Inputs(
@@ -88,22 +95,67 @@ def _inputs(run: Run, test_dataset: Any) -> Inputs:
     )
 
 
+def _as_table(rows: Any) -> datasets.Dataset:
+    """The rows of a data set of another class, such as the Dataset of PyTorch that tutorials write."""
+    read = ({name: np.asarray(value).tolist() for name, value in rows[row].items()} for row in range(len(rows)))
+    return datasets.Dataset.from_list(list(read)).with_format("torch")
+
+
 def _text_columns(wanted: list[str] | None, sets: dict[str, Any]) -> tuple[str, ...]:
-    """Raises: UserError where it is not clear which columns hold the texts."""
-    for name, rows in sets.items():
-        if not isinstance(rows, datasets.Dataset):
-            kind = type(rows).__name__
-            raise UserError(f"finish: the {name} set is a {kind}; it reads a datasets.Dataset, from_list makes one")
+    """Return the columns that hold the texts; none where no column holds any.
+
+    Raises: UserError where it is not clear which they are.
+    """
     in_all = [name for name in sets["train"].column_names if all(name in rows.column_names for rows in sets.values())]
     texts = [
-        name for name in in_all if getattr(sets["train"].features[name], "dtype", "") in ("string", "large_string")
+        name
+        for name in in_all
+        if getattr(sets["train"].features[name], "dtype", "") in ("string", "large_string")
+        and not name.casefold().startswith("label")  # what a class is called stands beside its number
     ]
+    if wanted is None and len(texts) > 2:
+        with suppress(UserError):
+            return find_text_columns(None, None, texts, "")
     found = texts if wanted is None else wanted
-    if not 1 <= len(found) <= 2 or not set(found) <= set(in_all):
+    if len(found) > 2 or not set(found) <= set(in_all):
         has = f"of the columns {join_some(in_all, 10)} those with text are {join_some(texts, 10) or 'none'}"
-        way = "keep the texts beside the tokens, and where they are more than two columns, name them"
-        raise UserError(f"finish: {has}; {way}: TrainConfig(text_column_names=[...])")
+        raise UserError(f"finish: {has}; name one or two: TrainConfig(text_column_names=[...])")
     return tuple(found)
+
+
+def _decoded(tokenizer: Any, sets: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return names for one column of texts, or two where the rows are pairs; and the sets with these, read from the
+    tokens. Raises: UserError where nothing can read them.
+    """
+    if tokenizer is None or any("input_ids" not in rows.column_names for rows in sets.values()):
+        way = "keep the texts beside the tokens, or give prepare the tokenizer as processing_class, which reads these"
+        raise UserError(f"finish: the columns {join_some(sets['train'].column_names, 10)} hold no texts; {way}")
+    say("Texts", "the data sets hold none beside the tokens: as the tokenizer reads these, to where they were cut")
+    tokens = {name: rows.with_format(None).select_columns("input_ids") for name, rows in sets.items()}
+    texts = {name: [_parts(tokenizer, row["input_ids"]) for row in rows] for name, rows in tokens.items()}
+    pairs = max(map(len, texts["train"]), default=0) == 2
+    columns = DEFAULT_PAIRS[0] if pairs else ("text",)
+    for name, rows in sets.items():
+        rows = rows.remove_columns([column for column in columns if column in rows.column_names])  # of other types
+        for place, column in enumerate(columns):
+            taken = slice(place, place + 1) if pairs else slice(None)
+            rows = rows.add_column(column, [" ".join(parts[taken]) for parts in texts[name]])
+        sets = sets | {name: rows}
+    return columns, sets
+
+
+def _parts(tokenizer: Any, ids: list[int]) -> list[str]:
+    """Return what stands between the tokens that end a text."""
+    ends = {tokenizer.sep_token_id, tokenizer.eos_token_id}
+    parts = (list(part) for is_end, part in groupby(ids, ends.__contains__) if not is_end)
+    return [text for part in parts if (text := tokenizer.decode(part, skip_special_tokens=True).strip())]
+
+
+def _lengths(rows: datasets.Dataset, collate: Any) -> np.ndarray:
+    """Return the tokens of each row, which may be the collator's making."""
+    if "input_ids" in rows.column_names:
+        return row_lengths(rows, quiet=True)
+    return np.array([collate([row])["input_ids"].shape[-1] for row in rows], np.int32)
 
 
 def _as_read(rows: datasets.Dataset, columns: tuple[str, ...], labels: Labels, name: str) -> datasets.Dataset:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 from harness.models import tiny_bert
-from harness.rows import tiny_pairs, tiny_rows, tiny_tokenizer
+from harness.rows import pad, tiny_pairs, tiny_rows, tiny_tokenizer
 from harness.side_by_side import weights_digest
 
 from ftloop import Run, TrainConfig, UserError, finish, load_classifier, predict, prepare, train, updates
@@ -72,16 +73,81 @@ def test_a_run_is_finished_as_by_the_command(
     assert classifier.takes_pairs
 
 
-def test_what_has_no_texts_still_leaves_its_model_and_results(tmp_path: Path) -> None:
-    run = trained(tmp_path / "tokens", tiny_rows(9), tiny_rows(5))
-    with pytest.raises(UserError, match=r"finish: of the columns .* those with text are none; keep the texts beside"):
+class Encodings:
+    """The rows of the Dataset class that tutorials write: tensors, without the texts."""
+
+    def __init__(self, rows: Dataset) -> None:
+        self.rows = rows.select_columns(["input_ids", "attention_mask", "label"]).with_format("torch")
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        found = dict(self.rows[row])
+        return {"labels": found.pop("label")} | found
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "single", "of torch"])
+def test_texts_that_were_left_out_are_read_from_the_tokens(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ["sentence1"] if kind == "single" else ["sentence1", "sentence2"]
+    tokenizer, pairs = tiny_tokenizer(), tiny_pairs(9)
+    rows = Dataset.from_list(pairs).map(lambda row: tokenizer(*(row[name] for name in columns)))
+    without: Any = Encodings(rows) if kind == "of torch" else rows.remove_columns(["sentence1", "sentence2"])
+    whole = rows if kind != "single" else rows.remove_columns("sentence2")
+    for folder, data in (("with", whole), ("without", without)):
+        finish(trained(tmp_path / folder, data, data, report=False), data)
+        assert ("Texts     the data sets hold none" in capsys.readouterr().out) == (folder == "without")
+    for name in ("with", "without"):
+        found = read_predictions(tmp_path / name / "test_predictions.parquet").to_pydict()
+        texts = [found[column] for column in found if column in ("text", "sentence1", "sentence2")]
+        assert texts == [[pair[column] for pair in pairs] for column in columns]
+        assert found["label"] == [("no", "yes")[pair["label"]] for pair in pairs]
+        assert load_classifier(tmp_path / name).takes_pairs == (len(columns) == 2)
+
+
+def test_a_collator_may_make_the_tokens(tmp_path: Path) -> None:
+    tokenizer, rows = tiny_tokenizer(), Dataset.from_list(tiny_pairs(9))
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        texts = [[row[name] for row in batch] for name in ("sentence1", "sentence2")]
+        return {
+            **tokenizer(*texts, padding=True, return_tensors="pt"),
+            "labels": torch.tensor([r["label"] for r in batch]),
+        }
+
+    settings = SETTINGS | {"report": False, "remove_unused_columns": False, "output_dir": str(tmp_path)}
+    run = prepare(TrainConfig(**settings), tiny_bert(), rows, rows, data_collator=collate)
+    train(run)
+    finish(run)
+    facts = json.loads((tmp_path / "ftloop_run.json").read_text())
+    lengths = [len(tokenizer(row["sentence1"], row["sentence2"])["input_ids"]) for row in tiny_pairs(9)]
+    assert facts["padding"]["tokens_per_row"] == pytest.approx(sum(lengths) / 9)
+    assert facts["data"]["longest_input"] == max(lengths)
+
+
+@pytest.mark.parametrize("more", [["label_text"], ["id", "author"]])
+def test_other_columns_of_text_are_not_taken_for_a_pair(more: list[str], tmp_path: Path) -> None:
+    """The name of a class beside its number, as SetFit's data sets have it; and what else a table holds."""
+    rows = tokenized(9).remove_columns("sentence2").rename_column("sentence1", "text")
+    for name in more:
+        rows = rows.add_column(name, [f"{name} {i}" for i in range(9)])
+    finish(trained(tmp_path, rows, rows, report=False))
+    assert json.loads((tmp_path / "ftloop_run.json").read_text())["data"]["text_columns"] == ["text"]
+
+
+def test_what_no_text_can_be_found_in_still_leaves_its_model_and_results(tmp_path: Path) -> None:
+    settings = SETTINGS | {"report": False, "output_dir": str(tmp_path)}
+    run = prepare(TrainConfig(**settings), tiny_bert(), tiny_rows(9), tiny_rows(5), data_collator=pad)
+    train(run)
+    with pytest.raises(
+        UserError, match=r"hold no texts; keep the texts beside the tokens, or give prepare the tokenizer"
+    ):
         finish(run)
     assert {"model.safetensors", "train_results.json", "trainer_state.json"} <= {
-        path.name for path in (tmp_path / "tokens").iterdir()
+        path.name for path in tmp_path.iterdir()
     }
-    run = trained(tmp_path / "list", tiny_rows(9).to_list(), tiny_rows(5))
-    with pytest.raises(UserError, match=r"finish: the train set is a list"):
-        finish(run)
 
 
 def test_what_a_loop_of_ones_own_was_asked_and_only_train_does_is_told(
