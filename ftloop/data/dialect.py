@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import re
 import shlex
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TextIO
 
-from ftloop.data.columns import find_text_columns
+from ftloop.data.columns import find_text_columns, is_usual_text
 from ftloop.data.compression import split_endings
 from ftloop.data.conversions import UnknownForm, told_of_labels_in_front
 from ftloop.data.csv_rows import ROW_NAMES, dialect_of, escapes_quotes, read_table
@@ -40,6 +41,10 @@ def settle(source: Source, flag: str, console: TextIO | None = None, like: Sourc
     is an error, as ever. A file that leaves a doubt is read `like` one of the training set, if its first line can be.
     Raises: UserError for a txt file that leaves one still.
     """
+    if like is not None and source.reading.column_names is not None and _has_own_header(source, flag, like):
+        told = "line 1 is a header, so --column_names is not for this file"
+        say("Header", f"{source.name}: {told}", console)
+        source = replace(source, reading=replace(source.reading, column_names=None))
     _warn_of_encoding(source, console)
     _tell_format(source, console)
     settled = _with_delimiter(source, flag, console, like)
@@ -55,6 +60,19 @@ def settle(source: Source, flag: str, console: TextIO | None = None, like: Sourc
             )
             say("Header", f"{source.name}: {told}", console)
     return settled
+
+
+def _has_own_header(source: Source, flag: str, like: Source) -> bool:
+    """Whether the first line names columns, where those of the training set have no header."""
+    names = source.reading.column_names or ()
+    with suppress(UserError):  # which is told when it is read
+        source = replace(source, reading=replace(source.reading, column_names=None))
+        source = _with_delimiter(source, flag, io.StringIO(), like)
+        header = read_columns(source) if _is_file_of_table(source) else []
+        known = {name.casefold() for name in names}
+        if any(is_usual_text(name) or name.strip().casefold() in known for name in header):
+            return mistaken_names(source) is None
+    return False
 
 
 def _tell_format(source: Source, console: TextIO | None) -> None:

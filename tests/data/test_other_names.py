@@ -48,6 +48,38 @@ def test_the_only_usual_name_is_taken_where_its_values_are_the_training_sets(
     assert "Warning" not in said
 
 
+@pytest.mark.parametrize("header", ["index\tsentence", "label\ttext", "Label\tbody"])
+def test_a_set_with_a_header_beside_a_training_set_without_one_is_read_by_its_own(
+    header: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As GLUE has the files of CoLA."""
+    (tmp_path / "train.tsv").write_text("gj04\t1\t\tt0 is here.\ngj04\t0\t*\tt1 is here.\nbc01\t1\t\tt2 is here.\n")
+    (tmp_path / "dev.tsv").write_text("gj04\t1\t\tthe text\n")
+    (tmp_path / "test.tsv").write_text(f"{header}\n1\tt0 is here.\n0\tt1 is here.\n")
+    config = TrainConfig(
+        train_file=str(tmp_path / "train.tsv"),
+        validation_file=str(tmp_path / "dev.tsv"),
+        test_file=str(tmp_path / "test.tsv"),
+        column_names=["source", "label", "mark", "text"],
+    )
+    data = load_text_data(config)
+    assert raw(data, "validation") == [{"text": "the text", "label": "1"}]
+    labels = [{}, {}] if header.startswith("index") else [{"label": "1"}, {"label": "0"}]
+    expected = [{"text": f"t{n} is here."} | label for n, label in enumerate(labels)]
+    assert raw(data, "test") == expected
+    said = capsys.readouterr().out
+    told = f"Header    {tmp_path}/test.tsv: line 1 is a header, so --column_names is not for this file\n"
+    assert said.count("Header  ") == said.count(told) == 1
+
+
+def test_a_first_line_that_is_a_row_is_no_header_though_it_holds_a_usual_name(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("good,some words\nbad,other words\n")
+    (tmp_path / "test.csv").write_text("good,review\nbad,title\ngood,sentence\n")
+    given = {f"{split}_file": str(tmp_path / f"{split}.csv") for split in ("train", "test")}
+    data = load_text_data(TrainConfig(**given, column_names=["label", "text"], eval_strategy="no"))
+    assert len(raw(data, "test")) == 3
+
+
 def test_a_name_in_another_case_is_taken_whatever_it_is(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     train = [{"lyrics": "a", "dear": 1, "late": 0}, {"lyrics": "b", "dear": 0, "late": 1}]
     there = [{"Lyrics": "a", "Dear": 1, "LATE": 0}]
