@@ -19,7 +19,7 @@ from ftloop.config.train_config import TrainConfig
 from ftloop.errors import ExitCode, UserError
 from ftloop.system.atomic import retry_once, write_text
 from ftloop.system.console import say, write
-from ftloop.system.signals import SIGNALS
+from ftloop.system.signals import signals_to_handle
 from ftloop.system.stopping import StopRequest
 
 RESUMES = "the same command with --resume_from_checkpoint last continues"
@@ -84,7 +84,7 @@ def _train_one(command: list[str], stop: StopRequest) -> int:
         if process is not None:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for name in SIGNALS if (number := getattr(signal, name, None))}
+    before = {number: signal.signal(number, pass_on) for number in signals_to_handle()}
     try:
         if stop.reason is not None:
             return ExitCode.STOPPED

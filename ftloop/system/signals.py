@@ -1,5 +1,5 @@
-"""What SIGTERM, SIGINT and SIGUSR1 do: ask a run to stop where it can be resumed (stopping.py); before training, where
-nothing would be lost, end it at once.
+"""What SIGTERM, SIGINT, SIGUSR1 and SIGHUP do: ask a run to stop where it can be resumed (stopping.py); before
+training, where nothing would be lost, end it at once.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ from ftloop.errors import ExitCode
 from ftloop.system.launcher import is_main_process
 from ftloop.system.stopping import StopRequest
 
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # SIGUSR1 does not exist on Windows
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")  # the last two do not exist on Windows
 WORKER_GRACE_SECONDS = 60
+
+
+def signals_to_handle() -> list[int]:
+    """Return the numbers of those signals, but of the end of the terminal where `nohup` has it ignored."""
+    numbers = {name: getattr(signal, name) for name in SIGNALS if hasattr(signal, name)}
+    return [n for name, n in numbers.items() if name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
 
 
 class OnSignal(Enum):
@@ -29,8 +35,8 @@ class OnSignal(Enum):
 
 
 class SignalHandler:
-    """Handle SIGTERM, SIGINT and SIGUSR1 while it is entered: each requests `stop` instead of ending the process. In
-    another thread than the main one, which alone may handle signals, it does nothing.
+    """Handle those signals while it is entered: each requests `stop` instead of ending the process. In another thread
+    than the main one, which alone may handle signals, it does nothing.
     """
 
     def __init__(self, stop: StopRequest) -> None:
@@ -41,8 +47,8 @@ class SignalHandler:
     def __enter__(self) -> SignalHandler:
         self._process = os.getpid()
         is_main = threading.current_thread() is threading.main_thread()
-        numbers = [getattr(signal, name) for name in SIGNALS if is_main and hasattr(signal, name)]
-        self._before = {number: signal.signal(number, self) for number in numbers}
+        self._of_terminal = [each for each in (1, 2) if os.isatty(each)]
+        self._before = {number: signal.signal(number, self) for number in signals_to_handle() if is_main}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -63,6 +69,9 @@ class SignalHandler:
             return _end_child(number)
         name, again = signal.Signals(number).name, self.stop.reason is not None
         self.stop.request(name)
+        if name == "SIGHUP":  # a terminal that is gone makes an error of every line that is said
+            for each in self._of_terminal:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), each)
         is_second, self._interrupted = self._interrupted, self._interrupted or number == signal.SIGINT
         if number == signal.SIGINT and is_second:
             _write(f"\nStopped   at once by a second {name}; what had been saved is whole\n")
@@ -90,7 +99,8 @@ def ignore_signals_in_worker(worker_id: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _write(text: str) -> None:

@@ -172,7 +172,7 @@ def test_the_time_limit_is_that_of_all_seeds_together(
     assert 60 < limits[1] <= limits[0] <= 99
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
 def test_a_signal_is_passed_on_once_and_ends_all(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, Any]], list[int]]] = {
     "in mid-window": ({}, [at("forward", 8)], [75]),
     "in mid-window, by SIGINT": ({}, [at("forward", 8, "SIGINT")], [75]),
     "in mid-window, by SIGUSR1": ({}, [at("forward", 8, "SIGUSR1")], [75]),
+    "in mid-window, by SIGHUP": ({}, [at("forward", 8, "SIGHUP")], [75]),
     "in an epoch's last, partial window": ({}, [at("forward", 15)], [75]),
     "in an evaluation": ({}, [at("evaluation", 6)], [75]),
     "in an evaluation at an epoch's end": (BY_EPOCH, [at("evaluation", 6)], [75]),
@@ -85,8 +86,9 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, Any]], list[int]]] = {
     "with loader processes": ({"dataloader_num_workers": "2"}, [at("forward", 8), at("evaluation", 2)], [75, 75]),
     "with loader processes that get the signal too": (
         {"dataloader_num_workers": "2"},
-        [at("forward", 2, name, to_all=True) for name in ("SIGINT", "SIGTERM", "SIGUSR1")] + [at("evaluation", 2)],
-        [75, 75, 75, 75],
+        [at("forward", 2, name, to_all=True) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")]
+        + [at("evaluation", 2)],
+        [75, 75, 75, 75, 75],
     ),
     "with loader processes that persist": (
         {"dataloader_num_workers": "2", "dataloader_persistent_workers": "true"},
@@ -167,7 +169,7 @@ with SignalHandler(StopRequest()) as signals:
     if pid == 0:
         while True:
             time.sleep(0.05)
-    for name in ("SIGINT", "SIGUSR1", "SIGTERM"):
+    for name in ("SIGINT", "SIGUSR1", "SIGHUP", "SIGTERM"):
         time.sleep(0.5)
         print(os.waitpid(pid, os.WNOHANG))
         os.kill(pid, getattr(signal, name))
@@ -177,7 +179,42 @@ with SignalHandler(StopRequest()) as signals:
 
 def test_a_forked_process_is_ended_by_sigterm_and_not_by_what_a_terminal_sends() -> None:
     done = subprocess.run([sys.executable, "-c", CHILD], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "(0, 0)\n" * 3 + f"-{int(signal.SIGTERM)} None\n", done.stderr
+    assert done.stdout == "(0, 0)\n" * 4 + f"-{int(signal.SIGTERM)} None\n", done.stderr
+
+
+IN_TERMINAL = """
+import os, sys, time
+from ftloop.system.signals import SignalHandler
+from ftloop.system.stopping import StopRequest
+stop = StopRequest()
+with SignalHandler(stop) as signals, signals.deferred():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), 1)
+    print("more", flush=True)
+    print("more", file=sys.stderr, flush=True)
+with open(sys.argv[1], "w") as file:
+    file.write(str(stop.reason))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="terminals are needed")
+@pytest.mark.parametrize(("nohup", "reason"), [([], "SIGHUP"), (["nohup"], "None")])
+def test_a_terminal_that_is_closed_stops_the_run_where_it_can_be_resumed(
+    nohup: list[str], reason: str, tmp_path: Path
+) -> None:
+    """Without an error of what is said from then on; started by nohup it goes on."""
+    ours, theirs = os.openpty()
+    output = subprocess.PIPE if nohup else theirs
+    words = [*nohup, sys.executable, "-c", IN_TERMINAL, str(tmp_path / "found")]
+    with subprocess.Popen(words, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=output, stderr=output) as process:
+        assert process.stdin is not None
+        os.close(theirs)
+        if not nohup:
+            assert os.read(ours, 5) == b"ready"
+        os.close(ours)
+        process.communicate(b"\n", timeout=60)
+    assert (process.returncode, (tmp_path / "found").read_text()) == (0, reason)
 
 
 def torchrun(folder: Path, words: list[str], stop: bool) -> tuple[int, str]:
