@@ -29,7 +29,8 @@ from ftloop.system.text import short_repr
 
 HEAD_ROWS = 200
 MANY_WORDS = 4
-"""So many words in a cell make it a text, and no name of a column."""
+"""So many words in a cell make it a text, and no name of a column, but in the header of a questionnaire."""
+MANY_ROWS = 8
 
 
 def settle(source: Source, flag: str, console: TextIO | None = None, like: Source | None = None) -> Source:
@@ -199,7 +200,8 @@ def _head(source: Source) -> str:
 
 def mistaken_names(source: Source) -> str | None:
     """Return what to say where what was taken for the names of columns seems to be none: the first line of a table with
-    a number in it, a text of many words, or a cell that comes again in its column; the names of texts in a JSON object.
+    a number in it, a cell that comes again in its column, or a text of many words where no column shows a name; the
+    names of texts in a JSON object.
     """
     if source.format in ("json", "jsonl"):
         return texts_by_name(source)
@@ -209,9 +211,11 @@ def mistaken_names(source: Source) -> str | None:
         header, rows = read_table(source, text)
         columns = list(zip(*(row.values.values() for row in islice(rows, HEAD_ROWS) if row.error is None), strict=True))
     columns = columns or [()] * len(header)  # a file of one line
-    if not any(_is_cell(name, values) for name, values in zip(header, columns, strict=True)):
+    by_column = list(zip(header, columns, strict=True))
+    are_texts = any(len(name.split()) >= MANY_WORDS for name in header)
+    if not any(_is_cell(*column) for column in by_column) and (not are_texts or any(_is_name(*c) for c in by_column)):
         return None
-    names = " ".join(_propose_names([(name, *values) for name, values in zip(header, columns, strict=True)]))
+    names = " ".join(_propose_names([(name, *values) for name, values in by_column]))
     cells = ", ".join(map(short_repr, header))
     return (
         f"{source.name}: line 1 seems to be a row, not a header ({cells}); name the columns of a file without one, "
@@ -221,7 +225,13 @@ def mistaken_names(source: Source) -> str | None:
 
 def _is_cell(name: str, values: Sequence[str]) -> bool:
     is_number = re.fullmatch(r"[+-]?\d+([.,]\d+)?", name.strip()) is not None
-    return is_number or len(name.split()) >= MANY_WORDS or bool(name and name in values)
+    return is_number or bool(name and name in values)
+
+
+def _is_name(name: str, values: Sequence[str]) -> bool:
+    """Whether a column has a few values that come again and again, and this is none of them."""
+    written = [value for value in values if value]
+    return len(written) >= MANY_ROWS and len(set(written)) <= len(written) / 4 and name not in written
 
 
 def _count_words(text: str) -> int:

@@ -390,11 +390,22 @@ def test_a_file_without_a_header_is_recognised_and_its_columns_named(name: str, 
     assert "line 1 names text, label; leave it out" in fault(headed, column_names=["text", "label"])
 
 
-@pytest.mark.parametrize("first", ["1,abc", "a,one two three four", "b,abc"])
+@pytest.mark.parametrize("first", ["1,abc", "a,one two three four", "c,one two three four", "b,abc"])
 def test_a_number_a_text_and_a_value_that_comes_again_are_no_names(first: str, tmp_path: Path) -> None:
     path = put(tmp_path / "rows.csv", f"{first}\nb,def\na,ghi\n".encode())
     assert "line 1 seems to be a row" in fault(path)
     assert "which columns hold the text?" in fault(put(path, b"x,y\nb,def\na,ghi\n"))
+
+
+def test_a_header_of_long_names_is_one_where_a_column_below_a_name_has_few_values(tmp_path: Path) -> None:
+    """As complaints and questionnaires have: a name that is none of the few values below it was written as a name."""
+    header = "Issue,What did we do well in your view?,Company response to consumer"
+    lines = [f"{('loan', 'card')[n % 2]},you sent the form no. {n},Closed with explanation {n}" for n in range(12)]
+    told = fault(put(tmp_path / "rows.csv", "\n".join([header, *lines]).encode()))
+    assert "which columns hold the text?" in told
+    assert "line 1" not in told
+    text = "loan,you sent the form at last,Closed with explanation"
+    assert "line 1 seems to be a row" in fault(put(tmp_path / "rows.csv", "\n".join([text, *lines]).encode()))
 
 
 def test_a_header_that_is_among_its_labels_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
