@@ -5,6 +5,7 @@ from ftloop.compare.description import describe
 from ftloop.compare.differences import Comparison, Difference, Recording, compare, read
 from ftloop.compare.plots import draw
 from ftloop.compare.recorder import Recorder, record
+from ftloop.compare.replay import Replay, replay
 
-__all__ = ["Cause", "Comparison", "Difference", "Recorder", "Recording"]
-__all__ += ["also_different", "compare", "describe", "draw", "explain", "read", "record"]
+__all__ = ["Cause", "Comparison", "Difference", "Recorder", "Recording", "Replay"]
+__all__ += ["also_different", "compare", "describe", "draw", "explain", "read", "record", "replay"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,14 @@ def random_states() -> dict[str, list[Any]]:
         device: [digest_state(state), int.from_bytes(state.numpy()[begin : begin + 8].tobytes(), "little")]
         for device, (state, begin) in states.items()
     }
+
+
+def whole_states() -> dict[str, str]:
+    """Return the states themselves, in text: what a generator can be set to."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return {device: base64.b64encode(state.numpy().tobytes()).decode() for device, state in states.items()}
 
 
 def digest_state(state: Tensor) -> str:

@@ -36,7 +36,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from ftloop.compare.digests import digest_inputs, digest_tensors, named_tensors, random_states
+from ftloop.compare.digests import digest_inputs, digest_tensors, named_tensors, random_states, whole_states
 from ftloop.compare.facts import AutocastWatch, describe_model, describe_optimizer
 from ftloop.errors import UserError
 from ftloop.loop import training_step
@@ -58,10 +58,10 @@ class Recorder(AbstractContextManager["Recorder"]):
     call.
 
     `model` and `optimizer` may be wrapped by DDP and Accelerate. `full` adds a digest of every parameter and its
-    gradient. `scaler` is the fp16 GradScaler, whose scale is divided out of the gradient norm. `skips_nonfinite`: the
-    loop takes no step where numbers are not finite. `global_step` counts the updates before this recording, in a run
-    that is resumed; a recording already at `file` is then continued. `state` has the `epoch` and the `log_history` of
-    the run.
+    gradient, and the random state of every update. `scaler` is the fp16 GradScaler, whose scale is divided out of the
+    gradient norm. `skips_nonfinite`: the loop takes no step where numbers are not finite. `global_step` counts the
+    updates before this recording, in a run that is resumed; a recording already at `file` is then continued. `state`
+    has the `epoch` and the `log_history` of the run.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._checked_step = global_step  # whose checkpoint has been looked for
         self._micro_batches: list[dict[str, Any]] = []
         self._before_step_values: dict[str, Any] = {}
+        self._states: dict[str, str] = {}
         self._update: dict[str, Any] | None = None  # done, and not yet written
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
@@ -111,6 +112,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         entry = {"shape": shape, "rows": rows, "inputs": sorted(tensors), "batch": batch, "rng": random_states()}
         if not self._micro_batches:
             entry["fresh"] = not self._gradient_norm()
+            self._states = whole_states() if self.full else {}
         self._micro_batches.append(entry)
 
     def after_backward(self, loss: Tensor | float) -> None:
@@ -202,6 +204,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._update = {"update": self.global_step + 1, "micro_batches": micro_batches}
         self._update |= self._before_step_values | after_step
         if self.full:
+            self._update["states"] = self._states
             self._update["parameters"] = {name: digest_tensors({name: weight}) for name, weight in weights.items()}
         self._micro_batches, self._before_step_values = [], {}
 

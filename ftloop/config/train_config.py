@@ -297,7 +297,10 @@ class TrainConfig:
         None, "Record every update in this file, for ftloop compare.", path=True, on_resume="start"
     )
     record_full: bool = _log(
-        False, "Digests of every parameter and gradient too; slower.", needs="record", on_resume="start"
+        False,
+        "Every parameter's and gradient's digest and each update's random state too; slower.",
+        needs="record",
+        on_resume="start",
     )
     explain: int | None = _log(
         None, "Narrate this many updates: rows, losses, gradients, weights.", common=True, above=0, on_resume="start"

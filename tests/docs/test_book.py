@@ -41,7 +41,7 @@ def test_the_site_lists_every_setting_and_every_public_name() -> None:
     assert sorted(name for name, _, _ in rows) == sorted(SETTINGS)
     assert ("learning_rate", "5e-05") in {(name, default) for name, default, _ in rows}
     names = set(re.findall(r"^::: [\w.]+\.(\w+)$", site_hooks.api(), re.MULTILINE))
-    assert names == {*ftloop.__all__} - {"TrainConfig", "__version__"} | {"Recorder", "record"}
+    assert names == {*ftloop.__all__} - {"TrainConfig", "__version__"} | {"Recorder", "record", "replay"}
 
 
 def test_links_to_the_checkout_lead_within_the_site_or_nowhere() -> None:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from transformers import get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 
-from ftloop.compare.recorder import Recorder
+from ftloop.compare import Recorder, replay
 
 Rows = dict[str, torch.Tensor]
 NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
@@ -45,8 +45,11 @@ def handwritten_loop(
     resume_at: int = 0,
     workers: int = 0,
     full: bool = False,
+    replayed: Path | None = None,
 ) -> None:
-    """`eval_steps` None evaluates at the end of each epoch, 0 never. `resume` is a checkpoint of update `resume_at`."""
+    """`eval_steps` None evaluates at the end of each epoch, 0 never. `resume` is a checkpoint of update `resume_at`;
+    `replayed` a recording whose rows are dealt.
+    """
     faults = set(fault.split(" + "))
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
@@ -72,6 +75,9 @@ def handwritten_loop(
         order = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(seed))  # of the first epoch
         shuffled = train_rows.select(order.tolist())
         loader: Any = DataLoader(shuffled, sampler=DistributedSampler(shuffled, shuffle=False), **options)
+    elif replayed is not None:
+        rows = replay(replayed, train_rows, options["collate_fn"])
+        loader = accelerator.prepare(DataLoader(train_rows, batch_sampler=rows, collate_fn=options["collate_fn"]))
     else:
         loader = accelerator.prepare(DataLoader(train_rows, shuffle="no shuffle" not in faults, **options))
     decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], NO_DECAY))
