@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from importlib import import_module
+from importlib.metadata import version
 
 from ftloop.config.parse_value import nearest_name
 from ftloop.config.recipe import SHIPPED
+from ftloop.config.setting import SCORES
 from ftloop.errors import ExitCode, UserError
 from ftloop.system.exit import report_error
+from ftloop.version import __version__
 
 # Imported only when it is called: none should wait for what another needs.
 COMMANDS = {
@@ -34,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         lines = [f"  {name:<9}{what}" for name, (_, what) in COMMANDS.items()]
         print(USAGE.format(commands="\n".join(lines)))
         return ExitCode.DONE
+    if words[0] in ("--version", "version"):
+        parts = [f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate")]
+        print(f"ftloop {__version__} (Python {platform.python_version()}, {', '.join(parts)})")
+        return ExitCode.DONE
     name, *rest = words
     if name not in COMMANDS:
         return report_error(UserError(_no_command(name)), show_traceback=False)
@@ -45,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
 def _no_command(word: str) -> str:
     if word in SHIPPED or word.startswith("-") or word.endswith((".yaml", ".yml")):
         return f"{word!r} is for the command train: ftloop train {word} ..."
-    return f"{word!r}: no such command, which are {', '.join(COMMANDS)}{nearest_name(word, COMMANDS)}"
+    way = f"; {SCORES}" if word in ("eval", "evaluate", "score", "test") else nearest_name(word, COMMANDS)
+    return f"{word!r}: no such command, which are {', '.join(COMMANDS)}{way}"
 
 
 if __name__ == "__main__":

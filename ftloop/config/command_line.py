@@ -53,9 +53,11 @@ def parse_args(argv: list[str]) -> TrainConfig:
     if rest and not problems:
         problems = [f"{rest[0]!r}: not understood; one RECIPE first, then flags of the form --name value"]
     settings = read_recipe(recipe) if recipe is not None else {}
-    problems += [
-        f"{unknown_setting(name, SETTINGS)} (in the recipe {recipe})" for name in settings if name not in SETTINGS
-    ]
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            is_section = isinstance(value, dict)
+            what = f"{name}: a recipe has no sections; write what stands in it without" if is_section else ""
+            problems.append(f"{what or unknown_setting(name, SETTINGS)} (in the recipe {recipe})")
     if recipe in SHIPPED:
         settings = _without_its_data(settings, vars(given))
     settings = {name: value for name, value in (settings | vars(given)).items() if name in SETTINGS}

@@ -34,6 +34,8 @@ def parse_value(value: Any, wanted: Any) -> Any:
 
 
 def _choice(value: Any, choices: tuple[str, ...]) -> str:
+    if isinstance(value, list) and len(value) < 2:  # as TrainingArguments takes report_to
+        value = value[0] if value else "none"
     if value is False:  # YAML 1.1 reads a bare `no` as false
         value = "no"
     if value not in choices:

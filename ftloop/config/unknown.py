@@ -37,8 +37,17 @@ HINTS = {
     "activation_checkpointing": "its name here is --gradient_checkpointing",
     "per_gpu_train_batch_size": "its name is --per_device_train_batch_size",
     "per_gpu_eval_batch_size": "its name is --per_device_eval_batch_size",
+    "config": (_RECIPE := "a recipe, YAML or JSON, is the first word, without a flag: ftloop train FILE ..."),
+    "config_file": _RECIPE,
+    "recipe": _RECIPE,
+    "device": "a GPU is used where there is one; --use_cpu leaves it alone, CUDA_VISIBLE_DEVICES in the environment "
+    "chooses among several",
     "save_safetensors": "weights are always saved as safetensors; leave it out",
 }
+
+# Words for the same thing, of which the settings' names have one.
+_SAME = {"dev": "validation", "val": "validation", "valid": "validation", "eval": "validation"}
+_SAME |= {"data": "file", "path": "file", "csv": "file"}
 
 
 def unknown_setting(name: str, known: Iterable[str]) -> str:
@@ -49,7 +58,8 @@ def unknown_setting(name: str, known: Iterable[str]) -> str:
 
     if name in {f.name for f in dataclasses.fields(TrainingArguments)}:
         return f"{name}: this TrainingArguments field is not implemented in ftloop; leave it out"
-    return f"{name[:100]}: no such setting{nearest_name(name, known)}"
+    in_our_words = "_".join(_SAME.get(word, word) for word in name.replace("-", "_").split("_"))
+    return f"{name[:100]}: no such setting{nearest_name(in_our_words if in_our_words in known else name, known)}"
 
 
 # What Trainer takes and `prepare` does not.

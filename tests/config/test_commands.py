@@ -17,6 +17,7 @@ from ftloop.__main__ import COMMANDS, main
 from ftloop.config.recipe import SHIPPED
 from ftloop.config.reproduce import ftloop_command
 from ftloop.errors import ExitCode
+from ftloop.version import __version__
 
 
 def run_module(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -72,3 +73,14 @@ def test_commands_are_printed_as_they_can_be_typed(tmp_path: Path, monkeypatch: 
     assert shlex.split(ftloop_command("report")) == ["my env/bin/ftloop", "report"]
     (environment / "bin" / "ftloop").unlink()
     assert shlex.split(ftloop_command("report")) == ["my env/bin/python", "-m", "ftloop", "report"]
+
+
+@pytest.mark.parametrize("word", ["eval", "evaluate", "test", "score"])
+def test_whoever_wants_to_score_a_model_is_sent_to_predict(word: str, stderr_of: Callable[..., str]) -> None:
+    told = stderr_of(main, [word])
+    assert "ftloop predict --model DIR --input FILE --output FILE --label_column_name NAME" in told
+
+
+def test_versions_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == ExitCode.DONE
+    assert capsys.readouterr().out.startswith(f"ftloop {__version__} (Python 3.")

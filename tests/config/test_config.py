@@ -270,6 +270,35 @@ def test_a_misspelt_yaml_key_is_answered_with_the_nearest_right_one(recipe: Any)
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("dev_file", "validation_file"),
+        ("val-file", "validation_file"),
+        ("eval_data", "validation_file"),
+        ("train_data", "train_file"),
+        ("test_path", "test_file"),
+        ("valid_split", "validation_split"),
+        ("eval_batch_size", "per_device_eval_batch_size"),
+    ],
+)
+def test_a_set_by_another_word_is_answered_with_its_own_flag_and_not_another_sets(name: str, meant: str) -> None:
+    assert problem(f"--{name}", "1") == f"{name}: no such setting; did you mean {meant}?"
+
+
+def test_a_recipe_with_sections_is_answered_with_what_to_do(recipe: Any) -> None:
+    path = recipe("training:\n  seed: 1\n")
+    assert (
+        problem(path) == f"training: a recipe has no sections; write what stands in it without (in the recipe {path})"
+    )
+
+
+def test_a_list_of_one_word_or_none_is_taken_as_training_arguments_takes_it(recipe: Any) -> None:
+    assert TrainConfig(report_to=["tensorboard"]).report_to == "tensorboard"  # type: ignore[arg-type]
+    assert parse_args([str(recipe("report_to: []"))]).report_to == "none"
+    assert "is not one of none, tensorboard" in problem(report_to=["tensorboard", "none"])
+
+
 @pytest.mark.parametrize("flag", ["--learning", "--num_train", "--out", "--learning=1"])
 def test_an_abbreviated_flag_is_an_error(flag: str) -> None:
     assert problem(flag, "1").startswith(f"{flag[2:].removesuffix('=1')}: no such setting")
