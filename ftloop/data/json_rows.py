@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from io import TextIOWrapper
 from itertools import islice
@@ -93,8 +95,35 @@ def read_document(source: Source, text: TextIOWrapper) -> Iterator[Row]:
     elif _is_list_of(records, str):
         records = [{"text": record} for record in records]
     elif not isinstance(records, list) or _is_list_of(records, list):
-        raise UserError(f"{source.name}: {_describe(records)}, and {WANTED}")
+        told = _way_of_sets(source, records) if isinstance(records, dict) else None
+        raise UserError(f"{source.name}: {told or f'{_describe(records)}, and {WANTED}'}")
     return (_json_row(number, record) for number, record in enumerate(records, start=1))
+
+
+def _way_of_sets(source: Source, content: dict[str, Any]) -> str | None:
+    """Say that an object holds the rows of each set under its name, as objects or as texts with their labels, and give
+    the command that makes a file of each; None where it holds something else.
+    """
+    rows = [row for value in content.values() if isinstance(value, list) for row in value]
+    are_pairs = all(_is_list_of(row, str) and len(row) == 2 for row in rows)
+    are_rows = bool(rows) and (are_pairs or _is_list_of(rows, dict)) and all(map(_is_list, content.values()))
+    if not are_rows or source.compression or not all(re.fullmatch(r"[\w.-]+", name) for name in content):
+        return None
+    made = "rows"
+    if are_pairs:  # labels come again and again
+        first, second = ({row[place] for row in rows} for place in (0, 1))
+        names = ["text", "label"] if len(first) > len(second) else ["label", "text"]
+        made = f"[dict(zip({json.dumps(names)}, row)) for row in rows]"
+    start = source.name.removesuffix(".json") + "_"
+    each = f'for name, rows in json.load(open({json.dumps(source.name)}, "rb")).items()'
+    code = f'import json; [json.dump({made}, open({json.dumps(start)} + name + ".json", "w")) {each}]'
+    files = join_some([f"{start}{name}.json" for name in content], 5)
+    told = f"it holds lists of rows by their names, each of which is to be a file; this makes {files}, which are read"
+    return f"{told}: python3 -c {shlex.quote(code)}"
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
 
 
 def _is_list_of(value: Any, kind: type) -> bool:
@@ -113,7 +142,7 @@ def _describe(content: Any) -> str:
             return 'it is pandas\' orient="columns"'
         return f'it is an object of {len(values)} rows by their names, as pandas\' orient="index" has them'
     if values and all(_is_list_of(value, dict) for value in values):
-        return f"it holds several lists of rows ({join_some(list(map(short_repr, content)), 5)}): a file for each"
+        return f"it holds lists of rows ({join_some(list(map(short_repr, content)), 5)}): a file for each"
     if values and all(isinstance(value, list) for value in values):
         return 'it is a list for each column (orient="list")'
     if _is_by_name(content):

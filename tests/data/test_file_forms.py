@@ -563,7 +563,7 @@ def test_the_forms_of_json_that_pandas_writes_are_read_or_named(tmp_path: Path) 
     for content, what in {
         '{"data": []}': "rows.json: no rows",
         json.dumps({"text": ["a"], "label": [1]}): 'it is a list for each column (orient="list")',
-        json.dumps({"train": ROWS, "test": ROWS}): "it holds several lists of rows ('train', 'test'): a file for each",
+        json.dumps({"a b": ROWS, "test": ROWS}): "it holds lists of rows ('a b', 'test'): a file for each",
         json.dumps(ROWS[0], indent=1): "it is a single object",
         json.dumps(dict.fromkeys(by_id, ROWS[0])): "it is an object of 6 rows by their names, as pandas' orient=",
         json.dumps(by_id): BY_NAME,
@@ -584,6 +584,24 @@ def test_the_forms_of_json_that_pandas_writes_are_read_or_named(tmp_path: Path) 
     assert "one list of rows has the ending .json" in fault(
         put(tmp_path / "a.jsonl", json.dumps(ROWS, indent=1).encode())
     )
+
+
+@pytest.mark.parametrize("form", ["objects", "texts first", "labels first"])
+def test_the_command_that_is_told_makes_a_file_of_each_set_in_an_object(form: str, tmp_path: Path) -> None:
+    """As CLINC150 was published: `{"train": [["a text", "its label"], ...], "val": ...}`."""
+    path = tmp_path / "the full data.json"
+    lists = {"texts first": ("text", "label"), "labels first": ("label", "text")}
+    rows = [[row[name] for name in lists[form]] for row in ROWS] if form in lists else ROWS
+    for indent in (None, 1):
+        put(path, json.dumps({"train": rows, "oos_val": rows[:2], "oos": []}, indent=indent).encode())
+        told = fault(path)
+        start = f"{tmp_path}/the full data_"
+        assert f"this makes {start}train.json, {start}oos_val.json, {start}oos.json, which are read: " in told
+        subprocess.run(told.partition("which are read: ")[2], shell=True, check=True)
+        assert rows_of(f"{start}train.json") == ROWS
+        assert rows_of(f"{start}train.json", f"{start}oos_val.json") == [*ROWS, *ROWS[:2]]
+    for other in ({"train": rows, "labels": ["a"]}, {"train": rows, "n": 1}, {"train": rows, "../x": rows}):
+        assert "python3" not in fault(put(path, json.dumps(other).encode()))
 
 
 WORKBOOK = zipped(b"", "[Content_Types].xml", "xl/workbook.xml")
