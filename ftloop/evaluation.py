@@ -83,10 +83,11 @@ def predict(run: EvaluationRun, test_dataset: Dataset[Any], metric_key_prefix: s
 
 @contextmanager
 def _evaluating(run: EvaluationRun) -> Iterator[Any]:
-    """Yield the model, and leave it evaluating: the next update sets it training. On a stop request, restore the random
-    state and raise: the evaluation is repeated after resuming.
+    """Yield the model, and leave it in the mode it was in. On a stop request, restore the random state and raise: the
+    evaluation is repeated after resuming.
     """
     model = run.unwrapped_model
+    was_training = model.training
     model.eval()
     before, loaders = rng_state(), dict(run.eval_loaders.used)
     try:
@@ -96,6 +97,8 @@ def _evaluating(run: EvaluationRun) -> Iterator[Any]:
         restore_rng_state(before)
         run.eval_loaders.used = loaders
         raise
+    finally:
+        model.train(was_training)
 
 
 def _evaluate(run: EvaluationRun, model: Any, dataset: Any, prefix: str, keep_logits: bool) -> Predictions:

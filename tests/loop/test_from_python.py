@@ -21,6 +21,7 @@ from ftloop import (
     UserError,
     evaluate,
     load_checkpoint,
+    predict,
     prepare,
     save_checkpoint,
     save_model,
@@ -168,13 +169,20 @@ def test_a_step_of_ones_own_trains_with_dropout_after_an_evaluation(tmp_path: Pa
 
 @pytest.mark.parametrize("evaluates", ["epoch", "no"])
 def test_a_trained_model_answers_without_dropout(evaluates: str, tmp_path: Path) -> None:
-    """Whoever calls it after train, evaluate or predict, as with Trainer after an evaluation."""
     config = TrainConfig(output_dir=str(tmp_path), **ARGUMENTS | {"eval_strategy": evaluates})
     run = prepare(config, tiny_bert(), tiny_rows(29), tiny_rows(5), data_collator=pad)
     train(run)
     batch = pad([tiny_rows(5)[0]])
-    for _ in range(2):
-        once, again = (run.model(**batch).logits for _ in range(2))
-        assert torch.equal(once, again)
-        run.model.train()
-        evaluate(run)
+    once, again = (run.model(**batch).logits for _ in range(2))
+    assert torch.equal(once, again)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_evaluation_leaves_the_model_in_the_mode_it_found(training: bool, tmp_path: Path) -> None:
+    """Else a step of one's own that evaluates between two micro-batches would train the second without dropout."""
+    config = TrainConfig(output_dir=str(tmp_path), **ARGUMENTS)
+    run = prepare(config, tiny_bert(), tiny_rows(29), tiny_rows(5), data_collator=pad)
+    run.model.train(training)
+    evaluate(run)
+    predict(run, tiny_rows(5))
+    assert all(module.training == training for module in run.model.modules())
