@@ -7,11 +7,11 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from ftloop.config.parse_value import nearest_name
 from ftloop.config.recipe import SHIPPED
 from ftloop.config.setting import SCORES
 from ftloop.errors import ExitCode, UserError
 from ftloop.system.exit import report_error
+from ftloop.system.flags import nearest_name
 from ftloop.version import __version__
 
 # Imported only when it is called: none should wait for what another needs.

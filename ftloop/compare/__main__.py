@@ -6,7 +6,6 @@ The recordings come from `--record FILE`, from `record(trainer, FILE)` or from t
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from ftloop.compare.description import describe
 from ftloop.compare.differences import compare, read
 from ftloop.compare.plots import draw, write_tensorboard
 from ftloop.errors import UserError
+from ftloop.system.flags import CommandParser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="ftloop compare", description=__doc__, allow_abbrev=False)
+    parser = CommandParser(prog="ftloop compare", description=__doc__)
     parser.add_argument("a", type=Path, help="a recording")
     parser.add_argument("b", type=Path, help="another recording")
     parser.add_argument("--png", type=Path, help="draw loss, learning rate and gradient norm of both, and A - B")

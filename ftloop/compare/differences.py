@@ -159,6 +159,11 @@ def read(file: str | Path) -> Recording:
     Raises: UserError naming the file, and the line, that is not what it should be.
     """
     path = Path(file)
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder: compared are two recordings, files that --record FILE writes in training; the scores "
+            "of runs are in their all_results.json, and ftloop seeds A B compares two runs of several --seeds"
+        )
     ranks = [_read_file(path)]
     processes = ranks[0].header["processes"]
     for rank in range(1, processes):

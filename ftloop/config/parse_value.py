@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ftloop.system.flags import nearest_name
 from ftloop.system.text import check_utf8, read_json, short_repr
 
 
@@ -119,8 +119,3 @@ _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     list[int]: _whole_numbers,
     dict[str, Any]: _mapping,
 }
-
-
-def nearest_name(name: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(name[:100], list(known), n=1)
-    return f"; did you mean {match[0]}?" if match else ""

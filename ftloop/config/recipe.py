@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from ftloop.config.parse_value import nearest_name
 from ftloop.errors import UserError, os_reason
+from ftloop.system.flags import nearest_name
 from ftloop.system.text import expand_path, short_repr
 
 SHIPPED = {path.stem: path for path in sorted((Path(__file__).resolve().parent / "recipes").glob("*.yaml"))}

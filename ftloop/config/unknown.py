@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from ftloop.config.parse_value import nearest_name
 from ftloop.config.setting import SCORES
 from ftloop.errors import UserError
+from ftloop.system.flags import nearest_name
 
 P = ParamSpec("P")
 T = TypeVar("T")

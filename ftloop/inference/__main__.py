@@ -18,13 +18,34 @@ from ftloop.data.sources import FORMATS, INPUT_FORMATS, OUTPUT_FORMATS, make_rea
 from ftloop.errors import ExitCode, UserError
 from ftloop.system.console import say
 from ftloop.system.exit import report_error
+from ftloop.system.flags import CommandParser
 from ftloop.system.text import check_utf8, short_repr
+
+# What to use instead of names that training and other tools have.
+HINTS = {
+    **dict.fromkeys(("model_name_or_path", "model_name", "model_path", "checkpoint"), "its name is --model"),
+    **dict.fromkeys(("test_file", "validation_file", "file", "data"), "its name is --input"),
+    **dict.fromkeys(
+        ("batch_size", "per_device_eval_batch_size"), "batches are made of rows of nearly one length; leave it out"
+    ),
+    **dict.fromkeys(
+        ("use_cpu", "no_cuda", "device"),
+        "a GPU is used where there is one; an empty CUDA_VISIBLE_DEVICES in the environment hides it",
+    ),
+    **dict.fromkeys(("text", "texts"), "texts follow without a flag"),
+    **dict.fromkeys(("top_k", "return_all_scores"), "--all_probabilities gives that of every class"),
+    "tokenizer_name": "the tokenizer lies with the model; this Python puts it there: "
+    "from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('ITS_NAME').save_pretrained('DIR')",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns: an ExitCode. Only a bug has a traceback; `--traceback` shows one for every error."""
     words = sys.argv[1:] if argv is None else list(argv)
-    args = _parser().parse_args(words)
+    parser = _parser()
+    if words and os.path.isdir(words[0]) and not any(word.startswith("--model") for word in words):
+        return report_error(UserError(f"{words[0]} is a folder: --model {words[0]} names a model"), False)
+    args = parser.parse_args(words)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a text ends nothing
     if argv is None:
@@ -45,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
+        HINTS,
         prog="ftloop predict",
-        allow_abbrev=False,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

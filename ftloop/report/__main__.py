@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
@@ -13,13 +12,13 @@ from ftloop.report.outcome import REPORT, read_finished_run
 from ftloop.report.report import check_replaceable, make_report, write_report
 from ftloop.system.console import say
 from ftloop.system.exit import report_error
+from ftloop.system.flags import CommandParser
 from ftloop.system.text import expand_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="ftloop report", allow_abbrev=False, description="Write the report of a finished run."
-    )
+    hints = dict.fromkeys(("model", "model_name_or_path", "run"), "the run follows without a flag: ftloop report DIR")
+    parser = CommandParser(hints, prog="ftloop report", description="Write the report of a finished run.")
     parser.add_argument("folder", metavar="DIR", help="the output_dir of a run")
     parser.add_argument("--set", choices=("validation", "test", "both"), default="both", help="which labelled sets")
     parser.add_argument("--output", metavar="DIR", help="where to write it; by default DIR/report")

@@ -17,14 +17,12 @@ from ftloop.seeds.significance import compare_seeds, describe
 from ftloop.seeds.summary import SEEDS, read_seeds, summary, table
 from ftloop.system.atomic import write_text
 from ftloop.system.exit import report_error
+from ftloop.system.flags import CommandParser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="ftloop seeds",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        prog="ftloop seeds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, metavar="A", help="the output_dir of a command with --seeds")
     parser.add_argument("other", type=Path, metavar="B", nargs="?", help="another, to be compared with it")

@@ -39,7 +39,7 @@ from ftloop.config.problem_type import ProblemType
 from ftloop.data.readers import read_chunks
 from ftloop.data.sources import Source, find_source
 from ftloop.errors import ExitCode, TrainingError
-from ftloop.inference.__main__ import main
+from ftloop.inference.__main__ import HINTS, _parser, main
 from ftloop.inference.classifier import BatchBudget, Classifier, classify, compute_logits, encode, load_classifier
 from ftloop.inference.writers import find_output, make_table, writing
 from ftloop.system.manifest import write_manifest
@@ -994,6 +994,29 @@ def test_a_word_that_is_a_file_is_not_taken_for_a_text(
         "--input - --input_format text\n"
     )
     assert "a file" not in stderr_of(main, ["--model", "none", "other.csv", "x" * 5000])
+
+
+def test_flags_of_training_and_a_folder_without_a_flag_are_answered_with_what_to_use(
+    folder: Path, stderr_of: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"--model {folder} names a model" in stderr_of(main, [str(folder), "a text"])
+    with pytest.raises(SystemExit) as ended:
+        main(["--model_name_or_path", str(folder), "--input-file=x", "--batch-size", "8", "--zzz", "a", "--", "--b"])
+    assert ended.value.code == ExitCode.USER_ERROR
+    assert capsys.readouterr().err.splitlines() == [
+        "error: --model_name_or_path: its name is --model",
+        "error: --input-file: ftloop predict has no such flag; did you mean --input?",
+        "error: --batch-size: batches are made of rows of nearly one length; leave it out",
+        "error: --zzz: ftloop predict has no such flag; --help lists those it has",
+    ]
+    assert main(["--model", str(folder), "--good and bad--", "--", "--b"]) == ExitCode.DONE
+
+
+def test_no_hint_names_a_flag_that_is_not_there() -> None:
+    flags = _parser()._option_string_actions
+    named = [word for hint in HINTS.values() for word in hint.split() if word.startswith("--")]
+    assert set(named) <= flags.keys()
+    assert not {f"--{name}" for name in HINTS} & flags.keys()
 
 
 # In a process of its own
