@@ -57,7 +57,7 @@ def _summary(recording: Recording) -> str:
     return (
         f"{recording}  {recording.path}: {header['by']}, {header['model']['class']}, {len(recording.updates)} updates\n"
         f"   {processes}, {header['device']}, threads {header['threads']}, "
-        f"torch {header['versions']['torch']}, seed {header['seed']}"
+        f"seed {header['seed']}; {', '.join(f'{name} {version}' for name, version in header['versions'].items())}"
     )
 
 

@@ -1,14 +1,23 @@
-"""Digests of batches, tensors and random states: equal where every bit is equal."""
+"""Digests of batches, tensors and random states: equal where every bit is equal. They need torch alone, not NumPy."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import ctypes
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-import xxhash
 from torch import Tensor
+
+try:
+    import xxhash
+except ImportError:  # it comes with datasets; without it digests are several times as slow
+    xxhash = None  # type: ignore[assignment]
+
+KIND = "sha256" if xxhash is None else "xxh3_64"
+"""Of the digests made here: two kinds cannot be compared."""
 
 
 def digest_inputs(inputs: Mapping[str, Any]) -> tuple[list[str], str, list[int]]:
@@ -45,12 +54,26 @@ def named_tensors(inputs: Any) -> dict[str, Tensor]:
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return a digest of names, shapes and every bit, in the order of the names."""
-    digest = xxhash.xxh3_64()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().to_dense().cpu().contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return _digest(part for name in sorted(tensors) for part in _parts(name, tensors[name]))
+
+
+def _parts(name: str, tensor: Tensor) -> Iterable[Any]:
+    tensor = tensor.detach().to_dense().cpu().contiguous()
+    yield f"{name}{tuple(tensor.shape)}".encode()
+    yield _bits(tensor)
+
+
+def _bits(tensor: Tensor) -> Any:
+    """Return a view of the memory of a contiguous tensor on the CPU, which it does not keep alive."""
+    return (ctypes.c_char * (tensor.numel() * tensor.element_size())).from_address(tensor.data_ptr())
+
+
+def _digest(parts: Iterable[Any]) -> str:
+    digest = hashlib.sha256() if xxhash is None else xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part)
+    text: str = digest.hexdigest()
+    return text[:16]
 
 
 def random_states() -> dict[str, list[Any]]:
@@ -63,7 +86,7 @@ def random_states() -> dict[str, list[Any]]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states["cuda"] = (torch.cuda.get_rng_state(), 8)
     return {
-        device: [digest_state(state), int.from_bytes(state.numpy()[begin : begin + 8].tobytes(), "little")]
+        device: [digest_state(state), int.from_bytes(bytes(state[begin : begin + 8].tolist()), "little")]
         for device, (state, begin) in states.items()
     }
 
@@ -73,8 +96,8 @@ def whole_states() -> dict[str, str]:
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
-    return {device: base64.b64encode(state.numpy().tobytes()).decode() for device, state in states.items()}
+    return {device: base64.b64encode(_bits(state)).decode() for device, state in states.items()}
 
 
 def digest_state(state: Tensor) -> str:
-    return xxhash.xxh3_64_hexdigest(state.numpy().tobytes())
+    return _digest([_bits(state)])

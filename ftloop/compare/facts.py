@@ -1,13 +1,34 @@
-"""What a recording says of a model and of an optimizer: size, type, groups and settings, autocast."""
+"""What a recording says of a model and of an optimizer: size, type, groups and settings, autocast; and the versions."""
 
 from __future__ import annotations
 
+import platform
+import sys
 from typing import Any
 
 import torch
 from torch import nn
 
 OPTIMIZER_SETTINGS = ("lr", "initial_lr", "betas", "eps", "weight_decay", "amsgrad", "fused", "foreach", "momentum")
+WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "DeepSpeedEngine"}
+LIBRARIES = ("torch", "transformers", "accelerate")
+
+
+def loaded_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that the run has loaded: not all that are installed."""
+    loaded = {name: sys.modules[name].__version__ for name in LIBRARIES if name in sys.modules}
+    return {"python": platform.python_version(), **loaded}
+
+
+def unwrap(model: Any) -> nn.Module:
+    """Return the model itself, by which its tensors have the same names whatever is wrapped around it."""
+    while True:
+        if (compiled := getattr(model, "_orig_mod", None)) is not None:
+            model = compiled
+        elif WRAPPERS & {each.__name__ for each in type(model).__mro__}:  # by name: two are seldom installed
+            model = model.module
+        else:
+            return model  # type: ignore[no-any-return]
 
 
 def describe_model(model: nn.Module, tensors: int) -> dict[str, Any]:
@@ -44,7 +65,8 @@ class AutocastWatch:
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         device = next(module.parameters()).device.type
-        self.type = _name(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
+        if hasattr(torch, "get_autocast_dtype"):  # from torch 2.4 on
+            self.type = _name(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
 
     def __deepcopy__(self, memo: Any) -> AutocastWatch:
         return self

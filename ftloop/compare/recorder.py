@@ -3,7 +3,8 @@
 One JSON line per update and process: which rows, how they are padded, the random state before each forward pass, losses
 and gradients, the gradient after clipping, the learning rate, the weights after the step; and what the run logs.
 `ftloop.compare` reads two such files and says where the runs differ. Recording changes no bit of a run: it draws no
-random numbers and writes nothing but its file. Three ways to record:
+random numbers and writes nothing but its file. It needs torch, and for a Trainer any transformers from 4.40 on, so that
+runs of two environments can be compared. Three ways to record:
 
     record(trainer, "theirs.jsonl"); trainer.train()                  # any transformers.Trainer
 
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -32,18 +33,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
-from ftloop.compare.digests import digest_inputs, digest_tensors, named_tensors, random_states, whole_states
-from ftloop.compare.facts import AutocastWatch, describe_model, describe_optimizer
+from ftloop.compare.digests import KIND, digest_inputs, digest_tensors, named_tensors, random_states, whole_states
+from ftloop.compare.facts import AutocastWatch, describe_model, describe_optimizer, loaded_versions, unwrap
 from ftloop.errors import UserError
-from ftloop.loop import training_step
-from ftloop.run.gradients import named_gradients, total_norm
-from ftloop.run.micro_batches import MicroBatch
-from ftloop.run.run import Run
 from ftloop.system.atomic import check_writable
+from ftloop.system.gradients import named_gradients, total_norm
 from ftloop.system.launcher import launched_rank
 
 if TYPE_CHECKING:
@@ -173,7 +169,8 @@ class Recorder(AbstractContextManager["Recorder"]):
             "seed": torch.initial_seed(),
             "threads": torch.get_num_threads(),
             "device": str(next(self.model.parameters()).device),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "versions": loaded_versions(),
+            "digests": KIND,
             "model": describe_model(self._unwrapped, len(weights)),
             "weights": digest_tensors(weights),
             "optimizer": describe_optimizer(self.optimizer),
@@ -233,8 +230,7 @@ class Recorder(AbstractContextManager["Recorder"]):
 
     @property
     def _unwrapped(self) -> nn.Module:
-        model: nn.Module = extract_model_from_parallel(self.model, keep_torch_compile=False)
-        return model
+        return unwrap(self.model)
 
     def _gradient_norm(self) -> float:
         return total_norm(named_gradients(self._unwrapped).values())
@@ -247,15 +243,20 @@ class StepRecorder(AbstractContextManager["StepRecorder"]):
     """Record every call of a training step, Trainer's or ftloop's. The Recorder is made at the first call: only then
     have the optimizer been made and a checkpoint to resume from been loaded."""
 
-    def __init__(self, make: Callable[[nn.Module], Recorder], step: Callable[..., Tensor]) -> None:
-        self._make, self._step = make, step
+    def __init__(
+        self,
+        make: Callable[[nn.Module], Recorder],
+        step: Callable[..., Tensor],
+        inputs_of: Callable[[Any], Mapping[str, Any]] = lambda batch: batch,
+    ) -> None:
+        self._make, self._step, self._inputs_of = make, step, inputs_of
         self.recorder: Recorder | None = None
 
     def training_step(self, owner: Any, batch: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Do a training step and record it. `owner` is the model with Trainer, the run with ftloop."""
         if self.recorder is None or self.recorder.is_closed:  # closed: a second training
             self.recorder = self._make(owner if isinstance(owner, nn.Module) else owner.model)
-        self.recorder.before_forward(batch.inputs if isinstance(batch, MicroBatch) else batch)
+        self.recorder.before_forward(self._inputs_of(batch))
         loss = self._step(owner, batch, *args, **kwargs)
         self.recorder.after_backward(loss)
         return loss
@@ -269,20 +270,6 @@ class StepRecorder(AbstractContextManager["StepRecorder"]):
             self.recorder.__exit__(*exception)
 
 
-class CloseRecording(TrainerCallback):
-    """Close a Trainer's recording when its training ends."""
-
-    def __init__(self, path: Path, step_recorder: StepRecorder) -> None:
-        self._path, self._step_recorder = path, step_recorder
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 0:
-            _remove_old(self._path)
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self._step_recorder.close()
-
-
 def record(run: Any, file: str | Path, full: bool = False) -> StepRecorder:
     """Record an ftloop run or a `transformers.Trainer` into `file`; process r > 0 writes `file` with `.rank<r>`.
 
@@ -294,7 +281,9 @@ def record(run: Any, file: str | Path, full: bool = False) -> StepRecorder:
     """
     path = Path(file)
     check_recording(path)
-    is_ftloop = isinstance(run, Run)
+    # What is recorded has been imported by whoever made it; nothing is imported for the sake of the other kind.
+    loaded = sys.modules.get("ftloop.run.run")
+    is_ftloop = loaded is not None and isinstance(run, loaded.Run)
     if not is_ftloop and not (hasattr(run, "training_step") and hasattr(run, "add_callback")):
         raise TypeError(
             f"record() takes a transformers.Trainer or an ftloop Run, not {type(run).__name__}; use Recorder"
@@ -317,18 +306,17 @@ def record(run: Any, file: str | Path, full: bool = False) -> StepRecorder:
         )
 
     if is_ftloop:
+        from ftloop.loop import training_step
+
         if run.state.global_step == 0 and settings.resume_from_checkpoint is None:
-            _remove_old(path)
-        return StepRecorder(make, training_step)
+            rank_file(path, _rank()).unlink(missing_ok=True)  # an earlier recording must not pass for this run's
+        return StepRecorder(make, training_step, lambda batch: batch.inputs)
+    from ftloop.compare.trainer_callback import CloseRecording
+
     recorder = StepRecorder(make, run.training_step)
     run.training_step = recorder.training_step
-    run.add_callback(CloseRecording(path, recorder))
+    run.add_callback(CloseRecording(rank_file(path, _rank()), recorder))
     return recorder
-
-
-def _remove_old(path: Path) -> None:
-    """Remove an earlier recording, which must not pass for this run's."""
-    rank_file(path, _rank()).unlink(missing_ok=True)
 
 
 def check_recording(path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from ftloop.explain.drawing import Console, Glyphs, cell_of_step, sparkline
-from ftloop.run.gradients import named_gradients, total_norm
 from ftloop.run.micro_batches import Inputs, num_rows
 from ftloop.run.run import Run
 from ftloop.run.state import due_after_epoch, due_after_update
+from ftloop.system.gradients import named_gradients, total_norm
 from ftloop.system.text import join_some, pluralize
 
 MAX_NAMES = 3  # of parameters

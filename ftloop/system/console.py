@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
-from tqdm import tqdm
-
 from ftloop.system.launcher import is_main_process
 from ftloop.system.text import escape_control_chars
 
@@ -19,5 +17,7 @@ def say(topic: str, text: object, file: TextIO | None = None) -> None:
 def write(line: str, file: TextIO | None = None) -> None:
     """Print a line as it is, to stdout unless another `file` is given; in the main process alone."""
     if is_main_process():
+        from tqdm import tqdm  # not at the top: a run can be recorded where there is no tqdm
+
         tqdm.write(line, file=file)
         (file or sys.stdout).flush()
