@@ -265,6 +265,12 @@ def compare(a: Recording, b: Recording) -> Comparison:
     }.items():
         if values[0] != values[1]:
             raise UserError(f"{a.path} and {b.path}: not the same {what} ({values[0]}; {values[1]}); record the same")
+    for one, other in ((a, b), (b, a)):
+        if one.header.get("digests") == "sha256" != other.header.get("digests"):
+            raise UserError(
+                f"{one.path}: recorded without xxhash, {other.path} with it, so that no digest of the two is equal; "
+                f"install xxhash where {one.path.name} was recorded, and record it again"
+            )
     updates = [update for update in a.updates if update in b.updates]
     if not updates and (a.updates or b.updates):
         raise UserError(f"{a.path} and {b.path}: have no update in common")

@@ -80,6 +80,7 @@ FAULTS: list[tuple[str, Job, Any, int, str, str]] = [
     ("global padding", PLAIN, K1, 1, "padding", "padding-global"),
     ("other seed", PLAIN, K1, 1, "random state", "seed"),
     ("other labels", PLAIN, K1, 1, "rows", "data"),
+    ("loss rounded", PLAIN, K1, 1, "log", "log-rounded"),
 ]
 
 
@@ -275,6 +276,43 @@ def test_last_digits_are_explained_only_by_a_known_other_machine(theirs: Any, tm
     comparison = compared(whole, edited(whole, tmp_path / "elsewhere.jsonl", elsewhere))
     assert names(comparison) == ["arithmetic"]
     assert "threads 1 and 2" in explain(comparison)[0].text
+
+
+@pytest.mark.parametrize(
+    ("edit", "cause"),
+    [
+        (lambda value: round(value, 5), ["log-rounded"]),
+        (lambda value: round(value, 3) + 0.001, []),
+        (lambda value: round(value, 9), []),
+    ],
+    ids=["rounded", "few digits of another number", "too many digits"],
+)
+def test_a_rounded_log_is_known_by_the_digits_of_the_other(
+    edit: Callable[[float], float], cause: list[str], theirs: Any, tmp_path: Path
+) -> None:
+    """Of the losses and the norm alone: a score or a learning rate has few digits without being rounded."""
+    whole = theirs(PLAIN, {})
+    for name in ("loss", "grad_norm", "learning_rate"):
+
+        def written(line: dict[str, Any], name: str = name) -> None:
+            if name in line.get("log", {}):
+                line["log"][name] = edit(line["log"][name])
+
+        comparison = compared(whole, edited(whole, tmp_path / f"{name}.jsonl", written))
+        assert (comparison.first.stage, comparison.first.what) == ("log", name)
+        assert comparison.first_in_training is None
+        assert names(comparison) == ([] if name == "learning_rate" else cause), describe(comparison)
+
+
+def test_a_rounded_evaluation_loss_is_not_called_another_average(theirs: Any, tmp_path: Path) -> None:
+    def written(line: dict[str, Any]) -> None:
+        if "eval_loss" in line.get("log", {}):
+            line["log"]["eval_loss"] = round(line["log"]["eval_loss"], 4)
+
+    whole = theirs(PLAIN, {})
+    comparison = compared(whole, edited(whole, tmp_path / "rounded.jsonl", written))
+    assert (comparison.first.stage, names(comparison)) == ("evaluation", ["log-rounded"])
+    assert "B rounds the eval_loss that it logs to 4 digits, A does not" in explain(comparison)[0].text
 
 
 def other_inputs(line: dict[str, Any]) -> None:

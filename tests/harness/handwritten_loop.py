@@ -167,6 +167,8 @@ def handwritten_loop(
                 mean = accelerator.gather(total_loss).mean().item() / (step - last_logged)
                 if "losses added in Python" in faults:
                     mean = window_loss / (step - last_logged)
+                if "loss rounded" in faults:
+                    mean = round(mean, 4)
                 if "last loss logged" in faults:
                     mean = loss.item()
                 recorder.log({"loss": mean, "learning_rate": rate, "grad_norm": float(grad_norm)})

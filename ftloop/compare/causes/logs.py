@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from ftloop.compare.causes.case import Case, Cause, cause_of, differing_argument
 from ftloop.compare.causes.step import is_clipped
 from ftloop.compare.differences import Recording
 from ftloop.system.text import join_some
+
+MOST_DIGITS = 8
+"""After the point: a float32 that nobody has rounded has more, but for rare ones."""
 
 
 @whatever_the_rows("log")
@@ -28,6 +33,18 @@ def moment_of_logging(case: Case) -> Iterator[Cause]:
         # After the last update a schedule has come down to 0.
         if mine == (0 if following is None else following[0]["lr"][0]):
             yield case.cause("logged-after-step")
+
+
+@cause_of("log", "evaluation")
+def rounded(case: Case) -> Iterator[Cause]:
+    """All that the suspect logs by this name has few digits, and here they are those of the reference's value."""
+    what, (mine, theirs) = case.first.what, case.values
+    if not (what == "grad_norm" or what.endswith("loss")) or not all(map(is_finite, case.values)):
+        return  # a score or a learning rate may well have few digits
+    logged = [values[what] for values in case.suspect.logs.values() if is_finite(values.get(what))]
+    digits = max(-int(Decimal(str(value)).as_tuple().exponent) for value in logged)
+    if 2 <= digits <= MOST_DIGITS and mine == round(theirs, digits):
+        yield case.cause("log-rounded", what=what, digits=digits, mine=mine, theirs=theirs)
 
 
 @cause_of("log")
@@ -103,6 +120,10 @@ def other_final_weights(case: Case) -> Iterator[Cause]:
     same = [u for u, lines in case.suspect.updates.items() if u < last and lines[0]["weights"] == case.values[0]]
     if same and case.reference.updates[last][0]["weights"] == case.values[1]:
         yield case.cause("best-model", best=same[-1])
+
+
+def is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def logged_losses(case: Case, side: Recording) -> list[tuple[int, float]]:
