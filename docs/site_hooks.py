@@ -87,6 +87,6 @@ def api() -> str:
         f"{node.module}.{each.name}" for node in stub.body if isinstance(node, ast.ImportFrom) for each in node.names
     ]
     names = [name for name in names if not name.endswith("__version__") and not name.endswith("TrainConfig")]
-    names += ["ftloop.compare.recorder.Recorder", "ftloop.compare.recorder.record", "ftloop.compare.replay.replay"]
+    names += ["ftloop.compare.recorder.Recorder", "ftloop.compare.recorder.record", "ftloop.compare.replayed.replay"]
     head = "`from ftloop import prepare, train, ...`; the fields of `TrainConfig` are the [settings](settings.md)."
     return "\n".join(["# Python API", "", head, "", *(f"::: {name}\n" for name in names)])

@@ -11,19 +11,20 @@ if TYPE_CHECKING:
     from ftloop.compare.differences import Comparison, Difference, Recording, compare, read
     from ftloop.compare.plots import draw
     from ftloop.compare.recorder import Recorder, record
-    from ftloop.compare.replay import Replay, replay
+    from ftloop.compare.replayed import Replay, replay
 
 __all__ = ["Cause", "Comparison", "Difference", "Recorder", "Recording", "Replay"]
 __all__ += ["also_different", "compare", "describe", "draw", "explain", "read", "record", "replay"]
 
-# Each name is imported when it is first used: a run is recorded where torch is all there is.
+# Each name is imported when it is first used: a run is recorded where torch is all there is. No module has the name of
+# what is in it, which would hide it.
 _NAMES_IN = {
     "causes": ("Cause", "also_different", "explain"),
     "description": ("describe",),
     "differences": ("Comparison", "Difference", "Recording", "compare", "read"),
     "plots": ("draw",),
     "recorder": ("Recorder", "record"),
-    "replay": ("Replay", "replay"),
+    "replayed": ("Replay", "replay"),
 }
 
 
