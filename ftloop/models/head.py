@@ -31,8 +31,12 @@ def keep_order_of_head(
     Returns: the labels, and what is to be said of them beside the head's, if anything.
     """
     is_new = any(".pooler." not in name for name in new_weights)
-    if not head or labels.regression or (is_new and len(head) == labels.count):
+    if labels.regression or (is_new and len(head) in (0, labels.count)):
         return labels, ""
+    if not head:
+        known = labels.names == tuple(map(str, range(labels.count)))
+        said = "the model's head has no names for its classes: each taken for the class of the same number, "
+        return labels, "" if known else f"{said}{_listed(labels.names)}"
     ordered = _in_order_of(head, labels.names, str) or _in_order_of(head, labels.names, _folded)
     if ordered is None:
         what = "a new head for these" if is_new else "each taken for the class of the same number"

@@ -19,7 +19,7 @@ from ftloop.data.cache import digest_rows
 from ftloop.errors import UserError
 from ftloop.models.weights import base_model
 from ftloop.run.accelerator import refused_features
-from ftloop.run.check_labels import label_problems, other_ids
+from ftloop.run.check_labels import config_of_classes, label_problems, other_ids
 from ftloop.run.check_tokens import padding_problems, token_problems
 from ftloop.run.optim import check_schedule
 from ftloop.system.console import say
@@ -50,7 +50,10 @@ def check_arguments(
     if compute_loss_func is not None:
         try:
             taken = compute_loss_func.forward if isinstance(compute_loss_func, nn.Module) else compute_loss_func
-            inspect.signature(taken).bind("outputs", "labels", num_items_in_batch=1)
+            arguments = inspect.signature(taken)
+            arguments.bind("outputs", "labels", num_items_in_batch=1)
+            if [*arguments.parameters][:2] == ["model", "inputs"]:
+                raise TypeError("it has the arguments of Trainer.compute_loss, model and inputs")
         except TypeError as error:
             called = "(outputs, labels, num_items_in_batch=...), as by Trainer"
             raise UserError(
@@ -248,7 +251,7 @@ class DataSetCheck:
             return
         if label is not None:
             yield from self._other_classes(dataset, label)
-            yield from label_problems(dataset, label, self.model)
+            yield from label_problems(dataset, label, config_of_classes(self.model))
         elif needs_labels and takes_labels(self.model):
             hidden = [each for each in getattr(dataset, "column_names", ()) if each in LABELS]
             way = "dataset.rename_column(name, 'label') makes one of yours"

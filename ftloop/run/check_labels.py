@@ -21,7 +21,7 @@ def other_ids(names: Sequence[str], column: str, model: Any) -> Iterator[str]:
     """Yield that a data set numbers the model's own names, or the numbers of its classes, otherwise: what is learned
     would bear other names. Names that are neither, and a model whose names nobody has given, say nothing.
     """
-    ours = _own_names(model)
+    ours = _own_names(getattr(model, "config", None))
     ids = {name.casefold(): id for id, name in enumerate(ours)}
     if {*names} == {str(id) for id in range(len(names))} and not {*names} & {*ours}:
         ids, way = {str(id): id for id in range(len(names))}, _back_to_numbers(column)
@@ -49,25 +49,30 @@ def _by_the_models(column: str) -> str:
     return f"dataset.align_labels_with_mapping({mapping}, {column!r}) numbers them as the model does"
 
 
-def _own_names(model: Any) -> list[str]:
+def _own_names(config: Any) -> list[str]:
     """Return the names of the classes that somebody has given the model, by id."""
-    given = getattr(getattr(model, "config", None), "id2label", None) or {}
+    given = getattr(config, "id2label", None) or {}
     names = [str(name) for _, name in sorted(given.items())]
     return [] if names == [f"LABEL_{id}" for id in range(len(names))] else names
 
 
-def label_problems(dataset: Any, column: str, model: Any) -> Iterator[str]:
-    """Yield what torch would say of a label in mid-training, and without its row."""
+def config_of_classes(model: Any) -> Any:
+    """Return the configuration that says which labels a model takes; None of models of which nobody knows."""
     config = getattr(model, "config", None)
-    count = getattr(config, "num_labels", None)
-    if count is None or not type(base_model(model)).__name__.endswith("ForSequenceClassification"):
+    is_known = type(base_model(model)).__name__.endswith("ForSequenceClassification")
+    return config if is_known and getattr(config, "num_labels", None) is not None else None
+
+
+def label_problems(dataset: Any, column: str, config: Any) -> Iterator[str]:
+    """Yield what torch would say of a label in mid-training, and without its row. `config`: `config_of_classes`."""
+    if config is None:
         return
-    kind = getattr(config, "problem_type", None)
+    count, kind = config.num_labels, getattr(config, "problem_type", None)
     for start, values in column_chunks(dataset, column):
         examine = _problem_of_list if is_list(values.type) else _problem
         problem, wrong = examine(values, count, kind)
         if count > 1 and _is_text(values):
-            problem = _way_to_numbers(dataset, column, model)
+            problem = _way_to_numbers(dataset, column, config)
         if problem is not None:
             row = pc.index(wrong, True).as_py()
             label = f"row {start + row + 1} has the label {short_repr(values[row].as_py())}"
@@ -125,7 +130,7 @@ def _is_text(values: pa.Array) -> bool:
     return pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
 
 
-def _way_to_numbers(dataset: Any, column: str, model: Any) -> str:
+def _way_to_numbers(dataset: Any, column: str, config: Any) -> str:
     """Return how a column of texts becomes one of numbers. Whole numbers keep what they are (to number them anew goes
     by their text: 0, 1, 10, 2), and the model's own names get the model's numbers."""
     texts: set[str] = set()
@@ -133,6 +138,6 @@ def _way_to_numbers(dataset: Any, column: str, model: Any) -> str:
         texts.update(pc.unique(values).to_pylist())
     if all(re.fullmatch(r"[+-]?[0-9]+", text) for text in texts):
         return f"dataset.cast_column({column!r}, datasets.Value('int64')) makes numbers of such texts"
-    if texts <= {*_own_names(model)}:
+    if texts <= {*_own_names(config)}:
         return f"dataset.class_encode_column({column!r}), and then {_by_the_models(column)}"
     return f"dataset.class_encode_column({column!r}) numbers classes"

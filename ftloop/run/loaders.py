@@ -19,7 +19,8 @@ from ftloop.batching.order import OrderSampler, longest_first
 from ftloop.batching.padding import Collator, row_lengths
 from ftloop.batching.token_budget import BudgetSampler
 from ftloop.errors import UserError
-from ftloop.run.check_inputs import DataSetCheck, has_transform
+from ftloop.run.check_inputs import LABELS, DataSetCheck, has_transform
+from ftloop.run.check_labels import config_of_classes, label_problems
 from ftloop.system.signals import ignore_signals_in_worker
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class LoaderFactory:
             dataset = dataset.remove_columns(dropped)
             collate = partial(_collate, collate=collate, dropped=dropped) if dropped else collate
         else:
-            collate = partial(_collate_known_columns, collate=collate, columns=self.columns)
+            config_of_labels = config_of_classes(self.check.model) if self.check.reads_labels else None
+            collate = partial(_collate_known_columns, collate=collate, columns=self.columns, config=config_of_labels)
         loader: DataLoader[Any] = DataLoader(
             dataset,
             collate_fn=collate,
@@ -149,12 +151,22 @@ def _end_workers(loader: weakref.ref[Any]) -> None:
         iterator._shutdown_workers()
 
 
-def _collate_known_columns(examples: list[Any], collate: Collator, columns: frozenset[str]) -> dict[str, Any]:
-    """Mirrors: transformers.trainer_utils.RemoveColumnsCollator. Differs: for every mapping, not for a dict alone."""
+def _collate_known_columns(
+    examples: list[Any], collate: Collator, columns: frozenset[str], config: Any
+) -> dict[str, Any]:
+    """Look at labels that nobody knew before their row was made: on a GPU, torch would end without a word of them.
+
+    `config`: of the classes, where labels go to the model as they stand in the rows.
+    Mirrors: transformers.trainer_utils.RemoveColumnsCollator. Differs: for every mapping, not for a dict alone.
+    Raises: UserError for a label that the model does not take.
+    """
     dropped: list[str] = []
     if examples and isinstance(examples[0], Mapping):
         dropped = [name for name in examples[0] if name not in columns]
         examples = [{name: value for name, value in example.items() if name in columns} for example in examples]
+        label = next((name for name in LABELS if name in examples[0]), None)
+        for problem in () if label is None else label_problems(examples, label, config):
+            raise UserError(f"data set: in a batch of it, {problem}")
     return _collate(examples, collate, dropped)
 
 

@@ -61,7 +61,8 @@ def test_a_trained_head_goes_on_in_its_own_order(
     fine_tune(
         settings(tmp_path, output_dir=plain, model_name_or_path=write_model(tmp_path / "a", [0, 1, 2], None), **same)
     )
-    assert "Head " not in capsys.readouterr().out
+    said = "Head      the model's head has no names for its classes: each taken for the class of the same number, 0=bad"
+    assert said in capsys.readouterr().out
     model = write_model(tmp_path / "b", PERMUTED, ["SO-SO", "Bad", " fine"])
     fine_tune(settings(tmp_path, output_dir=own, model_name_or_path=model, **same))
     said = capsys.readouterr().out
@@ -113,7 +114,13 @@ def test_every_spelling_of_a_class_gets_its_new_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "labels", "told"),
     [
-        (["LABEL_0", "LABEL_1"], TWO, ""),
+        (
+            ["LABEL_0", "LABEL_1"],
+            TWO,
+            "no names for its classes: each taken for the class of the same number, 0=no, 1",
+        ),
+        (["LABEL_0", "LABEL_1"], Labels(("0", "1"), {"0": 0, "1": 1}), ""),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], TWO, ""),
         (["no", "YES"], TWO, ""),
         (["good", "bad"], TWO, "the model's head was trained on 0=good, 1=bad; the labels are 0=no, 1=yes: each taken"),
         (["yes", "no", "maybe"], TWO, "trained on 0=yes, 1=no, 2=maybe; the labels are 0=no, 1=yes: a new head"),

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from transformers import DataCollatorWithPadding
 
-from ftloop import TrainConfig, UserError, evaluate, prepare, train, updates
+from ftloop import TrainConfig, UserError, evaluate, predict, prepare, train, updates
 from ftloop.run.column_values import ROWS_AT_ONCE
 
 
@@ -430,3 +430,36 @@ def test_a_loss_that_is_a_module_is_asked_what_its_forward_takes(tmp_path: Path)
         compute_loss_func=lambda outputs, labels, num_items_in_batch=None: loss(outputs.logits, labels),
     )
     assert next(updates(run)).loss > 0
+
+
+def test_a_loss_with_the_arguments_of_trainers_method_is_told(tmp_path: Path) -> None:
+    def compute_loss(model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        raise AssertionError
+
+    config = TrainConfig(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(
+        UserError, match=r"compute_loss_func: is called with \(outputs, labels, .* of Trainer.compute_loss"
+    ):
+        prepare(config, tiny_bert(), tiny_rows(5), data_collator=pad, compute_loss_func=compute_loss)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_label_that_only_its_row_knows_is_told_when_the_row_is_made(workers: int, tmp_path: Path) -> None:
+    """The Dataset of PyTorch that tutorials write; stars from 1 to 5 are the classes 0 to 4."""
+
+    class Stars(torch.utils.data.Dataset[Any]):
+        def __init__(self, first: int) -> None:
+            self.first, self.rows = first, tiny_rows(10).remove_columns("label").with_format("torch")
+
+        def __getitem__(self, row: int) -> dict[str, Any]:
+            return dict(self.rows[row]) | {"labels": torch.tensor(self.first + row % 5)}
+
+        def __len__(self) -> int:
+            return len(self.rows)
+
+    config = TrainConfig(output_dir=str(tmp_path), use_cpu=True, max_steps=2, dataloader_num_workers=workers)
+    with pytest.raises(UserError, match=r"in a batch of it, row \d has the label 5; the model's 5 classes are"):
+        train(prepare(config, tiny_bert(5), Stars(1), processing_class=tiny_tokenizer()))
+    with pytest.raises(UserError, match="number them from 0, and build the model with num_labels as many"):
+        predict(prepare(config, tiny_bert(5), Stars(0), processing_class=tiny_tokenizer()), Stars(1))
+    train(prepare(config, tiny_bert(5), Stars(0), processing_class=tiny_tokenizer()))
