@@ -23,7 +23,7 @@ def describe(comparison: Comparison) -> str:
         f"  A  {first.a}",
         f"  B  {first.b}",
     ]
-    if first.ratio is not None:
+    if first.ratio is not None and first.a != first.b:
         lines.append(f"  A / B = {first.ratio:.9g}")
     if in_training is None:
         lines.append("  The training itself is equal: in these runs the difference has no effect on it.")

@@ -59,7 +59,7 @@ def test_five_faults_of_one_loop_are_told_at_once(right: Any, tmp_path: Path) ->
         assert "Likely cause:\n  sampler: The same rows" in first
         for cause in also_different(comparison):
             assert f"\n  {cause.name}: " in also
-        assert "clips this gradient to a norm of 1, " in also
+        assert "clips gradients to a norm of 1, " in also
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,7 @@ def test_what_is_frozen_is_no_difference_of_decay(tmp_path: Path) -> None:
         ([0, 2, 4, 4, 4], "rises until update 3, then stays at 4"),
         ([4, 4, 4, 4, 2, 2, 2, 2], "falls from 4 in steps, to 2 in update 8"),
         ([4, 3.9, 3.5, 2, 0.5, 0.1], "falls from 4 in a curve, to 0.1 in update 6"),
+        ([4, 3, 2, 1, 0, 0], "falls from 4 in a line to 0 after 4 updates"),
         ([4, 3, 2], None),
     ],
 )

@@ -57,6 +57,7 @@ FAULTS: list[tuple[str, Job, Any, int, str, str]] = [
     # those that are not in that section
     ("steps after the first micro-batch", PLAIN, K3, 1, "rows", "step-modulo"),
     ("last window carried on", PLAIN, K3_NO_EVAL, 2, "rows", "window-carried"),
+    ("last window joins the next", PLAIN, K3_NO_EVAL, 2, "rows", "window-carried"),
     ("last window dropped", PLAIN, K3_NO_EVAL, 2, "rows", "window-dropped"),
     ("", PLAIN, (K1[0], K3[1]), 1, "rows", "rows-per-update"),
     ("drop last", PLAIN, K3_NO_EVAL, 2, "rows", "drop-last"),

@@ -188,16 +188,16 @@ def _windows(batches: Any, accumulation: int, faults: set[str], carried: list[Ro
         yield [next(iterator)]
         left -= 1
     window = carried[:]
+    joined = len(carried) if "last window joins the next" in faults else 0
     carried.clear()
     while left:
         window.append(next(iterator))
         left -= 1
-        if len(window) == accumulation or (
-            left == 0 and not faults & {"last window carried on", "last window dropped"}
-        ):
+        is_whole = len(window) == accumulation + joined
+        if is_whole or (left == 0 and not any(each.startswith("last window") for each in faults)):
             yield window
-            window = []
-    if "last window carried on" in faults:
+            window, joined = [], 0
+    if faults & {"last window carried on", "last window joins the next"}:
         carried += window
 
 

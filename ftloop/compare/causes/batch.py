@@ -39,7 +39,7 @@ def last_window_of_an_epoch(case: Case) -> Iterator[Cause]:
     """The reference steps at the end of an epoch with the few micro-batches that are left."""
     mine, theirs = case.both(case.rows_of)
     left, window = len(theirs), usual_window(case.reference)
-    if left < window and len(mine) == window and mine[:left] == theirs:
+    if left < window <= len(mine) and mine[:left] == theirs:
         yield case.cause("window-carried", left=left, window=window)
     elif left < window and is_one_update_ahead(case):
         yield case.cause("window-dropped", left=left, window=window)
@@ -132,10 +132,11 @@ def sampler(case: Case) -> Iterator[Cause]:
             if not excess[row]:
                 del excess[row]
         if not excess:
-            yield case.cause("sampler", rows=count)
+            yield case.cause("sampler", evidence=f"equal sets after {count} rows")
             return
-    if len({*mine} & {*theirs}) > 0.9 * len({*mine} | {*theirs}) and all(case.both(has_seen_all)):
-        yield case.cause("sampler", rows=min(len(mine), len(theirs)))
+    shared, either = len({*mine} & {*theirs}), len({*mine} | {*theirs})
+    if shared > 0.9 * either and all(case.both(has_seen_all)):
+        yield case.cause("sampler", evidence=f"{shared} of {either} different rows are in both runs")
 
 
 @whatever_the_rows("rows")

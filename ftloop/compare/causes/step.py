@@ -333,8 +333,11 @@ def shape_of(curve: dict[int, float]) -> str | None:
 
 
 def end_of_linear_decay(curve: dict[int, float]) -> int | None:
-    """Return after how many updates a falling line reaches 0; None for any other curve."""
-    updates = sorted(curve)[-4:]
+    """Return after how many updates a falling line reaches 0, where it may stay; None for any other curve."""
+    updates = sorted(curve)
+    while len(updates) > 1 and curve[updates[-1]] == curve[updates[-2]] == 0:
+        updates.pop()
+    updates = updates[-4:]
     if len(updates) < 4 or updates[-1] - updates[0] != 3:
         return None
     steps = [curve[u] - curve[u + 1] for u in updates[:-1]]
