@@ -152,6 +152,7 @@ OF_OTHERS = {
     "png",
     "tensorboard",
     "fuzz",
+    "show",
     "seed",
     "plant",
     "choice",
