@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from ftloop.data.compression import COMPRESSIONS, DAMAGED, Decompressed, split_endings, zip_problem
+from ftloop.data.compression import COMPRESSIONS, DAMAGED, OUTPUT_COMPRESSIONS, Decompressed, split_endings, zip_problem
 from ftloop.data.encoding import find_codec
 from ftloop.data.recognize import BEGINNINGS, EXCEL, HEAD, find_shown_format, is_fasttext, recognize
 from ftloop.errors import UserError, os_reason, summarize
@@ -262,8 +262,10 @@ def format_of(file: Path, flag: str, formats: Sequence[str]) -> str:
 def no_ending(file: Path, formats: Sequence[str], way: str = "") -> str:
     """Return what to say of a file that has none of the endings; `way` is the way out where its name says nothing."""
     is_read, ending = "json" in formats, file.suffix.lower()
-    if is_read and ending in (".xls", ".xlsx"):
-        return f"{file} is {EXCEL}"
+    if ending in (".xls", ".xlsx"):
+        unwritten = "would be an Excel workbook, and none is written; name a csv file, of which this Python makes one: "
+        unwritten += "import pandas; pandas.read_csv('FILE.csv').to_excel('FILE.xlsx', index=False)"
+        return f"{file} {f'is {EXCEL}' if is_read else unwritten}"
     if ending == ".zip" and (problem := zip_problem(file)) is not None:
         return f"{file}: {problem}"
     if is_read and file.is_file():
@@ -273,5 +275,5 @@ def no_ending(file: Path, formats: Sequence[str], way: str = "") -> str:
             return f"{file} is {what}"
         doubt = ", and its first lines do not show what it is; give it one of these"
         way = f"{doubt}, or name what separates its columns with --delimiter{way}"
-    endings = ", ".join(f".{name}" for name in formats)
-    return f"{file} has none of the endings {endings}, with or without .{', .'.join(COMPRESSIONS)}{way}"
+    endings, compressions = (", .".join(names) for names in (formats, COMPRESSIONS if is_read else OUTPUT_COMPRESSIONS))
+    return f"{file} has none of the endings .{endings}, with or without .{compressions}{way}"

@@ -81,7 +81,10 @@ def _load(args: argparse.Namespace, folder: Path, pair: bool) -> Classifier:
     if columns and len(columns) != 1 + pair:
         learned, given = ("pairs of texts", "single texts") if len(columns) == 2 else ("single texts", "pairs")
         learned = f"{learned} ({', '.join(columns)})"
-        say("Warning", f"the run in {args.model} learned from {learned}, and these are {given}", sys.stderr)
+        way = "without --pairs each is one of its own" if pair else "--pairs takes two and two"
+        way = "--text_column_names names one or two columns" if args.input else way
+        say("Warning", f"the run in {args.model} learned from {learned}, and these are {given}: {way}", sys.stderr)
+        classifier.is_told = True
     return classifier
 
 

@@ -843,7 +843,13 @@ def test_what_is_wrong_with_files_and_flags_is_told_in_one_line_each(
         ("--input", tmp_path / "names.jsonl"): "half a surrogate pair",
         ("--input", tmp_path / "list.json"): "list.json, line 1: not JSON",
         ("--input", tmp_path / "no.parquet"): "not a parquet file",
-        ("--input", source, "--output", tmp_path / "out.xls"): "say which it is with --output_format",
+        (
+            "--input",
+            source,
+            "--output",
+            tmp_path / "out.xls",
+        ): "would be an Excel workbook, and none is written; name a csv file",
+        ("--input", source, "--output", tmp_path / "out.doc"): ".bz2, .xz; say which it is with --output_format",
         (
             "--input",
             source,
@@ -1114,12 +1120,18 @@ def test_single_texts_for_a_model_of_pairs_and_the_reverse_are_warned_of(
     facts = model / "ftloop_run.json"
     facts.write_text(json.dumps({"data": {"text_columns": ["left", "right"]}}))
     assert "Warning" not in predict("--pairs", "one", "two", model=model)[1]
-    told = f"Warning   the run in {model} learned from pairs of texts (left, right), and these are single texts\n"
-    assert told in predict("one", model=model)[1]
+    told = f"Warning   the run in {model} learned from pairs of texts (left, right), and these are single texts"
+    assert predict("one", "two", model=model)[1] == f"{told}: --pairs takes two and two\n"
+    path = tmp_path / "single.jsonl"
+    path.write_text('{"text": "one"}\n')
+    assert f"{told}: --text_column_names names one or two columns\n" in predict("--input", path, model=model)[1]
     facts.write_text(json.dumps({"data": {"text_columns": ["text"]}}))
-    told = f"Warning   the run in {model} learned from single texts (text), and these are pairs\n"
-    assert told in predict("--pairs", "one", "two", model=model)[1]
-    assert told in predict("--input", pairs_file(tmp_path / "in.jsonl"), model=model)[1]
+    told = f"Warning   the run in {model} learned from single texts (text), and these are pairs"
+    assert predict("--pairs", "one", "two", model=model)[1] == f"{told}: without --pairs each is one of its own\n"
+    assert (
+        f"{told}: --text_column_names names one or"
+        in predict("--input", pairs_file(tmp_path / "in.jsonl"), model=model)[1]
+    )
     assert "Warning" not in predict("one", model=model)[1]
 
 
