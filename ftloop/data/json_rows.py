@@ -118,7 +118,8 @@ def _way_of_sets(source: Source, content: dict[str, Any]) -> str | None:
     each = f'for name, rows in json.load(open({json.dumps(source.name)}, "rb")).items()'
     code = f'import json; [json.dump({made}, open({json.dumps(start)} + name + ".json", "w")) {each}]'
     files = join_some([f"{start}{name}.json" for name in content], 5)
-    told = f"it holds lists of rows by their names, each of which is to be a file; this makes {files}, which are read"
+    which = "which is read" if len(content) == 1 else "which are read"
+    told = f"rows are wanted, and it holds lists of rows by name; this makes {files} of it, {which}"
     return f"{told}: python3 -c {shlex.quote(code)}"
 
 

@@ -6,7 +6,8 @@ every other set is held against it. Nothing here starts long work before all it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ from ftloop.data.incomplete_rows import (
 from ftloop.data.label_forms import in_one_column, in_one_form
 from ftloop.data.labels import Labels
 from ftloop.data.other_names import Trained, find_own_columns, with_trained_names
+from ftloop.data.readers import read_rows
 from ftloop.data.refused_rows import refused_warnings
 from ftloop.data.remarks import Remark, contradictions_remark, label_remarks, one_class_remarks
 from ftloop.data.scan import distinct_values, list_and_class_names
@@ -45,6 +47,7 @@ from ftloop.data.set_column import sets_warning, split_by_column
 from ftloop.data.set_files import find_files, saved_splits
 from ftloop.data.shared_labels import warn_of_unshared, with_class_names
 from ftloop.data.sources import FASTTEXT, TABLES, make_reading
+from ftloop.data.unread_texts import unread_warning
 from ftloop.data.values import as_names, as_text
 from ftloop.errors import UserError, summarize
 from ftloop.system.console import say
@@ -211,6 +214,8 @@ def _load_from_files(config: TrainConfig) -> _Sets:
         say("Warning", warning)
     for warning in refused_warnings(files, {*columns, *labels}):
         say("Warning", warning)
+    if len(column_names([first])) > 2:
+        _warn_of_unread(config, first.name, (row.values for row in read_rows(first)), columns, labels)
     tables: dict[str, Dataset] = {}
     trained = Trained(first.name, columns, labels, column_names([first]), (), config.label_delimiter)
     for split, given_files in files.items():
@@ -242,6 +247,16 @@ def _load_from_files(config: TrainConfig) -> _Sets:
     return _Sets(train, tables, test, columns, labels, tuple(names) if names else None, files=places)
 
 
+def _warn_of_unread(
+    config: TrainConfig, name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], labels: Sequence[str]
+) -> None:
+    """Say where the text that was found by its name is perhaps not the one that is meant."""
+    if config.text_column_names is None and config.task_name is None and len(columns) == len(labels) == 1:
+        with suppress(UserError):  # which is told when all rows are read
+            if (warning := unread_warning(name, rows, columns[0], labels[0])) is not None:
+                say("Warning", warning)
+
+
 def _load_by_name(config: TrainConfig) -> _Sets:
     if config.task_name is None and config.dataset_name is None:
         raise UserError(
@@ -265,6 +280,7 @@ def _load_by_name(config: TrainConfig) -> _Sets:
     if task is None or config.text_column_names is not None or config.label_column_name is not None:
         names = list(dict.fromkeys([*splits["train"].column_names, *splits["train"].features.flatten()]))
         columns, labels = find_columns(config, names, source)
+        _warn_of_unread(config, source, splits["train"], columns, labels)
         if not {*columns, *labels} <= {*splits["train"].column_names}:  # some are within mappings
             splits = {name: rows.flatten() for name, rows in splits.items()}
     else:

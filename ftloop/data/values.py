@@ -112,6 +112,8 @@ def way_to_text(value: Any, column: str) -> str:
         return "; pandas' .str.decode('utf-8') makes texts of a column of them"
     if isinstance(value, dict) and (texts := [name for name, field in value.items() if isinstance(field, str)]):
         return f"; a field of it is named with a dot, such as {short_repr(f'{column}.{texts[0]}')}"
+    if isinstance(value, list) and any(isinstance(each, str) and " " in each.strip() for each in value):
+        return f"; pandas' .explode({column!r}) makes a row of each text of a list"
     return "; pandas' .str.join(' ') makes texts of a column of lists of words" if isinstance(value, list) else ""
 
 

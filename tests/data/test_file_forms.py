@@ -596,7 +596,7 @@ def test_the_command_that_is_told_makes_a_file_of_each_set_in_an_object(form: st
         put(path, json.dumps({"train": rows, "oos_val": rows[:2], "oos": []}, indent=indent).encode())
         told = fault(path)
         start = f"{tmp_path}/the full data_"
-        assert f"this makes {start}train.json, {start}oos_val.json, {start}oos.json, which are read: " in told
+        assert f"this makes {start}train.json, {start}oos_val.json, {start}oos.json of it, which are read: " in told
         subprocess.run(told.partition("which are read: ")[2], shell=True, check=True)
         assert rows_of(f"{start}train.json") == ROWS
         assert rows_of(f"{start}train.json", f"{start}oos_val.json") == [*ROWS, *ROWS[:2]]

@@ -193,7 +193,7 @@ def test_a_broken_row_is_named_with_its_file_and_place(name: str, text: str, mes
     ("name", "place"),
     [("rows.jsonl", "line 2"), ("list.json", "row 2"), ("lines.json", "line 2"), ("a.parquet", "row 2")],
 )
-@pytest.mark.parametrize("value", [["a", "b"], {"text": "a"}])
+@pytest.mark.parametrize("value", [["a", "b"], ["a text", "b"], {"text": "a"}])
 def test_a_value_that_is_a_list_or_an_object_is_named_with_row_and_column(
     name: str, place: str, value: Any, tmp_path: Path
 ) -> None:
@@ -201,6 +201,8 @@ def test_a_value_that_is_a_list_or_an_object_is_named_with_row_and_column(
     kind = "a mapping" if isinstance(value, dict) else "a list"
     told = f"{path}, {place}: column second holds {kind}, not a text or a number"
     way = "; pandas' .str.join(' ') makes texts of a column of lists of words"
+    if "a text" in value:
+        way = "; pandas' .explode('second') makes a row of each text of a list"
     if isinstance(value, dict):
         way = "; a field of it is named with a dot, such as 'second.text'"
         assert "second.text" in column_names(str(path))
