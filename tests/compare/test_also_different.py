@@ -159,6 +159,13 @@ def test_a_recorded_model_is_left_without_hooks_and_can_be_copied_and_pickled_be
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_compiled_model_is_given_no_hook_that_would_compile_it_again(tmp_path: Path) -> None:
+    model = tiny_bert()
+    compiled = torch.compile(model)  # nothing is compiled before the first call
+    with Recorder(tmp_path / "mine.jsonl", compiled, torch.optim.AdamW(model.parameters())):
+        assert not any(module._forward_pre_hooks for module in model.modules())
+
+
 def test_what_is_frozen_is_no_difference_of_decay(tmp_path: Path) -> None:
     """PEFT's examples hand the optimizer all parameters, Trainer only those that are trained."""
     files = [

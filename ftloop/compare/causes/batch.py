@@ -261,7 +261,7 @@ def first_repeat(side: Recording) -> int | None:
     rows = [side.rows(update) for update in updates]
     for k in range(1, len(updates)):
         length = min(k, len(updates) - k)
-        if rows[:length] == rows[k : k + length]:
+        if rows[0] == rows[k] and rows[:length] == rows[k : k + length]:
             return updates[k]
     return None
 
