@@ -99,10 +99,10 @@ def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
     parameters, optimizer_step = list(run.model.parameters()), choose_optimizer_step(run)
     if run.state.should_training_stop:
         return
-    run.model.train()
     run.model.zero_grad()
     for epoch in epochs_left(run):
         for window in windows(run, epoch):  # the micro-batches of one update
+            run.model.train()  # however it came, or the body has left it
             losses = []
             for micro_batch in window.micro_batches:
                 with gradient_sync(run, micro_batch.is_last):

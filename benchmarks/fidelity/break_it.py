@@ -111,7 +111,7 @@ EXERCISES = [
     ),
     Exercise(
         "left-evaluating",
-        "ftloop/run/micro_batches.py",
+        "ftloop/loop.py",
         "run.model.train()",
         "pass",
         "tests/loop/test_loop.py::test_a_model_left_evaluating_trains_on_with_dropout",

@@ -69,8 +69,6 @@ def windows(run: Run, epoch: int) -> Iterator[Window]:
     for index in range(done, plan.updates_per_epoch):
         fetched = [next(batches) for _ in range(plan.window_size(index))]
         restore_rng(run)  # after the fetch: in the run that was interrupted, these batches came before the checkpoint
-        if not run.unwrapped_model.training:
-            run.model.train()  # whatever the body of the loop or a step of the user's has left it in
         yield _window(run, epoch, index, fetched)
 
 
