@@ -47,7 +47,6 @@ class SignalHandler:
     def __enter__(self) -> SignalHandler:
         self._process = os.getpid()
         is_main = threading.current_thread() is threading.main_thread()
-        self._of_terminal = [each for each in (1, 2) if os.isatty(each)]
         self._before = {number: signal.signal(number, self) for number in signals_to_handle() if is_main}
         return self
 
@@ -69,9 +68,8 @@ class SignalHandler:
             return _end_child(number)
         name, again = signal.Signals(number).name, self.stop.reason is not None
         self.stop.request(name)
-        if name == "SIGHUP":  # a terminal that is gone makes an error of every line that is said
-            for each in self._of_terminal:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), each)
+        if name == "SIGHUP":
+            leave_closed_terminal()
         is_second, self._interrupted = self._interrupted, self._interrupted or number == signal.SIGINT
         if number == signal.SIGINT and is_second:
             _write(f"\nStopped   at once by a second {name}; what had been saved is whole\n")
@@ -81,6 +79,15 @@ class SignalHandler:
         if not again:
             _write(f"\nStopping  by {name}, where the run can be resumed; a second Ctrl-C ends it at once\n")
         return None
+
+
+def leave_closed_terminal() -> None:
+    """Let what is said go nowhere where the terminal is gone, which would make an error of every line."""
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def _end_child(number: int) -> None:
