@@ -19,8 +19,9 @@ from ftloop.config.train_config import TrainConfig
 from ftloop.errors import ExitCode, UserError
 from ftloop.system.atomic import retry_once, write_text
 from ftloop.system.console import say, write
-from ftloop.system.signals import leave_closed_terminal, signals_to_handle
+from ftloop.system.signals import signals_to_handle
 from ftloop.system.stopping import StopRequest
+from ftloop.system.streams import let_readers_go
 
 RESUMES = "the same command with --resume_from_checkpoint last continues"
 # What torchrun tells the one process it has started: each seed's own would look for its companions.
@@ -81,7 +82,7 @@ def _train_one(command: list[str], stop: StopRequest) -> int:
 
     def pass_on(number: int, frame: Any) -> None:
         stop.request(signal.Signals(number).name)
-        leave_closed_terminal()
+        let_readers_go()
         if process is not None:
             process.send_signal(number)
 

@@ -9,13 +9,14 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import Any
 
 from ftloop.errors import ExitCode
 from ftloop.system.launcher import is_main_process
 from ftloop.system.stopping import StopRequest
+from ftloop.system.streams import let_readers_go
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")  # the last two do not exist on Windows
 WORKER_GRACE_SECONDS = 60
@@ -47,10 +48,12 @@ class SignalHandler:
     def __enter__(self) -> SignalHandler:
         self._process = os.getpid()
         is_main = threading.current_thread() is threading.main_thread()
+        self._streams = sys.stdout, sys.stderr
         self._before = {number: signal.signal(number, self) for number in signals_to_handle() if is_main}
         return self
 
     def __exit__(self, *exception: object) -> None:
+        sys.stdout, sys.stderr = self._streams
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -68,8 +71,7 @@ class SignalHandler:
             return _end_child(number)
         name, again = signal.Signals(number).name, self.stop.reason is not None
         self.stop.request(name)
-        if name == "SIGHUP":
-            leave_closed_terminal()
+        let_readers_go()
         is_second, self._interrupted = self._interrupted, self._interrupted or number == signal.SIGINT
         if number == signal.SIGINT and is_second:
             _write(f"\nStopped   at once by a second {name}; what had been saved is whole\n")
@@ -79,15 +81,6 @@ class SignalHandler:
         if not again:
             _write(f"\nStopping  by {name}, where the run can be resumed; a second Ctrl-C ends it at once\n")
         return None
-
-
-def leave_closed_terminal() -> None:
-    """Let what is said go nowhere where the terminal is gone, which would make an error of every line."""
-    for stream in (1, 2):
-        try:
-            os.write(stream, b"")
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def _end_child(number: int) -> None:
@@ -113,4 +106,5 @@ def ignore_signals_in_worker(worker_id: int) -> None:
 def _write(text: str) -> None:
     """Write to stderr past Python's buffers, which the signal may have found in use; from one process."""
     if is_main_process():
-        os.write(2, text.encode())
+        with suppress(OSError):
+            os.write(2, text.encode())

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -211,10 +212,51 @@ def test_a_terminal_that_is_closed_stops_the_run_where_it_can_be_resumed(
         assert process.stdin is not None
         os.close(theirs)
         if not nohup:
-            assert os.read(ours, 5) == b"ready"
+            said = b""
+            while not said.endswith(b"\n"):
+                said += os.read(ours, 100)
+            time.sleep(0.1)  # for the end of its call
         os.close(ours)
         process.communicate(b"\n", timeout=60)
     assert (process.returncode, (tmp_path / "found").read_text()) == (0, reason)
+
+
+UNREAD = """
+import os, sys
+from ftloop.system.console import say
+from ftloop.system.signals import SignalHandler
+from ftloop.system.stopping import StopRequest
+stop = StopRequest()
+with SignalHandler(stop) as signals, signals.deferred():
+    say("Ready", "now")
+    sys.stdin.readline()
+    os.kill(os.getpid(), 2)
+    sys.stdin.readline()
+    say("Saved", "checkpoint")
+    say("Stopped", "by SIGINT", sys.stderr)
+sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize("is_gone_first", [False, True])
+def test_a_tee_that_the_same_signal_ends_fails_no_run_that_stops(is_gone_first: bool) -> None:
+    """The reader of both streams is gone after the signal, or already when it comes."""
+    words, pipe = [sys.executable, "-c", UNREAD], subprocess.PIPE
+    with subprocess.Popen(words, cwd=CHECKOUT, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"Ready     now\n"
+        if is_gone_first:
+            process.stdout.close()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        if not is_gone_first:
+            assert process.stdout.readline() == b"\n"
+            assert process.stdout.readline().startswith(b"Stopping  by SIGINT")
+            process.stdout.close()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.wait(60) == ExitCode.STOPPED
 
 
 def torchrun(folder: Path, words: list[str], stop: bool) -> tuple[int, str]:
