@@ -75,6 +75,21 @@ PARITY_TESTS := tests/fidelity/test_matrix.py tests/fidelity/test_parity.py test
 .PHONY: parity-matrix
 parity-matrix: $(PARITY_VERSIONS:%=parity-on-%) ## every configuration on the oldest transformers and the newest
 
+OLD ?= 4.57.6
+NEW ?= 5.23.0
+
+.PHONY: compare-versions
+compare-versions: install .venvs/trainer-$(OLD)/installed .venvs/trainer-$(NEW)/installed ## the guide's job by Trainer of two versions of transformers: where and why they part (OLD=4.57.6 NEW=5.23.0)
+	$(BIN)/python benchmarks/fidelity/compare_versions.py $(ARGS) .venvs/trainer-$(OLD)/bin/python .venvs/trainer-$(NEW)/bin/python
+
+# transformers in any version, and what a Trainer script imports, without ftloop; all else as nearly the same as can be.
+.venvs/trainer-%/installed: constraints.txt
+	$(PYTHON) -m venv .venvs/trainer-$*
+	grep -E '^(torch|accelerate|numpy|scikit-learn)=' constraints.txt > .venvs/trainer-$*/constraints.txt
+	.venvs/trainer-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c .venvs/trainer-$*/constraints.txt torch accelerate datasets scikit-learn 'transformers==$*'
+	@touch $@
+
 # Each version in an environment of its own; what came out of another one's constraints does not fit it.
 parity-on-%: .venvs/%/installed
 	@.venvs/$*/bin/python -c 'import transformers; print("transformers", transformers.__version__)'

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.common import finish
 from ftloop.compare.__main__ import main as compare
 from ftloop.data.demo import demo_rows
 from ftloop.system.hub import PACKAGED_MODEL, local_model_folder
@@ -42,7 +42,7 @@ GUIDE = {
     "logging_steps": 1,
     "seed": 42,
 }
-MENDED = {"accepts_loss_kwargs": "false"}
+DIVIDED = {"accepts_loss_kwargs": "false"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,20 +52,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default=PACKAGED_MODEL, help="a model's folder")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "compare-versions")
     given = parser.parse_args(argv)
-    given.output.mkdir(parents=True, exist_ok=True)
-    flags: dict[str, Any] = {"model_name_or_path": local_model_folder(given.model)} | GUIDE
+    model = local_model_folder(given.model)
+    if model is None:
+        parser.error(f"--model: {given.model} is no folder")
+    folder = given.output.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    flags: dict[str, Any] = {"model_name_or_path": model.resolve()} | GUIDE
     for split, count in ROWS.items():
-        file = given.output / f"{split}.jsonl"
+        file = flags[f"{split}_file"] = folder / f"{split}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in demo_rows(split)[:count]), encoding="utf-8")
-        flags[f"{split}_file"] = file
     codes = []
     for accumulation in (1, 4):
         flags["gradient_accumulation_steps"] = accumulation
-        old = recorded(given.old, given.output / f"old-{accumulation}.jsonl", flags)
-        new = recorded(given.new, given.output / f"new-{accumulation}.jsonl", flags)
+        old = recorded(given.old, folder / f"old-{accumulation}.jsonl", flags)
+        new = recorded(given.new, folder / f"new-{accumulation}.jsonl", flags)
         codes.append(told(f"accumulation {accumulation}", old, new))
-    mended = recorded(given.new, given.output / "new-4-mended.jsonl", flags | MENDED)
-    codes.append(told("accumulation 4, B's model with accepts_loss_kwargs = False", old, mended))
+    divided = recorded(given.new, folder / "new-4-divided.jsonl", flags | DIVIDED)
+    codes.append(told("accumulation 4, and B's model has accepts_loss_kwargs = False", old, divided))
     return int(max(codes) > 1)
 
 
@@ -75,14 +78,16 @@ def recorded(python: str, file: Path, flags: dict[str, Any]) -> Path:
     shutil.rmtree(file.with_suffix(""), ignore_errors=True)  # an earlier run there would be gone on with
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [python, str(ROOT / "benchmarks" / "fidelity" / "trainer_script.py"), *words]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    seconds, *_ = finish([os.path.abspath(python), "benchmarks/fidelity/trainer_script.py", *words], environment)
+    print(f"Recorded {os.path.relpath(file)} in {seconds:.0f} s", flush=True)
     return file
 
 
 def told(job: str, old: Path, new: Path) -> int:
     print(f"\n=== {job}\n")
-    return compare([str(old), str(new)])
+    code = compare([os.path.relpath(old), os.path.relpath(new)])
+    print(flush=True)
+    return code
 
 
 if __name__ == "__main__":

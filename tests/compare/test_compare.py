@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from harness.handwritten_loop import handwritten_loop
 from harness.models import long_head, tiny_bert
 from harness.recordings import divided, record_ftloop, record_trainer
@@ -272,11 +273,24 @@ def test_last_digits_are_explained_only_by_a_known_other_machine(theirs: Any, tm
         if "ftloop_record" in line:
             line["threads"] += 1
 
+    def upgraded(line: dict[str, Any]) -> None:
+        nudged(line)
+        if "ftloop_record" in line:
+            line["versions"] |= {"transformers": "4.40.2", "accelerate": "0.34.2"}
+
+    def unsaid(line: dict[str, Any]) -> None:
+        nudged(line)
+        if "ftloop_record" in line:
+            del line["versions"]["transformers"]
+
     whole = theirs(PLAIN, {})
-    assert names(compared(whole, edited(whole, tmp_path / "nudged.jsonl", nudged))) == []
-    comparison = compared(whole, edited(whole, tmp_path / "elsewhere.jsonl", elsewhere))
-    assert names(comparison) == ["arithmetic"]
-    assert "threads 1 and 2" in explain(comparison)[0].text
+    for edit in (nudged, unsaid):
+        assert names(compared(whole, edited(whole, tmp_path / "nudged.jsonl", edit))) == []
+    facts = "threads 1 and 2", f"transformers {transformers.__version__} and 4.40.2"
+    for edit, fact in zip((elsewhere, upgraded), facts, strict=True):
+        comparison = compared(whole, edited(whole, tmp_path / "elsewhere.jsonl", edit))
+        assert names(comparison) == ["arithmetic"]
+        assert f"and so do: {fact}. " in explain(comparison)[0].text
 
 
 @pytest.mark.parametrize(

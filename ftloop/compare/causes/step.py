@@ -21,6 +21,9 @@ from ftloop.compare.differences import Line, Recording
 LAST_DIGITS = 1e-5
 """Relative difference that another order of summation makes in one update; a wrong formula makes a larger one."""
 
+SAME_ARITHMETIC = ("threads", "device", "torch", "transformers")
+"""What two runs have to share for the same sums in the same order: transformers has the model's."""
+
 
 @cause_of("loss", "gradient")
 def not_in_training_mode(case: Case) -> Iterator[Cause]:
@@ -156,11 +159,13 @@ def arithmetic(case: Case) -> Iterator[Cause]:
     if case.ratio is None or not is_close(case.ratio, 1, LAST_DIGITS):
         return
     mine, theirs = case.both(
-        lambda side: (
-            {name: side.header[name] for name in ("threads", "device")} | {"torch": side.header["versions"]["torch"]}
-        )
+        lambda side: {name: (side.header | side.header["versions"]).get(name) for name in SAME_ARITHMETIC}
     )
-    facts = [f"{name} {mine[name]} and {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+    facts = [
+        f"{name} {mine[name]} and {theirs[name]}"
+        for name in mine
+        if mine[name] != theirs[name] and None not in (mine[name], theirs[name])
+    ]
     if facts:
         yield case.cause("arithmetic", facts="; ".join(facts))
 
