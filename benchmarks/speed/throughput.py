@@ -59,6 +59,8 @@ def judged(bench: Bench, row: Row) -> dict[str, Any]:
     told["target"] = row.target
     ours, theirs = (_values(bench, side, row.value) for side in (row.ours, row.theirs))
     both = sorted(ours.keys() & theirs.keys())
+    if row.same_accuracy:  # over the runs of a busy machine too, which have no times
+        told["accuracy"] = {score: _paired(bench, row, score) for score in ("accuracy", "f1")}
     if not both:
         gpu = row.name.startswith("cuda") and not has_gpu()
         return told | {"not_measured": "no CUDA GPU" if gpu else "no finished pair of runs"}
@@ -74,8 +76,6 @@ def judged(bench: Bench, row: Row) -> dict[str, Any]:
         weights = [set(bench.values(side, "weights").values()) for side in (row.ours, row.theirs, *row.needs)]
         if len(set.union(*weights)) != 1:
             told |= {"void": "the sides did not end in the same weights", "reached": False}
-    if row.same_accuracy:
-        told["accuracy"] = {score: _paired(bench, row, both, score) for score in ("accuracy", "f1")}
     for name in ("syncs_per_micro_batch", "peak_mb"):
         if row.name.startswith("cuda"):
             told[name] = {side: [*bench.values(side, name).values()] for side in (row.ours, row.theirs)}
@@ -89,16 +89,22 @@ def _values(bench: Bench, variant: str, value: str) -> dict[int, float]:
     return {number: ms - bare[number] for number, ms in bench.values(variant, "ms_per_step").items() if number in bare}
 
 
-def _paired(bench: Bench, row: Row, seeds: list[int], score: str) -> dict[str, Any]:
+def _paired(bench: Bench, row: Row, score: str) -> dict[str, Any]:
     """A score of both sides over the same seeds, in points, and whether their difference is more than chance."""
-    ours, theirs = ([100 * bench.values(side, score)[seed] for seed in seeds] for side in (row.ours, row.theirs))
+    by_seed = [bench.values(side, score) for side in (row.ours, row.theirs)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    ours, theirs = ([100 * side[seed] for seed in seeds] for side in by_seed)
     told: dict[str, Any] = {"seeds": seeds, "ftloop": ours, "trainer": theirs}
+    if not seeds:
+        return told
     told["difference_of_means"] = statistics.mean(ours) - statistics.mean(theirs)
     told["within_one_point"] = abs(told["difference_of_means"]) <= 1
     if len(seeds) > 1 and ours != theirs:
         from scipy.stats import ttest_rel, wilcoxon
 
-        told["p_ttest_rel"] = float(ttest_rel(ours, theirs).pvalue)
+        paired = ttest_rel(ours, theirs)
+        told["p_ttest_rel"] = float(paired.pvalue)
+        told["interval_95"] = [float(end) for end in paired.confidence_interval()]
         told["p_wilcoxon"] = float(wilcoxon(ours, theirs).pvalue)
     return told
 
@@ -166,15 +172,20 @@ def show(result: dict[str, Any]) -> None:
     for name, row in result["rows"].items():
         if "not_measured" in row:
             print(f"{name:<23} not measured: {row['not_measured']}")
-            continue
-        ours, theirs, spread = row["ftloop"]["median"], row["trainer"]["median"], (row["ratio_min"], row["ratio_max"])
-        verdict = row.get("void") or ("" if row["reached"] else "missed")
-        print(
-            f"{name:<23} {ours:>10.2f} {theirs:>10.2f} {row['ratio']:>7.3f}  {spread[0]:.3f} to {spread[1]:.3f}  "
-            f"{row['target']:>7.3f} {row['n']:>3}  {verdict}   {row['value']}"
-        )
+        else:
+            ours, theirs = row["ftloop"]["median"], row["trainer"]["median"]
+            verdict = row.get("void") or ("" if row["reached"] else "missed")
+            print(
+                f"{name:<23} {ours:>10.2f} {theirs:>10.2f} {row['ratio']:>7.3f}  "
+                f"{row['ratio_min']:.3f} to {row['ratio_max']:.3f}  "
+                f"{row['target']:>7.3f} {row['n']:>3}  {verdict}   {row['value']}"
+            )
         for score, told in row.get("accuracy", {}).items():
+            if not told["seeds"]:
+                continue
             p = ", ".join(f"{key} {told[key]:.3f}" for key in ("p_ttest_rel", "p_wilcoxon") if key in told)
+            if "interval_95" in told:
+                p += ", 95 % interval {:+.2f} to {:+.2f}".format(*told["interval_95"])
             ours, theirs = (statistics.mean(told[side]) for side in ("ftloop", "trainer"))
             print(
                 f"{'':<23} {score:<9} {ours:.2f} against {theirs:.2f}: {told['difference_of_means']:+.2f} points  {p}"
@@ -222,13 +233,14 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, help="of the fast recipe's rows (1 2 3 4 5; with --quick 1 2)")
     parser.add_argument("--quick", action="store_true", help="few rows and updates")
     parser.add_argument("--continue", dest="go_on", action="store_true", help="keep the runs that are there")
+    parser.add_argument("--busy", action="store_true", help="the machine does other work: keep scores, and no times")
     parser.add_argument("--output", type=Path, default=RESULTS / "throughput.json", help="beside it: .runs.jsonl, .png")
     given = parser.parse_args()
     given.repeats = given.repeats or (1 if given.quick else 5)
     given.seeds = given.seeds or ([1, 2] if given.quick else [1, 2, 3, 4, 5])
     rows = given.rows or [*ROWS, EXTRA]
     sizes, kept = QUICK if given.quick else FULL, given.output.with_suffix(".runs.jsonl")
-    bench = Bench(sizes, ROOT / "runs" / "throughput", kept, given.go_on)
+    bench = Bench(sizes, ROOT / "runs" / "throughput", kept, given.go_on, given.busy)
     result: dict[str, Any] = {"conditions": conditions(bench, given)}
     print(json.dumps(result["conditions"], indent=1))
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from harness.command import CHECKOUT, benchmark
 
-from benchmarks.speed import large_data, large_data_run
+from benchmarks.speed import large_data, large_data_run, throughput_rows, throughput_runs
+from benchmarks.speed.throughput import judged
 
 
 def test_every_script_finds_its_modules_from_any_folder() -> None:
@@ -183,3 +184,24 @@ def test_choices_scores_each_and_goes_on_where_it_was_left(tmp_path: Path) -> No
     assert [line[9:] for line in printed.splitlines() if ", seed " in line] == ["the centre, seed 2"]
     assert all(row["n"] == 2 for row in told["choices"].values())
     assert len(runs.read_text().splitlines()) == 8
+
+
+def test_of_a_busy_machine_scores_count_and_times_do_not() -> None:
+    row = throughput_rows.ROWS["fast-vs-guide"]
+    runs = [
+        (row.ours, 1, 0.81, 2.0),
+        (row.theirs, 1, 0.80, 8.0),
+        (row.ours, 2, 0.84, None),
+        (row.theirs, 2, 0.80, None),
+    ]
+    bench = object.__new__(throughput_runs.Bench)
+    bench.done = [
+        {"variant": name, "number": seed, "accuracy": score, "f1": score} | ({"seconds": time} if time else {})
+        for name, seed, score, time in runs
+    ]
+    told = judged(bench, row)
+    assert (told["n"], told["ratio"]) == (1, 0.25)
+    assert told["accuracy"]["f1"]["seeds"] == [1, 2]
+    assert told["accuracy"]["f1"]["difference_of_means"] == pytest.approx(2.5)
+    low, high = told["accuracy"]["f1"]["interval_95"]  # 2.5 -+ 12.706 (t with one degree) x 1.5
+    assert (low, high) == pytest.approx((2.5 - 12.706 * 1.5, 2.5 + 12.706 * 1.5), abs=0.01)
