@@ -25,33 +25,49 @@ if TYPE_CHECKING:
 HIDDEN = "\ufdd0{}\ufdd1"
 
 
-def encode_texts(tokenizer: Any, columns: Sequence[Sequence[Any]], **settings: Any) -> tuple[Any, list[Any], int]:
+def encode_texts(tokenizer: Any, columns: Sequence[Sequence[Any]], **settings: Any) -> tuple[Any, list[bool], int]:
     """Call the tokenizer with texts, one list of them or two.
 
     A special token by which a tokenizer frames, pads or masks texts is text where somebody has written it: an end token
     amid a text would be taken for its end. Rows without one are tokenized by a plain call. A special token that was
     added to a tokenizer for what it says in texts, such as a marker of names, stays one.
 
-    Returns: what the tokenizer gives, by name; its encodings, none from a tokenizer that is written in Python; and how
-    many texts hold a special token.
+    Returns: what the tokenizer gives, by name; whether each row was cut; and how many rows hold a special token.
     Raises: UserError for a tokenizer that panics.
     """
     with panics_told(tokenizer):
         encoded = tokenizer(*columns, **settings)
-    inputs, encodings = dict(encoded), list(encoded.encodings or [])
+        inputs, cut = dict(encoded), _are_cut(tokenizer, columns, encoded, settings)
     holds = _finder(framing_tokens(tokenizer))
     rows = [row for row, texts in enumerate(zip(*columns, strict=True)) if any(map(holds, texts))]
     if rows:
         of_rows = [[texts[row] for row in rows] for texts in columns]
         literal = _literal(tokenizer)
-        split = tokenizer.split_special_tokens or literal is tokenizer
-        again = literal(*of_rows, **settings, split_special_tokens=split)
+        settings["split_special_tokens"] = tokenizer.split_special_tokens or literal is tokenizer
+        again = literal(*of_rows, **settings)
+        cut_again = _are_cut(literal, of_rows, again, settings)
         for number, row in enumerate(rows):
             for name in inputs:
                 inputs[name][row] = again[name][number]
-            if encodings:
-                encodings[row] = again.encodings[number]
-    return inputs, encodings, len(rows)
+            cut[row] = cut_again[number]
+    return inputs, cut, len(rows)
+
+
+def _are_cut(tokenizer: Any, columns: Sequence[Sequence[Any]], encoded: Any, settings: dict[str, Any]) -> list[bool]:
+    """Tell of each row whether it was cut. A fast tokenizer keeps what it cut off, and one that is written in Python
+    does not: a row of as many tokens as there may be is tokenized whole, to see.
+    """
+    if encoded.encodings:
+        return [bool(row.overflowing) for row in encoded.encodings]
+    lengths = list(map(len, encoded["input_ids"]))
+    limit = settings.get("max_length") or tokenizer.model_max_length
+    full = [row for row, length in enumerate(lengths) if length >= limit]
+    if not full:
+        return [False] * len(lengths)
+    whole = settings | {"truncation": False, "max_length": None, "verbose": False}
+    of_rows = ([texts[row] for row in full] for texts in columns)
+    lengths_whole = dict(zip(full, map(len, tokenizer(*of_rows, **whole)["input_ids"]), strict=True))
+    return [lengths_whole.get(row, length) > length for row, length in enumerate(lengths)]
 
 
 def framing_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -42,7 +42,7 @@ def tokenize(
         "max_length": max_length,
     }
     encoded = dataset.map(
-        partial(_tokenize_batch, tokenizer=tokenizer, **settings),
+        partial(_encode_batch, tokenizer=tokenizer, **settings),
         batched=True,
         new_fingerprint=_fingerprint(dataset, tokenizer, settings),
         num_proc=config.preprocessing_num_workers,
@@ -93,7 +93,7 @@ def _fingerprint(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings:
     return Hasher.hash((dataset._fingerprint, type(tokenizer), state, tokenizer_json, versions, settings))
 
 
-def _tokenize_batch(
+def _encode_batch(
     batch: dict[str, list[str]],
     tokenizer: PreTrainedTokenizerBase,
     columns: tuple[str, ...],
@@ -102,9 +102,7 @@ def _tokenize_batch(
     max_length: int,
 ) -> dict[str, list[Any]]:
     texts = [batch[name] for name in columns]
-    # One token over the limit is enough to know that a row was cut, and a fast tokenizer keeps what it cut off.
-    inputs, encodings, _ = encode_texts(tokenizer, texts, truncation=True, max_length=max_length)
-    cut = [bool(row.overflowing) for row in encodings] or [False] * len(texts[0])
+    inputs, cut, _ = encode_texts(tokenizer, texts, truncation=True, max_length=max_length)
     result = inputs | {"truncated": cut}
     if label_column is not None:
         result["label"] = [labels.encode(raw) for raw in batch[label_column]]

@@ -234,7 +234,7 @@ class TokenizedTexts:
     lengths: np.ndarray
     """Tokens of each text."""
     truncated: int = 0
-    """Texts that were longer than the limit; not known of a tokenizer that is written in Python."""
+    """Texts that were longer than the limit."""
     special: int = 0
     """Texts or pairs in which a special token is written, and is read as text."""
 
@@ -266,8 +266,8 @@ def encode(tokenizer: Any, texts: Sequence[Text], max_length: int | None) -> Tok
         columns = [list(part)] if isinstance(part[0], str) else [list(column) for column in zip(*part, strict=True)]
         # A mask whatever the model's usual inputs are: the padding here would be read as text.
         settings = {"truncation": True, "max_length": max_length, "return_attention_mask": True}
-        of_part, encodings, holding = encode_texts(tokenizer, columns, **settings)
-        truncated += sum(bool(row.overflowing) for row in encodings)
+        of_part, cut, holding = encode_texts(tokenizer, columns, **settings)
+        truncated += sum(cut)
         special += holding
         for name, rows in of_part.items():
             inputs.setdefault(name, []).extend(np.asarray(row, np.int32) for row in rows)

@@ -126,7 +126,7 @@ def test_a_second_start_looks_at_no_row_and_finds_the_same(
         (scan, "pc"),
         (incomplete_rows, "_count_empty"),
         (contradictions, "_count"),
-        *((tokenization, name) for name in ("_count_true", "_tokenize_batch")),
+        *((tokenization, name) for name in ("_count_true", "_encode_batch")),
         (results, "_digest"),
         (model, "_first_without_tokens"),
         (special_tokens, "_count"),

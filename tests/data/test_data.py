@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from harness.files import Files, Rows, labelled
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
+from transformers import CanineTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ftloop.config import offline
 from ftloop.config.train_config import TrainConfig
@@ -349,7 +349,7 @@ def test_only_the_first_rows_are_used_where_that_is_asked_for(files: Files) -> N
 
 
 def encode(
-    loaded: TextData, tokenizer: PreTrainedTokenizerFast, max_length: int = 16, **settings: Any
+    loaded: TextData, tokenizer: PreTrainedTokenizerBase, max_length: int = 16, **settings: Any
 ) -> tuple[Dataset, int]:
     return tokenize(loaded, loaded.train, tokenizer, max_length, TrainConfig(**settings), "train")
 
@@ -390,6 +390,13 @@ def test_overlong_texts_are_cut_and_counted(
     assert [len(ids) for ids in encoded["input_ids"]] == [16, 16, 16, 5]
     assert truncated == 2
     assert encode(files.load(rows), word_tokenizer, max_length=5)[1] == 3
+
+
+def test_rows_that_a_tokenizer_in_python_cuts_are_counted(files: Files) -> None:
+    rows = [{"sentence": "a" * length, "label": row % 2} for row, length in enumerate((14, 15, 16, 3))]
+    encoded, truncated = encode(files.load(rows), CanineTokenizer())
+    assert [len(ids) for ids in encoded["input_ids"]] == [16, 16, 16, 5]
+    assert truncated == 2
 
 
 def test_overlong_pairs_are_cut_and_counted_whichever_text_is_long(

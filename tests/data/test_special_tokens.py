@@ -16,7 +16,7 @@ from harness.zoo import EVERY_MEMBER, ZOO, write_member
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, CanineTokenizer, PreTrainedTokenizerFast
 
 from ftloop import TrainConfig, UserError
 from ftloop.data.special_tokens import count_special, encode_texts, framing_tokens
@@ -61,11 +61,12 @@ def test_what_frames_a_text_is_in_no_text(name: str, count: int) -> None:
     def holds(texts: list[str], pair: bool) -> None:
         columns = [texts, texts[::-1]] if pair else [texts]
         plain = [["yes"] for _ in columns]
-        inputs, encodings, special = encode_texts(tokenizer, columns, **settings)
+        inputs, cut, special = encode_texts(tokenizer, columns, **settings)
+        whole, _, _ = encode_texts(tokenizer, columns)
         called = tokenizer(*columns, **settings)
         for row, ids in enumerate(inputs["input_ids"]):
             assert counted(tokenizer, ids) == counted(tokenizer, tokenizer(*plain)["input_ids"][0])
-            assert ids == encodings[row].ids
+            assert cut[row] == (len(whole["input_ids"][row]) > len(ids))
             if not any(token.lower() in text.lower() for text in texts for token in framing_tokens(tokenizer)):
                 assert ids == called["input_ids"][row]
                 assert special == 0
@@ -124,6 +125,33 @@ def test_what_frames_a_text_need_not_have_a_name() -> None:
     tokenizer.eos_token = None
     assert "</s>" in framing_tokens(tokenizer)
     assert encode_texts(tokenizer, [["yes </s> no"]])[0]["input_ids"][0].count(1) == 1
+
+
+@pytest.mark.parametrize("make", [CanineTokenizer, ByT5Tokenizer])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_row_that_a_tokenizer_in_python_cuts_is_known_to_be_cut(
+    make: Any, side: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says nothing of what it cut off."""
+    tokenizer = make(truncation_side=side, model_max_length=8)
+    own, of_pair = tokenizer.num_special_tokens_to_add(), tokenizer.num_special_tokens_to_add(pair=True)
+    lengths = [0, 7 - own, 8 - own, 9 - own, 40]
+    inputs, cut, _ = encode_texts(tokenizer, [["a" * length for length in lengths]], truncation=True)
+    assert [len(ids) for ids in inputs["input_ids"]] == [own, 7, 8, 8, 8]
+    assert cut == [False, False, False, True, True]
+    _, cut, _ = encode_texts(tokenizer, [["a" * 5], ["b"]], truncation=True, max_length=6 + of_pair)
+    assert cut == [False]
+    pairs = [["a" * 5, "a" * 5, "", "aa"], ["b", "bb", "b" * 30, "b"]]
+    assert encode_texts(tokenizer, pairs, truncation=True, max_length=6 + of_pair)[1] == [False, True, True, False]
+    texts = [f"a{token}" for token in framing_tokens(tokenizer)] or ["a"]
+    for text in texts:
+        whole = len(encode_texts(tokenizer, [[text]])[0]["input_ids"][0])
+        for limit in (whole - 1, whole):
+            assert encode_texts(tokenizer, [[text]], truncation=True, max_length=limit)[1] == [limit < whole]
+    assert encode(tokenizer, ["a" * 8, "a", "a" * 9], None).truncated == 2
+    tokenizer.model_max_length = int(1e30)
+    assert encode_texts(tokenizer, [["a" * 9]], truncation=True)[1] == [False]
+    assert "longer than" not in caplog.text
 
 
 def test_rows_with_a_special_token_are_counted() -> None:

@@ -238,7 +238,7 @@ def said_early(rank: int) -> None:
 
 
 def tokenizing(do: Callable[[], None]) -> None:
-    call_before("data.tokenization._tokenize_batch", at(1, do))
+    call_before("data.tokenization._encode_batch", at(1, do))
 
 
 def tokenized_slowly(rank: int) -> None:

@@ -113,7 +113,7 @@ def at_forward(training: bool) -> Callable[[int, Callable[[], None]], None]:
 
 POINTS = {
     "reading": at_call("data.load.load_text_data"),
-    "tokenizing": at_call("data.tokenization._tokenize_batch"),
+    "tokenizing": at_call("data.tokenization._encode_batch"),
     "forward": at_forward(training=True),
     "evaluation": at_forward(training=False),
     "saving": at_call("checkpoint.save._save_optimizer"),
