@@ -152,6 +152,8 @@ def _diagnose(run: Run, update: int, what: str) -> TrainingError:
 
 def _causes(run: Run, update: int) -> list[str]:
     """Lines that name the weights, rows and parameters concerned."""
+    from ftloop.system.row_numbers import row_numbers  # here, where alone it is needed: the loop is to load little
+
     model = run.unwrapped_model
     lines = []
     broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
@@ -167,11 +169,13 @@ def _causes(run: Run, update: int) -> list[str]:
         if not losses:
             lines.append("not reproduced row by row with the weights as they are now")
     named = list(losses) or rows
-    numbers = ", ".join(str(row + 1) for row in named)
-    lines.append(f"its {len(rows)} rows, from 1{', of which these lead to it' if losses else ''}: {numbers}")
-    for row in named[:MAX_SHOWN]:
+    numbers = row_numbers(run.source_rows, named)
+    lines.append(
+        f"its {len(rows)} rows, from 1{', of which these lead to it' if losses else ''}: {', '.join(map(str, numbers))}"
+    )
+    for number, row in list(zip(numbers, named, strict=True))[:MAX_SHOWN]:
         loss = f" (loss {losses[row]:.4g})" if row in losses else ""
-        lines.append(f"row {row + 1}{loss}: {_quoted(run, row)}")
+        lines.append(f"row {number}{loss}: {_quoted(run, row)}")
     if gradients:
         lines.append(f"parameters whose gradient is not finite: {join_some(gradients, MAX_SHOWN)}")
     return lines

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from ftloop.data.labels import Labels
 from ftloop.errors import UserError
+from ftloop.system.row_numbers import note_rows
 
 
 def hold_out(train: Dataset, label_column: str, labels: Labels, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -25,7 +26,8 @@ def hold_out(train: Dataset, label_column: str, labels: Labels, share: float, se
         )
     rest = np.setdiff1d(np.arange(len(train)), rows)
     # An index in memory would hide from the cache which rows these are; so they are written.
-    return train.select(rest).flatten_indices(), train.select(rows).flatten_indices()
+    kept, held_out = (note_rows(train.select(part).flatten_indices(), train, part) for part in (rest, rows))
+    return kept, held_out
 
 
 def _kinds(train: Dataset, label_column: str, labels: Labels) -> list[frozenset[Hashable]]:

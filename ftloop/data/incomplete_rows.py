@@ -21,6 +21,7 @@ from ftloop.data.remarks import Remark
 from ftloop.data.scan import MAX_SHOWN, distinct_values, has_lists, missing, name_rows, rows_with, set_name
 from ftloop.data.values import DOUBTFUL_NULLS, NULLS, is_null
 from ftloop.errors import UserError
+from ftloop.system.row_numbers import note_rows
 from ftloop.system.text import join_some, short_repr
 
 MINUS_ONE = frozenset(("-1", "-1.0"))
@@ -73,7 +74,8 @@ def leave_out(
             counts = ", ".join(f"{mask.sum()} {reason}" for reason, mask in reasons.items() if mask.any())
             said.append(f"{name}: {dropped.sum()} of {len(dataset)} rows ({counts})")
             # An index in memory would hide from the cache which rows these are; so they are written.
-            dataset = dataset.select(np.flatnonzero(~dropped)).flatten_indices()
+            kept = np.flatnonzero(~dropped)
+            dataset = note_rows(dataset.select(kept).flatten_indices(), dataset, kept)
         if not len(dataset):
             flags = " and ".join(
                 f"--{flag}" for flag in ("drop_unlabelled", "drop_empty_texts") if getattr(config, flag)
@@ -151,7 +153,7 @@ def check_labelled(
         if joined is not None or has_lists(dataset, column):
             way += "; a row with none of the labels has an empty list or text, or 0 in every label column"
         told = "" if joined is None else f"; {joined.told}"
-        raise UserError(f"{what}: column {column!r} has no value in {name_rows(first, count)}{told}; {way}")
+        raise UserError(f"{what}: column {column!r} has no value in {name_rows(dataset, first, count)}{told}; {way}")
     if config is None or config.drop_unlabelled:  # what is left then are classes
         return
     for mark in sorted(marks_of_no_label(_texts(dataset, column), class_names, config, beside_empty)):
@@ -177,7 +179,7 @@ def without_secret_labels(
         secret = [label for label in raw if label.strip().casefold() in SECRET - classes]
         marked = {*secret, *_blank(raw), *NO_LABEL} - labels.ids.keys()
         if column in dataset.column_names and marked.issuperset(raw):
-            left[name] = dataset.remove_columns(column)
+            left[name] = note_rows(dataset.remove_columns(column), dataset)
             if secret:
                 shown = join_some(list(map(short_repr, secret)), MAX_SHOWN)
                 told = f"{set_name(name)} holds {shown} as the label of every row"
@@ -199,7 +201,7 @@ def empty_texts_remark(sets: Mapping[str, Dataset], columns: Sequence[str]) -> l
         key = f"empty texts: {list(columns)}"
         count, first = cached(dataset_key(dataset), key, partial(_count_empty, dataset, columns))
         if count:
-            found.append(f"{count} of {name} ({name_rows(first, count)})")
+            found.append(f"{count} of {name} ({name_rows(dataset, first, count)})")
     if not found:
         return []
     return [("Warning", f"rows with an empty text: {', '.join(found)}; --drop_empty_texts leaves them out")]
@@ -224,7 +226,8 @@ def _fill_missing_texts(dataset: Dataset, columns: Sequence[str]) -> Dataset:
     lacking = [name for name in columns if missing(dataset, name)[0]]
     if not lacking:
         return dataset
-    return dataset.map(_fill_batch, batched=True, fn_kwargs={"columns": lacking}, desc="Filling in empty texts")
+    filled = dataset.map(_fill_batch, batched=True, fn_kwargs={"columns": lacking}, desc="Filling in empty texts")
+    return note_rows(filled, dataset)
 
 
 def _fill_batch(batch: dict[str, list[str | None]], columns: Sequence[str]) -> dict[str, list[str]]:

@@ -20,6 +20,7 @@ from ftloop.data.remarks import Remark
 from ftloop.data.scan import MAX_SHOWN, distinct_values, has_lists, name_rows, rows_with, set_name
 from ftloop.data.values import BITS, LIST_BEGUN, ONE, is_utf8, is_written
 from ftloop.errors import UserError
+from ftloop.system.row_numbers import note_rows
 from ftloop.system.text import short_repr
 
 _TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -109,40 +110,49 @@ def in_one_column(
             if only is not None and only.lower() not in BITS:
                 told = f"{set_name(name)} holds {short_repr(only)} in every label column of every row"
                 said.append(("Labels", f"{told}, so it is without labels"))
-                left[name] = dataset.remove_columns(list(columns))
+                left[name] = note_rows(dataset.remove_columns(list(columns)), dataset)
                 continue
             kept = {each: kind for each, kind in dataset.features.items() if each not in columns}
-            left[name] = dataset.map(
+            _check_bits(dataset, columns, set_name(name), may_lack)
+            listed = dataset.map(
                 _columns_batch,
                 batched=True,
-                with_indices=True,
-                fn_kwargs={"columns": tuple(columns), "into": into, "what": set_name(name), "may_lack": may_lack},
+                fn_kwargs={"columns": tuple(columns), "into": into},
                 remove_columns=list(columns),
                 features=Features({**kept, into: List(Value("string"))}),
                 desc="Reading labels",
             )
+            left[name] = note_rows(listed, dataset)
     return left, said
 
 
-def _columns_batch(
-    batch: dict[str, list[Any]], indices: list[int], columns: tuple[str, ...], into: str, what: str, may_lack: bool
-) -> dict[str, list[Any]]:
+def _check_bits(dataset: Dataset, columns: Sequence[str], what: str, may_lack: bool) -> None:
+    """Raises: UserError for a value of a label column that is neither 0 nor 1, naming column and row."""
+    for column in columns:
+        odd = next(
+            (each for each in distinct_values(dataset, column) if not (_is_mark(each) or each.lower() in BITS)), ""
+        )
+        if not odd:
+            continue
+        way = "; of a test set without labels, leave these columns out of the file" if may_lack else ""
+        if re.fullmatch(r"0?\.\d+|\d(\.\d+)?e-\d+", odd):
+            way = way_of_columns(columns)
+        raise UserError(
+            f"{what}: column {column!r} holds {short_repr(odd)} in {rows_with(dataset, column, odd)}; of several label "
+            f"columns each has 0 or 1, for whether the row has this label{way}"
+        )
+
+
+def _is_mark(bit: str | None) -> bool:
+    """Whether a value of a label column says that nobody has labelled the row."""
+    return not is_written(bit) or bit in NO_BIT
+
+
+def _columns_batch(batch: dict[str, list[Any]], columns: tuple[str, ...], into: str) -> dict[str, list[Any]]:
     rows = []
-    for index, bits in zip(indices, zip(*(batch[column] for column in columns), strict=True), strict=True):
-        lacks = False
-        for column, bit in zip(columns, bits, strict=True):
-            is_mark = not is_written(bit) or bit in NO_BIT
-            if not is_mark and bit.lower() not in BITS:
-                way = "; of a test set without labels, leave these columns out of the file" if may_lack else ""
-                if re.fullmatch(r"0?\.\d+|\d(\.\d+)?e-\d+", bit):
-                    way = way_of_columns(columns)
-                raise UserError(
-                    f"{what}: column {column!r} holds {short_repr(bit)} in {name_rows([index], 1)}; of several label "
-                    f"columns each has 0 or 1, for whether the row has this label{way}"
-                )
-            lacks = lacks or is_mark
+    for bits in zip(*(batch[column] for column in columns), strict=True):
         has = [column for column, bit in zip(columns, bits, strict=True) if bit is not None and bit.lower() in ONE]
-        rows.append(None if lacks else has)
+        rows.append(None if any(map(_is_mark, bits)) else has)
     return {into: rows}
 
 
@@ -262,7 +272,11 @@ def _empty(dataset: Dataset, column: str) -> list[tuple[int, str]]:
     if not has_lists(dataset, column):
         return []
     rows = pc.indices_nonzero(pc.equal(pc.list_value_length(dataset.with_format("arrow")[:][column]), 0))
-    return [(len(rows), name_rows(rows[:MAX_SHOWN].to_pylist(), len(rows)))] if 0 < len(rows) < len(dataset) else []
+    return (
+        [(len(rows), name_rows(dataset, rows[:MAX_SHOWN].to_pylist(), len(rows)))]
+        if 0 < len(rows) < len(dataset)
+        else []
+    )
 
 
 def _names_of_vector(row: list[str] | None) -> list[str] | None:
@@ -338,7 +352,7 @@ def _first_row(dataset: Dataset, column: str, is_meant: Callable[[list[str]], bo
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
         for number, row in enumerate(table[column].to_pylist(), start=start):
             if row is not None and is_meant(row):
-                return name_rows([number], 1)
+                return name_rows(dataset, [number], 1)
         start += len(table)
     return None
 
@@ -346,13 +360,14 @@ def _first_row(dataset: Dataset, column: str, is_meant: Callable[[list[str]], bo
 def _map_labels(dataset: Dataset, column: str, change: Callable[[Any], Any], kind: Any) -> Dataset:
     if column not in dataset.column_names:
         return dataset
-    return dataset.map(
+    changed = dataset.map(
         _change_batch,
         batched=True,
         fn_kwargs={"column": column, "change": change},
         features=Features(dataset.features | {column: kind}),
         desc="Reading labels",
     )
+    return note_rows(changed, dataset)
 
 
 def _change_batch(batch: dict[str, list[Any]], column: str, change: Callable[[Any], Any]) -> dict[str, list[Any]]:

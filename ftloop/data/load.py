@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ from ftloop.data.readers import read_rows
 from ftloop.data.refused_rows import refused_warnings
 from ftloop.data.remarks import Remark, contradictions_remark, label_remarks, one_class_remarks
 from ftloop.data.scan import distinct_values, list_and_class_names
-from ftloop.data.set_column import sets_warning, split_by_column
+from ftloop.data.set_column import places_of_rows, sets_warning, split_by_column
 from ftloop.data.set_files import find_files, saved_splits
 from ftloop.data.shared_labels import warn_of_unshared, with_class_names
 from ftloop.data.sources import FASTTEXT, TABLES, make_reading
@@ -52,6 +53,7 @@ from ftloop.data.values import as_names, as_text
 from ftloop.errors import UserError, summarize
 from ftloop.system.console import say
 from ftloop.system.hub import unavailable
+from ftloop.system.row_numbers import note_places, note_rows
 from ftloop.system.text import join_some, short_repr
 
 
@@ -235,6 +237,9 @@ def _load_from_files(config: TrainConfig) -> _Sets:
             warn_of_header_labels(sources, tables[split], labels[0])
             if config.problem_type != ProblemType.REGRESSION.value:
                 warn_of_unshared(sources, labels[0])
+    for split, table in tables.items():
+        if any(source.of_set for source in files[split]):
+            note_places(table, partial(places_of_rows, files[split]))
     train = tables.pop("train")
     test = {"test": tables.pop("test")} if "test" in tables else {}
     if labels[0] in distinct_values(train, labels[0]):
@@ -376,4 +381,4 @@ def _as_text_batch(
 
 
 def _first(dataset: Dataset, count: int | None) -> Dataset:
-    return dataset if count is None else dataset.select(range(min(count, len(dataset))))
+    return dataset if count is None else note_rows(dataset.select(range(min(count, len(dataset)))), dataset)

@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, LargeList, List
 
 from ftloop.data.cache import cached, dataset_key
+from ftloop.system.row_numbers import row_numbers
 
 MAX_SHOWN = 5  # rows or values named in one message
 ROWS_AT_ONCE = 100_000
@@ -71,7 +72,7 @@ def rows_with(dataset: Dataset, column: str, value: str) -> str:
     """Name the rows with this value."""
     lists = has_lists(dataset, column)
     rows = [row for row, label in enumerate(dataset[column]) if (value in (label or ()) if lists else label == value)]
-    return name_rows(rows[:MAX_SHOWN], len(rows))
+    return name_rows(dataset, rows[:MAX_SHOWN], len(rows))
 
 
 def set_name(name: str) -> str:
@@ -79,7 +80,7 @@ def set_name(name: str) -> str:
     return "the training set" if name == "train" else f"the {name} set"
 
 
-def name_rows(first: list[int], count: int) -> str:
-    """Name rows by their numbers, which a message counts from 1."""
+def name_rows(dataset: Dataset, first: list[int], count: int) -> str:
+    """Name rows by the numbers that they have in the file, which a message counts from 1."""
     more = f", ... ({count} in all)" if count > len(first) else ""
-    return f"{'row' if count == 1 else 'rows'} {', '.join(str(row + 1) for row in first)}{more}"
+    return f"{'row' if count == 1 else 'rows'} {', '.join(map(str, row_numbers(dataset, first)))}{more}"

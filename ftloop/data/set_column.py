@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pyarrow
 
 from ftloop.data.arrow_rows import read_schema
@@ -51,6 +52,18 @@ def split_by_column(
     return {name: found[name] for name in _WORDS if name in found} | {
         name: list(own) for name, own in files.items() if name not in found and name != "train"
     }
+
+
+def places_of_rows(sources: Sequence[Source]) -> np.ndarray:
+    """Return where the rows of a set stand among those of all sets in its files, from 0."""
+    places, before = list[int](), 0
+    for source in sources:
+        column, values = source.of_set or (None, ())
+        for row in read_rows(replace(source, of_set=None), [column] if column else None):
+            if column is None or row.values.get(column) in values:
+                places.append(before)
+            before += 1
+    return np.array(places, dtype=int)
 
 
 def sets_warning(sources: Sequence[Source], others: Iterable[str]) -> str | None:

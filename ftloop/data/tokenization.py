@@ -13,6 +13,7 @@ from ftloop.data.cache import cached, dataset_key
 from ftloop.data.labels import Labels
 from ftloop.data.special_tokens import encode_texts
 from ftloop.errors import UserError
+from ftloop.system.row_numbers import note_rows
 from ftloop.version import __version__
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def tokenize(
     )
     _reset_truncation_and_padding(tokenizer)
     truncated = cached(dataset_key(encoded), "truncated", lambda: _count_true(encoded, "truncated"))
-    return encoded.remove_columns("truncated"), truncated
+    return note_rows(encoded.remove_columns("truncated"), dataset), truncated
 
 
 def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, pair: bool) -> None:

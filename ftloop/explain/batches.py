@@ -11,6 +11,7 @@ from torch import Tensor
 from ftloop.explain.drawing import Console, draw_tokens
 from ftloop.run.micro_batches import Inputs, num_rows
 from ftloop.run.run import Run
+from ftloop.system.row_numbers import row_numbers
 from ftloop.system.text import join_some, pluralize
 
 DRAWN_ROWS = (8, 4, 4, 4)  # of an update's first micro-batches; of further ones only the numbers are printed
@@ -29,7 +30,7 @@ def describe_batch(console: Console, run: Run, inputs: Inputs, own_rows: list[in
         tokens, cells = int((kinds > 0).sum()), kinds.size
         padding = f", {tokens:,} tokens + {cells - tokens:,} padding ({(cells - tokens) / cells:.1%})"
     console.say("Batch", f"{index + 1} of {size}{process}: {pluralize(rows, 'row')}, {main} {shape}{padding}")
-    numbers = [str(row + 1) for row in own_rows] + ["again"] * (rows - len(own_rows))
+    numbers = [*map(str, row_numbers(run.source_rows, own_rows))] + ["again"] * (rows - len(own_rows))
     labels = [label_name(run, value) for value in inputs["labels"]] if "labels" in inputs else [""] * rows
     drawn = DRAWN_ROWS[index] if kinds is not None and index < len(DRAWN_ROWS) else 0
     if kinds is not None and drawn:

@@ -42,6 +42,7 @@ from ftloop.system.console import say
 from ftloop.system.distributed import broadcast_from_main
 from ftloop.system.launch_checks import launch_problem
 from ftloop.system.launcher import is_main_process, launched_processes
+from ftloop.system.row_numbers import note_rows
 from ftloop.system.signals import SignalHandler
 from ftloop.system.stopping import StopRequest
 
@@ -139,7 +140,7 @@ def build_run(accelerator: Accelerator, inputs: Inputs, stop: StopRequest) -> Ru
         accelerator=accelerator,
         padding_edges=inputs.padding.edges,
         preprocess_logits_for_metrics=argmax_predictions,
-        source_rows=data.train.select_columns([*data.text_columns, data.label_column]),
+        source_rows=note_rows(data.train.select_columns([*data.text_columns, data.label_column]), data.train),
         stop=stop,
     )
 

@@ -29,6 +29,7 @@ from ftloop.models.weights import is_adapter
 from ftloop.system.console import say
 from ftloop.system.hub import local_model_folder, unavailable
 from ftloop.system.panics import panics_told
+from ftloop.system.row_numbers import row_numbers
 from ftloop.system.text import join_some, short_repr
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def check_token_ids(
     for name, rows in encoded.items():
         empty = cached(dataset_key(rows), "first row without tokens", partial(_first_without_tokens, rows))
         if empty:
-            row = f"the {name} set, row {empty}: no tokens"
+            row = f"the {name} set, row {row_numbers(rows, [empty - 1])[0]}: no tokens"
             texts_of_row = [str(text) for text in texts[name][empty - 1].values()] if texts else []
             if any(text.strip() for text in texts_of_row):
                 quoted = ", ".join(map(short_repr, texts_of_row))
