@@ -15,7 +15,15 @@ from datasets import Dataset, Features, List, Value
 
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.cache import cached, dataset_key
-from ftloop.data.probabilities import are_shares, have_fraction, numbers_of_classes, told_of, way_of_columns
+from ftloop.data.probabilities import (
+    are_numbers,
+    are_shares,
+    have_fraction,
+    numbers_of_classes,
+    one_at_a_time,
+    told_of,
+    way_of_columns,
+)
 from ftloop.data.remarks import Remark
 from ftloop.data.scan import MAX_SHOWN, distinct_values, has_lists, name_rows, rows_with, set_name
 from ftloop.data.values import BITS, LIST_BEGUN, ONE, is_utf8, is_written
@@ -92,7 +100,11 @@ def in_one_form(
 
 
 def in_one_column(
-    sets: Mapping[str, Dataset], columns: Sequence[str], into: str, may_lack_labels: Collection[str]
+    sets: Mapping[str, Dataset],
+    columns: Sequence[str],
+    into: str,
+    may_lack_labels: Collection[str],
+    wanted: ProblemType | None,
 ) -> tuple[Sets, list[Remark]]:
     """Make of a 0/1 column for each label one column that lists the labels of a row; None where one of them is empty or
     -1, as for rows that nobody has labelled. A set without these columns stays without a label, and so does one of
@@ -101,6 +113,9 @@ def in_one_column(
     Returns: the sets, and what is to be said. Raises: UserError for a value that is neither 0 nor 1, naming column and
     row.
     """
+    if wanted not in (None, ProblemType.MULTI_LABEL):
+        told = f"{wanted} learns one label a row, and there are {len(columns)} label columns"
+        raise UserError(f"problem_type: {told}; {one_at_a_time(columns)}")
     left, said = dict(sets), list[Remark]()
     for name, dataset in sets.items():
         if set(columns) <= set(dataset.column_names):
@@ -135,8 +150,10 @@ def _check_bits(dataset: Dataset, columns: Sequence[str], what: str, may_lack: b
         if not odd:
             continue
         way = "; of a test set without labels, leave these columns out of the file" if may_lack else ""
-        if re.fullmatch(r"0?\.\d+|\d(\.\d+)?e-\d+", odd):
-            way = way_of_columns(columns)
+        every = (each for name in columns for each in distinct_values(dataset, name) if not _is_mark(each))
+        may_be_shares = re.fullmatch(r"0?\.\d+|\d(\.\d+)?e-\d+", odd) is not None
+        if may_be_shares or (not may_lack and are_numbers(every)):
+            way = way_of_columns(columns, may_be_shares)
         raise UserError(
             f"{what}: column {column!r} holds {short_repr(odd)} in {rows_with(dataset, column, odd)}; of several label "
             f"columns each has 0 or 1, for whether the row has this label{way}"

@@ -174,7 +174,7 @@ def _settle(config: TrainConfig, sets: _Sets, wanted: ProblemType | None) -> tup
     if len(sets.label_columns) > 1:
         of_columns = sets.label_columns
         label_column = next(name for name in ("labels", "label", "label_names") if name not in sets.text_columns)
-        every, unlabelled = in_one_column(every, of_columns, label_column, sets.test)
+        every, unlabelled = in_one_column(every, of_columns, label_column, sets.test, wanted)
     every, names, said = in_one_form(every, label_column, wanted)
     check_wanted(every["train"], label_column, wanted)
     names = of_columns or names or (task.label_names if task else sets.class_names)
@@ -256,9 +256,9 @@ def _warn_of_unread(
     config: TrainConfig, name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], labels: Sequence[str]
 ) -> None:
     """Say where the text that was found by its name is perhaps not the one that is meant."""
-    if config.text_column_names is None and config.task_name is None and len(columns) == len(labels) == 1:
+    if config.text_column_names is None and config.task_name is None and len(columns) == 1:
         with suppress(UserError):  # which is told when all rows are read
-            if (warning := unread_warning(name, rows, columns[0], labels[0])) is not None:
+            if (warning := unread_warning(name, rows, columns[0], labels)) is not None:
                 say("Warning", warning)
 
 

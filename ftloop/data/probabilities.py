@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -61,10 +62,24 @@ def told_of(value: Any, where: str = "") -> str:
     )
 
 
-def way_of_columns(columns: Sequence[str]) -> str:
-    """Return the way to what is learned from a column of numbers for each label."""
+def are_numbers(labels: Iterable[str | None]) -> bool:
+    return all(label is not None and re.fullmatch(_NUMBER, label.strip()) for label in labels)
+
+
+def way_of_columns(columns: Sequence[str], may_be_shares: bool) -> str:
+    """Return the ways to what is learned from a column of numbers for each label."""
+    way = f"; several numbers a row are not learned: {one_at_a_time(columns)}"
+    if not may_be_shares:
+        return way
     table = f"df[[{', '.join(map(repr, columns))}]]"
     return (
-        f"; of probabilities, pandas' ({table} >= 0.5).astype(int) makes these, and {table}.idxmax(axis=1) one column "
-        "with a class of each row"
+        f"{way}; of probabilities, pandas' ({table} >= 0.5).astype(int) makes these, and {table}.idxmax(axis=1) one "
+        "column with a class of each row"
+    )
+
+
+def one_at_a_time(columns: Sequence[str]) -> str:
+    """Return how each of several label columns is learned by itself."""
+    return (
+        f"learn one column at a time, as with --label_column_name {shlex.quote(columns[0])}, each in a run of its own"
     )

@@ -12,13 +12,13 @@ MANY_WORDS = 4
 """So many words a row, on average, make a column of texts."""
 
 
-def unread_warning(name: str, rows: Iterable[Mapping[str, Any]], text: str, label: str) -> str | None:
+def unread_warning(name: str, rows: Iterable[Mapping[str, Any]], text: str, labels: Sequence[str]) -> str | None:
     """Return what to say where another column of the first rows holds longer texts than the one that was found, as the
     passages that questions are about, and abstracts beside titles.
     """
     head = list(islice(rows, HEAD_ROWS))
     found = _mean_length([row.get(text) for row in head], least_words=0)
-    columns = dict.fromkeys(column for row in head for column in row if column not in (text, label))
+    columns = dict.fromkeys(column for row in head for column in row if column not in (text, *labels))
     lengths = {column: _mean_length([row.get(column) for row in head], MANY_WORDS) for column in columns}
     longer = [column for column, length in lengths.items() if length > found]
     if not longer:

@@ -105,6 +105,28 @@ def test_probabilities_in_a_column_for_each_label_have_two_ways_out(files: Files
     assert ">= 0.5).astype(int)" in files.fault(small, **settings)
 
 
+@pytest.mark.parametrize("problem_type", [None, "multi_label_classification", "regression"])
+def test_several_columns_of_numbers_are_learned_one_at_a_time(problem_type: str | None, files: Files) -> None:
+    """As of essays with a score for each of several things."""
+    rows = [{"text": "a", "syntax": 1.0 + n % 3, "the words": 2.5 - n % 2} for n in range(12)]
+    settings = {"problem_type": problem_type, "eval_strategy": "no"}
+    told = files.fault(rows, label_column_name=["the words", "syntax"], **settings)
+    if problem_type == "regression":
+        assert told.startswith("problem_type: regression learns one label a row, and there are 2 label columns; ")
+    else:
+        assert "column 'the words' holds '2.5' in rows 1, 3, 5, 7, 9, ... (6 in all)" in told
+        assert "several numbers a row are not learned" in told
+        assert "probabilities" not in told
+    assert "learn one column at a time, as with --label_column_name 'the words'" in told
+    assert files.load(rows, label_column_name="the words", eval_strategy="no").labels.regression
+
+    test = [{"text": "a", "syntax": 7, "the words": 0}]
+    rows = [row | {"syntax": n % 2, "the words": 1} for n, row in enumerate(rows)]
+    told = files.fault(rows, None, test, label_column_name=["the words", "syntax"], eval_strategy="no")
+    assert "'syntax' holds '7' in row 1" in told
+    assert told.endswith("leave these columns out of the file")
+
+
 def test_what_is_no_number_for_each_class_is_read_as_before(files: Files) -> None:
     one_hot = files.load(labelled([0.0, 1.0, 0.0], [1.0, 0.0, 0.0]))
     assert one_hot.train["label"] == [["LABEL_1"], ["LABEL_0"]]

@@ -38,6 +38,13 @@ def test_passages_beside_questions_are_told_of_unless_the_texts_were_named(
         assert (told(str(path)) in capsys.readouterr().out) == (named is None)
 
 
+def test_beside_several_label_columns_too(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of papers by their titles and abstracts; a label column of many words would be no text that is not read."""
+    rows = [row | {"b": 1 - row["label"], "c": 1} for row in PASSAGES]
+    files.load(rows, label_column_name=["label", "b"], eval_strategy="no")
+    assert told(str(files.folder / "train.jsonl")) in capsys.readouterr().out
+
+
 def test_a_data_set_by_name_is_told_of_likewise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     datasets.Dataset.from_list(PASSAGES).to_json(tmp_path / "set" / "train.jsonl")
     load_text_data(TrainConfig(dataset_name=str(tmp_path / "set"), eval_strategy="no"))
