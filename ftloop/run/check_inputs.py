@@ -20,6 +20,7 @@ from ftloop.errors import UserError
 from ftloop.models.weights import base_model
 from ftloop.run.accelerator import refused_features
 from ftloop.run.check_labels import config_of_classes, label_problems, other_ids
+from ftloop.run.check_rows import LABELS, RowCheck, has_transform, ready_rows, row_check
 from ftloop.run.check_tokens import padding_problems, token_problems
 from ftloop.run.optim import check_schedule
 from ftloop.system.console import say
@@ -28,8 +29,6 @@ from ftloop.system.text import join_some, short_repr
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-LABELS = ("label", "label_ids", "labels")
 
 
 def check_arguments(
@@ -88,9 +87,8 @@ def check_inputs(
     columns = frozenset(forward_arguments(model)) | {*LABELS}
     is_plain = _keeps_labels(collate) and compute_loss_func is None
     pads = _keeps_labels(collate) and collate is not default_data_collator
-    check = DataSetCheck(
-        model, columns if config.remove_unused_columns else None, is_plain, pads, _keeps_labels(collate)
-    )
+    rows_check = row_check(model) if _keeps_labels(collate) else None
+    check = DataSetCheck(model, columns if config.remove_unused_columns else None, is_plain, pads, rows_check)
     sets = {"train_dataset": train_dataset}
     if isinstance(eval_dataset, dict) and "input_ids" not in eval_dataset:
         sets |= {f"eval_dataset[{name!r}]": rows for name, rows in eval_dataset.items()}
@@ -201,8 +199,8 @@ class DataSetCheck:
     """Whether labels go to the model as they stand in the rows: neither a loss nor a collator of the user's own."""
     pads: bool = False
     """Whether a collator of ours or transformers' pads every column there is."""
-    reads_tokens: bool = False
-    """Whether tokens go to the model as they stand in the rows: no collator of the user's own."""
+    rows: RowCheck | None = None
+    """What is asked of rows that go to the model as they stand; None: a collator of the user's own reads them."""
     class_names: list[str] | None = None
     """Names of the classes in the first data set whose labels are a ClassLabel."""
     seen: dict[int, Any] = field(default_factory=dict)
@@ -227,6 +225,9 @@ class DataSetCheck:
         if wrong_kind is not None:
             yield wrong_kind
             return
+        if self.rows is not None and (problem := self.rows.problem(ready_rows(dataset))):
+            yield problem
+            return
         columns = column_names(dataset)
         if columns is None:
             return
@@ -243,7 +244,7 @@ class DataSetCheck:
             what = f"the columns {join_some(texts, 6)} stay, texts of which no tensors can be made"
             yield f"with remove_unused_columns=False {what}: remove them, or give a data_collator that reads them"
             return
-        if self.reads_tokens:
+        if self.rows is not None:
             kept = columns if self.columns is None else self.columns & {*columns}
             yield from token_problems(dataset, kept, self.model)
         label = next((each for each in LABELS if each in columns), None)
@@ -294,11 +295,6 @@ def _is_text(dataset: Any, column: str) -> bool:
     if hasattr(dataset, "features"):
         return getattr(dataset.features[column], "dtype", "") in ("string", "large_string")
     return isinstance(dataset[0][column], str)
-
-
-def has_transform(dataset: Any) -> bool:
-    """Whether a `datasets.Dataset` makes its rows when they are asked for, of columns that it needs all."""
-    return getattr(dataset, "format", {}).get("type") == "custom" if hasattr(dataset, "with_transform") else False
 
 
 def _a(value: Any) -> str:

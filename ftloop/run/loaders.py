@@ -19,8 +19,9 @@ from ftloop.batching.order import OrderSampler, longest_first
 from ftloop.batching.padding import Collator, row_lengths
 from ftloop.batching.token_budget import BudgetSampler
 from ftloop.errors import UserError
-from ftloop.run.check_inputs import LABELS, DataSetCheck, has_transform
+from ftloop.run.check_inputs import DataSetCheck
 from ftloop.run.check_labels import config_of_classes, label_problems
+from ftloop.run.check_rows import LABELS, RowCheck, has_transform
 from ftloop.system.signals import ignore_signals_in_worker
 
 if TYPE_CHECKING:
@@ -56,15 +57,14 @@ class LoaderFactory:
 
     def make(self, dataset: Any, **kind: Any) -> DataLoader[Any]:
         config, accelerator, collate = self.config, self.accelerator, self.collate
-        if self.columns is None:
-            pass
-        elif hasattr(dataset, "column_names") and hasattr(dataset, "remove_columns") and not has_transform(dataset):
-            dropped = [name for name in dataset.column_names if name not in self.columns]
-            dataset = dataset.remove_columns(dropped)
+        if hasattr(dataset, "column_names") and hasattr(dataset, "remove_columns") and not has_transform(dataset):
+            dropped = [name for name in dataset.column_names if self.columns is not None and name not in self.columns]
+            dataset = dataset.remove_columns(dropped) if dropped else dataset
             collate = partial(_collate, collate=collate, dropped=dropped) if dropped else collate
         else:
             config_of_labels = config_of_classes(self.check.model) if self.check.reads_labels else None
-            collate = partial(_collate_known_columns, collate=collate, columns=self.columns, config=config_of_labels)
+            looks: dict[str, Any] = {"config": config_of_labels, "rows": self.check.rows}
+            collate = partial(_collate_made_rows, collate=collate, columns=self.columns, **looks)
         loader: DataLoader[Any] = DataLoader(
             dataset,
             collate_fn=collate,
@@ -151,17 +151,19 @@ def _end_workers(loader: weakref.ref[Any]) -> None:
         iterator._shutdown_workers()
 
 
-def _collate_known_columns(
-    examples: list[Any], collate: Collator, columns: frozenset[str], config: Any
+def _collate_made_rows(
+    examples: list[Any], collate: Collator, columns: frozenset[str] | None, config: Any, rows: RowCheck | None
 ) -> dict[str, Any]:
-    """Look at labels that nobody knew before their row was made: on a GPU, torch would end without a word of them.
+    """Look at what nobody knew before the rows were made: on a GPU, torch would end without a word of a label.
 
-    `config`: of the classes, where labels go to the model as they stand in the rows.
+    `config`: of the classes, where labels go to the model as they stand in the rows. `rows`: where these do.
     Mirrors: transformers.trainer_utils.RemoveColumnsCollator. Differs: for every mapping, not for a dict alone.
-    Raises: UserError for a label that the model does not take.
+    Raises: UserError for a row or a label that the model does not take.
     """
     dropped: list[str] = []
-    if examples and isinstance(examples[0], Mapping):
+    if rows is not None and (problem := rows.problem(examples)):
+        raise UserError(f"data set: in a batch of it, {problem}")
+    if columns is not None and examples and isinstance(examples[0], Mapping):
         dropped = [name for name in examples[0] if name not in columns]
         examples = [{name: value for name, value in example.items() if name in columns} for example in examples]
         label = next((name for name in LABELS if name in examples[0]), None)

@@ -1,0 +1,127 @@
+"""Look at single rows that `prepare` is given: those that lie ready before training, others when they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from transformers.models.auto import modeling_auto
+
+from ftloop.models.weights import base_model
+
+LABELS = ("label", "label_ids", "labels")
+NAMES = {
+    1: ["input_ids"],
+    2: ["input_ids", "labels"],
+    3: ["input_ids", "attention_mask", "labels"],
+    4: ["input_ids", "attention_mask", "token_type_ids", "labels"],
+}
+WANTED = "a mapping by name (input_ids, attention_mask, labels)"
+
+
+@dataclass(frozen=True)
+class RowCheck:
+    """What is asked of rows that a collator of ours or transformers' reads. Workers of a loader get it too."""
+
+    one_list: bool
+    """Whether the tokens of a row have to be one list, as classifiers of texts take them."""
+
+    def problem(self, rows: Iterable[Any]) -> str | None:
+        """Return what is wrong with the first row with which something is, counted from 1."""
+        for number, row in enumerate(rows, 1):
+            if problem := _unnamed(row, rows) or self._other_shape(row):
+                return f"row {number} {problem}"
+        return None
+
+    def _other_shape(self, row: Any) -> str | None:
+        shape = _shape(row.get("input_ids")) if self.one_list and isinstance(row, Mapping) else ()
+        if len(shape) < 2:
+            return None
+        way = "leave out return_tensors where rows are tokenized, or take .squeeze(0) of what it makes"
+        if shape[0] != 1:
+            way = f"make {shape[0]} rows of it, each with the label"
+        return f"has input_ids of the shape {[*shape]}, and the model takes one list of tokens a row: {way}"
+
+
+def row_check(model: Any) -> RowCheck:
+    return RowCheck(one_list=_class_name(model) in _names("SEQUENCE_CLASSIFICATION"))
+
+
+def ready_rows(dataset: Any) -> Iterable[Any]:
+    """Return the rows of a list, and of other data sets whose rows lie ready the first. Those that are made when they
+    are asked for are left alone: that may draw random numbers, or open what the workers of a loader may not share."""
+    if isinstance(dataset, (list, tuple)):
+        return dataset
+    return [dataset[0]] if _lies_ready(dataset) and len(dataset) else []
+
+
+def _class_name(model: Any) -> str:
+    """Return the name of a class of transformers' own, whose rows are known; "" of another."""
+    kind = type(base_model(model))
+    return kind.__name__ if kind.__module__.startswith("transformers.models.") else ""
+
+
+def _names(*tasks: str) -> set[str]:
+    """Return the names of transformers' classes for tasks."""
+    tables = [getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES", {}) for task in tasks]
+    return {
+        name for table in tables for names in table.values() for name in ([names] if isinstance(names, str) else names)
+    }
+
+
+def _lies_ready(dataset: Any) -> bool:
+    if type(dataset) is Subset:
+        return _lies_ready(dataset.dataset)
+    if type(dataset) is ConcatDataset:
+        return all(map(_lies_ready, dataset.datasets))
+    if hasattr(dataset, "column_names") and hasattr(dataset, "select_columns"):
+        return not has_transform(dataset)
+    return type(dataset) in (TensorDataset, list, tuple)
+
+
+def has_transform(dataset: Any) -> bool:
+    """Whether a `datasets.Dataset` makes its rows when they are asked for, of columns that it needs all."""
+    return getattr(dataset, "format", {}).get("type") == "custom" if hasattr(dataset, "with_transform") else False
+
+
+def _unnamed(row: Any, rows: Iterable[Any]) -> str | None:
+    """Return that the values of a row have no names, and the line of code that names them."""
+    if isinstance(row, (str, int, float, torch.Tensor, np.ndarray, np.generic)):
+        what = "a text" if isinstance(row, str) else "a number" if isinstance(row, (int, float)) else _kind(row)
+        return f"is {what}, and has to be {WANTED}, as a tokenizer makes them"
+    if not isinstance(row, (tuple, list)):
+        return None
+    names = NAMES.get(len(row), ["input_ids", "...", "labels"])
+    named = f"dict(zip({names}, dataset[i]))"
+    if len(row) == 2 and isinstance(row[0], str):
+        named = "{**tokenizer(dataset[i][0], truncation=True), 'label': dataset[i][1]}"
+    elif len(row) == 2 and isinstance(row[0], Mapping):
+        named = "{**dataset[i][0], 'label': dataset[i][1]}"
+    way = f"datasets.Dataset.from_list([{named} for i in range(len(dataset))]) makes such rows"
+    if len(shapes := {_shapes(each) for each in rows}) == 1 and () not in shapes:
+        collate = f"data_collator=lambda rows: dict(zip({names}, map(torch.stack, zip(*rows))))"
+        way = f"give prepare {collate}, with the names in the order of the row"
+    return f"is {_kind(row)} of {len(row)} values, and has to be {WANTED}: {way}"
+
+
+def _shapes(row: Any) -> tuple[torch.Size, ...]:
+    """Return the shapes of the tensors that a row consists of; none of another."""
+    tensors = isinstance(row, (tuple, list)) and all(isinstance(value, torch.Tensor) for value in row)
+    return tuple(value.shape for value in row) if tensors else ()
+
+
+def _kind(row: Any) -> str:
+    name = type(row).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if hasattr(value, "shape"):
+        return tuple(value.shape)
+    if not isinstance(value, (list, tuple)):
+        return ()
+    return (len(value), *_shape(value[0])) if value else (0,)
