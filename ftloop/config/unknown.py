@@ -42,6 +42,9 @@ HINTS = {
     "recipe": _RECIPE,
     "device": "a GPU is used where there is one; --use_cpu leaves it alone, CUDA_VISIBLE_DEVICES in the environment "
     "chooses among several",
+    "trust_remote_code": "leave it out: ftloop runs no code that comes with a model, and most models need none. If you "
+    "trust the code of one that does, load it in Python, AutoModelForSequenceClassification.from_pretrained(NAME, "
+    "num_labels=2, trust_remote_code=True), and give it to prepare (docs/guides/python.md)",
     "save_safetensors": "weights are always saved as safetensors; leave it out",
 }
 

@@ -34,6 +34,9 @@ HINTS = {
     ),
     **dict.fromkeys(("text", "texts"), "texts follow without a flag"),
     **dict.fromkeys(("top_k", "return_all_scores"), "--all_probabilities gives that of every class"),
+    "trust_remote_code": "leave it out: ftloop runs no code that comes with a model, and most models need none. If you "
+    "trust the code of one that does, load it in Python, AutoModelForSequenceClassification.from_pretrained('DIR', "
+    "trust_remote_code=True), and its tokenizer likewise: classify(model, tokenizer, texts) predicts",
     "tokenizer_name": "the tokenizer lies with the model; this Python puts it there: "
     "from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('ITS_NAME').save_pretrained('DIR')",
 }

@@ -29,6 +29,7 @@ from ftloop.models.damage import check_files
 from ftloop.models.folder import naming
 from ftloop.models.load import check_model, head_of_another_task, load_tokenizer, load_weights, longest_input
 from ftloop.models.match import added_tokens, embedding_sizes, match
+from ftloop.models.published import that_of_own_code
 from ftloop.models.weights import holds_adapter
 from ftloop.system.console import say
 from ftloop.system.manifest import RUN_FACTS, read_json, read_manifest
@@ -117,7 +118,8 @@ def _load_classifier(model_dir: str, device: str | torch.device | None, max_seq_
     model: Any
     model, new = load_adapter(folder) if holds_adapter(folder) else load_weights(model_dir)
     if new:
-        raise UserError(f"{model_dir} holds no fine-tuned classifier: its weights lack {', '.join(new[:5])}")
+        code = that_of_own_code(model_dir, getattr(model.config, "auto_map", None))
+        raise UserError(f"{model_dir} holds no fine-tuned classifier: its weights lack {', '.join(new[:5])}{code}")
     saved_as = model.config.architectures
     if head_of_another_task(model, saved_as, new):
         raise UserError(f"{model_dir} holds no fine-tuned classifier of texts: it is a {saved_as[0]}")

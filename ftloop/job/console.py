@@ -25,6 +25,7 @@ from ftloop.logs import format_numbers, scores
 from ftloop.metrics import metric_names
 from ftloop.models.adapters import describe_adapter
 from ftloop.models.freeze import trained_parameters
+from ftloop.models.published import loading_in_python
 from ftloop.models.weights import base_model, is_adapter
 from ftloop.report.outcome import MERGED
 from ftloop.run.precision import bf16_warning, tf32_hint
@@ -189,11 +190,21 @@ def announce_plan(run: Run) -> None:
     say("Schedule", f"{config.lr_scheduler_type}, peak {config.learning_rate:g}, {warmup}")
 
 
-def print_next_steps(config: TrainConfig, pairs: bool) -> None:
-    """Print commands to go on with, as they can be typed here. `pairs`: whether the model takes pairs of texts."""
+def print_next_steps(config: TrainConfig, pairs: bool, model: Any = None) -> None:
+    """Print commands to go on with, as they can be typed here. `pairs`: whether the model takes pairs of texts.
+    `model`: the one that was trained, where its class may be another than the commands would load.
+    """
     texts = '--pairs "A text." "Another one."' if pairs else '"A text."'
-    say("Next", f"{ftloop_command('predict', '--model', config.output_dir)} {texts}")
-    if config.lora_r is not None and not config.lora_merge:
+    loading = None if model is None else loading_in_python(model)
+    if loading is None:
+        say("Next", f"{ftloop_command('predict', '--model', config.output_dir)} {texts}")
+    else:
+        some = '[("A text.", "Another one.")]' if pairs else '["A text."]'
+        name = type(base_model(model)).__name__
+        say("Next", f"in Python: from ftloop import classify; classify(model, tokenizer, {some})")
+        again = "" if is_adapter(model) else f"; it is loaded again by {loading.format(json.dumps(config.output_dir))}"
+        say("", f"ftloop predict cannot load {name}, which is no class of transformers{again}")
+    if loading is None and config.lora_r is not None and not config.lora_merge:
         folder, whole = json.dumps(config.output_dir), json.dumps(str(Path(config.output_dir) / MERGED))
         code = f"from ftloop import load_classifier; load_classifier({folder}).save({whole})"
         say("", f"{python_command()} -c {shlex.quote(code)}  # the whole model, which transformers.pipeline reads")

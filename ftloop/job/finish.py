@@ -79,7 +79,7 @@ def _write_up(run: Run, inputs: Inputs) -> None:
         write(line)
     report_at_the_end(run.config, run.board)
     say("Results", f"{run.config.output_dir}: the model, all_results.json, trainer_state.json")
-    print_next_steps(run.config, pairs=len(inputs.data.text_columns) == 2)
+    print_next_steps(run.config, len(inputs.data.text_columns) == 2, run.unwrapped_model)
 
 
 def announce_finished(config: TrainConfig) -> None:

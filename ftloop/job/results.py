@@ -23,6 +23,7 @@ from ftloop.errors import UserError
 from ftloop.evaluation import Predictions
 from ftloop.job.inputs import Inputs
 from ftloop.models.adapters import describe_adapter
+from ftloop.models.published import loading_in_python
 from ftloop.models.weights import base_model, is_adapter
 from ftloop.report.outcome import PREDICTIONS_FILE
 from ftloop.run.run import Run
@@ -110,6 +111,7 @@ def run_facts(run: Run, inputs: Inputs) -> dict[str, Any]:
             "parameters": model.num_parameters(),
             "trained_parameters": model.num_parameters(only_trainable=True),
             **({"adapter": describe_adapter(model)} if is_adapter(model) else {}),
+            **({"loading": loading} if (loading := loading_in_python(model)) else {}),
         },
         "data": {
             "problem_type": data.labels.problem_type,

@@ -24,7 +24,7 @@ from ftloop.errors import UserError, summarize
 from ftloop.models.damage import check_files
 from ftloop.models.folder import lacks_model_type, lacks_tokenizer, model_in, no_tokenizer, tokenizer_in
 from ftloop.models.match import added_tokens, embedding_sizes, example, set_padding_token
-from ftloop.models.published import sentencepiece_problem
+from ftloop.models.published import own_code_problem, sentencepiece_problem, that_of_own_code
 from ftloop.models.weights import is_adapter
 from ftloop.system.console import say
 from ftloop.system.hub import local_model_folder, unavailable
@@ -72,6 +72,8 @@ def _load(
             raise UserError(f"model_name_or_path: the tokenizer of {folder or name_or_path} {problem}") from error
         if auto_class is AutoTokenizer and folder is not None and lacks_tokenizer(folder):
             raise no_tokenizer(folder, ["tokenizer.json", "vocab.txt"], in_training=not adapters) from error
+        if problem := own_code_problem(str(folder or name_or_path), folder, error, settings.get("num_labels")):
+            raise UserError(f"model_name_or_path: {problem}") from error
         if folder is None:
             raise unavailable(f"{what} {name_or_path}", error) from error
         if lacks_model_type(folder):
@@ -155,6 +157,7 @@ def load_model(
         raise UserError(
             f"model_name_or_path: the weights of {name_or_path} are not those of its config.json: "
             f"{lost[0]}{f' and {len(lost) - 1} others' if len(lost) > 1 else ''} would be randomly initialised"
+            f"{that_of_own_code(name_or_path, getattr(config, 'auto_map', None), labels.count)}"
         )
     return model, new
 

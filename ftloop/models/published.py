@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+from ftloop.errors import UserError, summarize
+from ftloop.models.weights import base_model
+from ftloop.system.manifest import read_json
+
+CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 def sentencepiece_problem(folder: Path | None, error: BaseException) -> str | None:
@@ -21,6 +31,60 @@ def sentencepiece_problem(folder: Path | None, error: BaseException) -> str | No
     if missing:
         return f"{what} and needs {' and '.join(missing)} to be read: pip install 'ftloop[sentencepiece]'"
     return f"{what} and cannot be read: the file is damaged" if files else None
+
+
+def own_code_problem(name: str, folder: Path | None, error: BaseException, num_labels: int | None = None) -> str | None:
+    """Tell what to do with a model, or a tokenizer, that is made by code which lies beside it. None: it is another
+    fault, as far as is known.
+    """
+    auto_map = _auto_map(folder)
+    is_unknown = bool(auto_map) and "does not recognize this architecture" in str(error)
+    if is_unknown or "trust_remote_code" in str(error):
+        return f"{name} comes with {own_code(name, auto_map, num_labels)}"
+    if not auto_map:
+        return None
+    fault = f"{type(error).__name__}: {summarize(error)}"
+    return f"{name} could not be loaded ({fault}){that_of_own_code(name, auto_map, num_labels)}"
+
+
+def _auto_map(folder: Path | None) -> dict[str, Any]:
+    """Return what a folder's files say of code that lies there."""
+    found: dict[str, Any] = {}
+    for file in () if folder is None else ("config.json", "tokenizer_config.json"):
+        with suppress(UserError):
+            of_file = read_json(folder / file).get("auto_map")  # type: ignore[operator]
+            found |= of_file if isinstance(of_file, dict) else {"AutoTokenizer": of_file} if of_file else {}
+    return found
+
+
+def that_of_own_code(name: str, auto_map: Any, num_labels: int | None = None) -> str:
+    """Say of files that do not fit what transformers knows that they may be for the model's own code."""
+    return f"; it comes with {own_code(name, auto_map, num_labels)}" if auto_map else ""
+
+
+def own_code(name: str, auto_map: Any = None, num_labels: int | None = None) -> str:
+    """Say in a phrase that a model needs code of its own, and how to train it and to predict with it nevertheless."""
+    why = "code of its own (auto_map in its files), and ftloop runs no code that comes with a model"
+    if isinstance(auto_map, dict) and "AutoConfig" in auto_map and CLASSIFIER not in auto_map:
+        return f"{why}; that code has no {CLASSIFIER} either: take another model"
+    labels = "" if num_labels is None else f", num_labels={num_labels}"
+    return (
+        f"{why}. If you trust that code, load both in Python: model = {CLASSIFIER}.from_pretrained({name!r}{labels}, "
+        f"trust_remote_code=True); tokenizer = AutoTokenizer.from_pretrained({name!r}, trust_remote_code=True). Then "
+        "prepare(config, model, rows, processing_class=tokenizer) begins a run, and classify(model, tokenizer, texts) "
+        "predicts (docs/guides/python.md)"
+    )
+
+
+def loading_in_python(model: Any) -> str | None:
+    """Return the Python that loads a saved model from the folder `{}`, where its class is none of transformers: no
+    command can, or it would load another in its place. None: its class is one of transformers.
+    """
+    made_by = type(base_model(model))
+    package = made_by.__module__.partition(".")[0]
+    if package == TRANSFORMERS_DYNAMIC_MODULE_NAME:
+        return f"{CLASSIFIER}.from_pretrained({{}}, trust_remote_code=True)"
+    return None if package == "transformers" else f"{made_by.__name__}.from_pretrained({{}})"
 
 
 def _is_sentencepiece(path: Path) -> bool:
