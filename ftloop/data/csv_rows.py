@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from io import TextIOWrapper
 from itertools import chain, islice
 from typing import Any
@@ -43,25 +43,40 @@ def escapes_quotes(source: Source) -> bool:
     """
     if source.path is None or not source.is_file or source.format not in TABLES:
         return False
-    if source.delimiter == "\t" and not _begins_quoted(source):  # quotes may be text then
-        return False
     return _escapes_quotes(source, source.path.stat().st_mtime_ns)
 
 
 @cache  # it reads the whole file
 def _escapes_quotes(source: Source, modified: int) -> bool:
-    if not _holds(source, b'\\"'):
+    """Beside tabs quotes may be text, all of them: there each field that begins with one has to end with it, and those
+    within have a backslash; or lines and tabs within quotes make bad rows of it else.
+    """
+    if not _holds(source, b'\\"') or _quality(source, csv.QUOTE_MINIMAL)[0]:
         return False
+    is_good, rows = _quality(source, csv.QUOTE_MINIMAL, escaped=True)
+    if not is_good or source.delimiter != "\t" or _begins_quoted(source):
+        return is_good
+    is_good, others = _quality(source, csv.QUOTE_NONE)
+    return _are_closed(source) if is_good else others <= rows
 
-    def has_bad_rows(escaped: bool) -> bool:
-        with source.open() as file, source.text(file) as text:
-            try:
-                rows = _read_table(source, text, source.delimiter, csv.QUOTE_MINIMAL, escaped)[1]
-                return any(row.error not in (None, HEADER_AGAIN) for row in rows)
-            except UserError:  # about the header
-                return True
 
-    return has_bad_rows(False) and not has_bad_rows(True)
+def _quality(source: Source, quoting: Any, escaped: bool = False) -> tuple[bool, int]:
+    """Return whether a reading makes no bad row of a file, and how many good ones."""
+    with source.open() as file, source.text(file) as text:
+        try:
+            rows = _read_table(source, text, source.delimiter, quoting, escaped)[1]
+            errors = [row.error not in (None, HEADER_AGAIN) for row in rows]
+        except UserError:  # about the header
+            return False, 0
+    return not any(errors), errors.count(False)
+
+
+def _are_closed(source: Source) -> bool:
+    """Whether each field with a quote in front or behind a backslash is a whole one in quotes."""
+    closed = re.compile(r'"(?:[^"\\]|\\.|"")*"')
+    with source.open() as file, source.text(file) as text:
+        fields = (field for line in text for field in line.rstrip("\r\n").split(source.delimiter))
+        return all(closed.fullmatch(field) for field in fields if field.startswith('"') or '\\"' in field)
 
 
 def _begins_quoted(source: Source) -> bool:
@@ -91,18 +106,9 @@ def _choose_quoting(source: Source, modified: int) -> Any:
     if not _holds(source, b'"'):
         return csv.QUOTE_MINIMAL
 
-    def quality(quoting: Any) -> tuple[bool, int]:
-        with source.open() as file, source.text(file) as text:
-            try:
-                rows = _read_table(source, text, source.delimiter, quoting)[1]
-                errors = [row.error not in (None, HEADER_AGAIN) for row in rows]
-            except UserError:  # about the header
-                return False, 0
-        return not any(errors), errors.count(False)
-
     if source.delimiter == "\t":
-        return max((csv.QUOTE_MINIMAL, csv.QUOTE_NONE), key=quality)
-    are_bare = not quality(csv.QUOTE_MINIMAL)[0] and quality(csv.QUOTE_NONE)[0]
+        return max((csv.QUOTE_MINIMAL, csv.QUOTE_NONE), key=partial(_quality, source))
+    are_bare = not _quality(source, csv.QUOTE_MINIMAL)[0] and _quality(source, csv.QUOTE_NONE)[0]
     return csv.QUOTE_NONE if are_bare else csv.QUOTE_MINIMAL
 
 

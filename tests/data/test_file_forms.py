@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import subprocess
 import tempfile
 from decimal import Decimal
@@ -24,7 +25,7 @@ from ftloop.data.files import read_table
 from ftloop.data.load import load_text_data
 from ftloop.data.readers import read_chunks
 from ftloop.data.set_files import find_files
-from ftloop.data.sources import find_source
+from ftloop.data.sources import find_source, make_reading
 from ftloop.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache", "quiet_data")
@@ -459,6 +460,47 @@ def test_quotes_behind_a_backslash_are_read_where_they_are_meant(
     assert "Quotes" not in capsys.readouterr().out
     both = put(tmp_path / "both.csv", path.read_bytes() + b'"e "f" g",y\n')
     assert "both.csv, line 2: ',' expected after '\"': inside quotes a quote is written twice, or in all" in fault(both)
+
+
+@pytest.mark.parametrize("header", ["id\tlabel\ttext", '"id"\t"label"\t"text"', None])
+@pytest.mark.parametrize("ending", ["tsv", "txt"])
+def test_quotes_behind_a_backslash_beside_tabs(
+    ending: str, header: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Kaggle's reviews of films have them, whose header has no quotes; in training and prediction alike."""
+    texts = ['"What" they said, a\\b', "ends in \\", 'It is a "lamp"', "plain", '"', 'He said ""so""', "it's"] * 3
+    written = [re.sub(r'(\\(?=")|\\$|")', r"\\\1", text) for text in texts]  # no other backslash is touched
+    made = [f'"7_{n}"\t{n % 2}\t"{text}"' for n, text in enumerate(written)]
+    path = put(tmp_path / f"rows.{ending}", "\n".join([*([header] if header else []), *made, ""]).encode())
+    names = None if header else ["id", "label", "text"]
+    assert rows_of(path, column_names=names) == [{"text": text, "label": str(n % 2)} for n, text in enumerate(texts)]
+    assert f"Quotes    {path} has a backslash before quotes inside fields; it is read so\n" in capsys.readouterr().out
+    reading = make_reading(None, "\t", names)
+    with find_source(str(path), None, read_twice=False, reading=reading) as source:
+        rows = [row for chunk in read_chunks(source) for row in chunk.rows]
+    assert [(row.values["id"], row.values["text"]) for row in rows] == [(f"7_{n}", t) for n, t in enumerate(texts)]
+
+
+def test_tabs_and_lines_within_quotes_beside_those_behind_a_backslash(tmp_path: Path) -> None:
+    path = put(tmp_path / "rows.tsv", b'text\tlabel\n"a \\"b\\" c\nd\te"\tx\n"e \\"f\\""\ty\ng\tx\n')
+    assert [row["text"] for row in rows_of(path)] == ['a "b" c\nd\te', 'e "f"', "g"]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ['"He said \\"so\\""', '"So," he said'],
+        ['"He said \\"so\\""', 'so \\"so\\" so'],
+        ['"He said \\"so\\"" and left', "so"],
+        ['"He said \\"so', 'so"', "so"],
+        ['a \\"b\\"', "c", "d"],
+    ],
+)
+def test_bare_quotes_beside_tabs_stay_text_with_their_backslashes(texts: list[str], tmp_path: Path) -> None:
+    """As in GLUE's own files."""
+    lines = [f"{text}\t{'xy'[n % 2]}" for n, text in enumerate(texts)]
+    path = put(tmp_path / "rows.tsv", "\n".join(["text\tlabel", *lines, ""]).encode())
+    assert [row["text"] for row in rows_of(path)] == texts
 
 
 @pytest.mark.parametrize("name", ["posts.train", "posts.txt", "posts.csv", "posts.train.gz"])
