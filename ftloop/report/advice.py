@@ -25,11 +25,14 @@ LEARNED_NOTHING = 0.95  # of the loss of a model that ignores the texts: dropout
 UNSTABLE = 1.1  # times the loss of equal shares: worse than knowing nothing
 MIN_REACH = 1e-3  # how far AdamW can have moved a weight; those of a pretrained transformer are about 0.04 in size
 LOW_RATE, HIGH_RATE = 1e-5, 1e-4  # pretrained transformers are fine-tuned with 2e-5 to 5e-5 ...
-LARGE = 10_000_000  # ... from so many parameters on; a smaller model may want ten times that
+LARGE = 10_000_000  # ... from so many parameters on; a smaller model may want ten times that, and so may what ...
+WHOLE = 0.5  # ... trains less than this share of its parameters: an adapter, or a head on a frozen body
+FAR_TOO_HIGH = 1e-3  # twenty times the highest of these rates; of a smaller model ten times that: no text need be wrong
 OVERFITTED = 1.1  # times the best validation loss ...
 OVERFITTED_BY = 0.05  # ... and so much above it: a loss of 0.01 that becomes 0.012 is no overfitting
 MIN_ROWS = 20  # of the validation set, and so many that ...
-MIN_OTHERS = 5  # ... are of another class than the one predicted: fewer are missed by chance
+MIN_OTHERS = 5  # ... are of another class than the one predicted: fewer are missed by chance, but for these few, ...
+FEW_ROWS, FEW_OTHERS = 10, 2  # ... where the validation loss, too, is that of a model that ignores the texts
 TRUNCATED = 0.5  # of the rows
 SAVED = 0.2  # of the computing, by less padding
 
@@ -119,6 +122,23 @@ class RunEvidence:
         present = self.shares[self.shares > 0]
         return float(-(present * np.log(present)).sum()) or None
 
+    @property
+    def is_large(self) -> bool:
+        return int(self.run.facts.get("model", {}).get("parameters", 0)) > LARGE
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model itself was trained, or nearly all of it, and no adapter."""
+        model = self.run.facts.get("model", {})
+        parameters = model.get("parameters", 0)
+        return "adapter" not in model and model.get("trained_parameters", parameters) >= WHOLE * parameters
+
+    @property
+    def validates_as_unlearned(self) -> bool:
+        """Whether the final model's loss on the validation set is no better than if it ignored the texts."""
+        loss, unlearned = self.run.results.get("eval_loss"), self.unlearned_loss
+        return loss is not None and unlearned is not None and not loss < LEARNED_NOTHING * unlearned
+
     @cached_property
     def validation(self) -> ClassCounts | None:
         sets = [name for name in self.run.predictions if name.startswith("validation")]
@@ -152,9 +172,9 @@ def _not_learning(e: RunEvidence) -> str | None:
     """The training loss did not fall."""
     constant, unlearned = _constant_prediction(e), e.unlearned_loss
     if len(e.log) < MIN_LOG_LINES:
-        return constant and f"{constant}. {_more_log_lines(e.run)}"
+        return constant and f"{constant}. {_far_too_high(e) or _more_log_lines(e.run)}"
     if unlearned is None:
-        return constant
+        return constant and ". ".join(filter(None, (constant, _far_too_high(e))))
     losses, quarter = e.log[:, 1], max(len(e.log) // 4, 1)
     first, last = losses[:quarter].mean(), losses[-quarter:].mean()
     if last < LEARNED_NOTHING * unlearned or (e.validation is not None and e.validation.beats_the_majority):
@@ -179,6 +199,8 @@ def _why_not_learning(e: RunEvidence, unlearned: float, first: float, last: floa
         rose = rose or last > UNSTABLE * math.log(len(e.shares))
     if rose:
         return f"It ended worse than unlearned: the learning rate, {peak:g}, is too high. {lower}"
+    if far_too_high := _far_too_high(e):
+        return far_too_high
     reach = updates * float(rates.mean())
     if reach < MIN_REACH:
         moved = f"{updates} updates at up to {peak:g} can have moved a weight by {reach:.1g} at most"
@@ -189,22 +211,36 @@ def _why_not_learning(e: RunEvidence, unlearned: float, first: float, last: floa
             f"--max_steps {10 * updates}" if e.run.config.get("max_steps", -1) > 0 else f"--num_train_epochs {epochs}"
         )
         return f"{moved}: too few updates. Try {flag}, or more rows"
-    if is_constant and peak > HIGH_RATE and e.run.facts.get("model", {}).get("parameters", 0) > LARGE:
+    if is_constant and peak > HIGH_RATE and e.is_whole and e.is_large:
         return f"A learning rate too high for a pretrained model ends so, and {peak:g} is high. {lower}"
+    usual = HIGH_RATE if e.is_whole and e.is_large else 10 * HIGH_RATE
+    others = f"{peak * 2:.1g} and {peak / 3:.1g}" if peak * 2 <= usual else f"{peak / 3:.1g}"
     return (
         f"{updates} updates at up to {peak:g} are enough to move every weight, but nothing was found in {columns} that "
         f"{e.data.get('label_column')} depends on: check whether the labels belong to these texts "
-        f"(--text_column_names, --label_column_name); if they do, try --learning_rate {peak * 2:.1g} and {peak / 3:.1g}"
+        f"(--text_column_names, --label_column_name); if they do, try --learning_rate {others}"
+    )
+
+
+def _far_too_high(e: RunEvidence) -> str | None:
+    """The learning rate alone explains it, and no log has to."""
+    peak = float(e.run.config.get("learning_rate") or 0)
+    if not e.is_whole or peak <= FAR_TOO_HIGH * (1 if e.is_large else 10):
+        return None
+    return (
+        f"The learning rate, {peak:g}, is far above those with which a whole pretrained transformer is fine-tuned. Try "
+        "--learning_rate 2e-5, and no more than 5e-5"
     )
 
 
 def _constant_prediction(e: RunEvidence) -> str | None:
     """The predictions are all of one class, and the labels are not."""
     counts = e.validation
-    if counts is None or counts.rows < MIN_ROWS or (counts.predicted > 0).sum() != 1:
+    if counts is None or (counts.predicted > 0).sum() != 1:
         return None
     only = int(counts.predicted.argmax())
-    if counts.rows - counts.support[only] < MIN_OTHERS:
+    rows, others = (FEW_ROWS, FEW_OTHERS) if e.validates_as_unlearned else (MIN_ROWS, MIN_OTHERS)
+    if counts.rows < rows or counts.rows - counts.support[only] < others:
         return None
     name, share = e.data["labels"][only], counts.support[only] / counts.rows
     return f"All {counts.rows} predictions on validation are {name!r}, as are {share:.0%} of its labels"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -210,6 +211,9 @@ def made(
     padding: tuple[float, float | None] = (0.1, 0.05),
     can_be_left_out: bool = False,
     parameters: int = 100_000_000,
+    trained_parameters: int | None = None,
+    adapter: str | None = None,
+    eval_loss: float | None = None,
     kind: str = "single_label_classification",
     **config: Any,
 ) -> FinishedRun:
@@ -231,7 +235,11 @@ def made(
     pq.write_table(table, folder / "validation_predictions.parquet")
     train = {"rows": sum(counts), "truncated": truncated, "labels": {"no": counts[0], "yes": counts[1]}}
     facts = {
-        "model": {"parameters": parameters},
+        "model": {
+            "parameters": parameters,
+            "trained_parameters": parameters if trained_parameters is None else trained_parameters,
+            **({} if adapter is None else {"adapter": adapter}),
+        },
         "data": {
             "problem_type": kind,
             "labels": ["no", "yes"],
@@ -246,13 +254,18 @@ def made(
     state = {"epoch": float(len(validation)), "best_global_step": config.pop("best", None)}
     defaults = {"max_grad_norm": 1.0, "max_steps": -1, "metric_for_best_model": "f1", "padding": "longest"}
     files = {"validation": folder / "validation_predictions.parquet"}
-    return FinishedRun(folder, defaults | config, {}, 1, facts, history, state, {}, files)
+    results = {} if eval_loss is None else {"eval_loss": eval_loss}
+    return FinishedRun(folder, defaults | config, {}, 1, facts, history, state, results, files)
 
 
 FALLING = [0.69, 0.66, 0.6, 0.55, 0.5, 0.45, 0.42, 0.38, 0.36, 0.34, 0.3, 0.31, 0.28, 0.29, 0.27]
 GOOD = [(0.5, 0.8), (0.4, 0.87), (0.39, 0.9)]
 FLAT = [0.69, 0.70, 0.69, 0.69] * 4
 CONSTANT = ((200, 0), (200, 0))
+RATE_FIRST = (
+    "The learning rate, {}, is far above those with which a whole pretrained transformer is fine-tuned. Try "
+    "--learning_rate 2e-5, and no more than 5e-5"
+)
 
 # What is made, the topics of the advice, and words of the first.
 MADE: dict[str, tuple[dict[str, Any], list[str], str]] = {
@@ -296,6 +309,81 @@ MADE: dict[str, tuple[dict[str, Any], list[str], str]] = {
         {"training": FLAT[:4], "confusion": ((100, 100), (100, 100)), "learning_rate": 2e-5, "max_steps": 40},
         ["training loss"],
         "too few updates. Try --max_steps 400",
+    ),
+    "a rate far too high, one answer, and nothing logged": (
+        {"training": [], "confusion": CONSTANT, "learning_rate": 1.1e-3},
+        ["training loss"],
+        f"as are 50% of its labels. {RATE_FIRST.format('0.0011')}",
+    ),
+    "one that is not far too high, and nothing logged": (
+        {"training": [], "confusion": CONSTANT, "learning_rate": 1e-3},
+        ["training loss"],
+        "too few to say why",
+    ),
+    "a rate far too high that does well": (
+        {"training": FALLING, "validation": GOOD, "learning_rate": 2e-3},
+        [],
+        "",
+    ),
+    "the same, logged": (
+        {"training": FLAT, "confusion": CONSTANT, "learning_rate": 2e-3},
+        ["training loss"],
+        f"as are 50% of its labels. {RATE_FIRST.format('0.002')}",
+    ),
+    "the same with weights, of which no loss to beat is known": (
+        {"training": FLAT, "confusion": CONSTANT, "learning_rate": 2e-3, "class_weights": {"no": 1, "yes": 9}},
+        ["training loss"],
+        f"as are 50% of its labels. {RATE_FIRST.format('0.002')}",
+    ),
+    "a flat loss at a rate far too high, and several answers": (
+        {"training": FLAT, "confusion": ((100, 100), (100, 100)), "learning_rate": 0.01},
+        ["training loss"],
+        f"at the end. {RATE_FIRST.format('0.01')}",
+    ),
+    "such a rate for an adapter": (
+        {"training": FLAT, "confusion": CONSTANT, "learning_rate": 2e-3, "adapter": "LoRA", "trained_parameters": 9},
+        ["training loss"],
+        "nothing was found in text that label depends on",
+    ),
+    "such a rate for a head on a frozen body": (
+        {"training": FLAT, "confusion": CONSTANT, "learning_rate": 2e-3, "trained_parameters": 49_000_000},
+        ["training loss"],
+        "nothing was found in text that label depends on",
+    ),
+    "such a rate beside frozen embeddings": (
+        {"training": FLAT, "confusion": CONSTANT, "learning_rate": 2e-3, "trained_parameters": 70_000_000},
+        ["training loss"],
+        RATE_FIRST.format("0.002"),
+    ),
+    "such a rate for a tiny model": (
+        {"training": [], "confusion": CONSTANT, "learning_rate": 0.01, "parameters": 90_000},
+        ["training loss"],
+        "too few to say why",
+    ),
+    "a rate far too high for a tiny model, too": (
+        {"training": [], "confusion": CONSTANT, "learning_rate": 0.011, "parameters": 90_000},
+        ["training loss"],
+        RATE_FIRST.format("0.011"),
+    ),
+    "one answer to few rows, and a loss that knows nothing": (
+        {"training": [], "confusion": ((8, 0), (2, 0)), "counts": (640, 160), "eval_loss": 0.48},
+        ["training loss"],
+        "All 10 predictions on validation are 'no', as are 80% of its labels. 0 updates are too few to say why",
+    ),
+    "one answer to few rows, and a loss that knows more": (
+        {"training": [], "confusion": ((8, 0), (2, 0)), "counts": (640, 160), "eval_loss": 0.47},
+        [],
+        "",
+    ),
+    "one answer to too few rows": (
+        {"training": [], "confusion": ((7, 0), (2, 0)), "counts": (640, 160), "eval_loss": 0.6},
+        [],
+        "",
+    ),
+    "one answer to few rows, of which one is of another class": (
+        {"training": [], "confusion": ((12, 0), (1, 0)), "counts": (640, 160), "eval_loss": 0.6},
+        [],
+        "",
     ),
     "a rate below all that are used": (
         {"training": FLAT, "confusion": CONSTANT, "learning_rate": 5e-6},
@@ -393,6 +481,19 @@ def test_a_made_run_is_advised_at_the_thresholds(name: str, tmp_path: Path) -> N
     found = advise(made(tmp_path, **settings))
     assert [advice.topic for advice in found] == topics, found
     assert not topics or words in found[0].text, found[0].text
+
+
+@pytest.mark.parametrize("parameters", [90_000, 100_000_000])
+@pytest.mark.parametrize("adapter", [None, "LoRA"])
+def test_no_rate_is_advised_above_those_that_are_used(adapter: str | None, parameters: int, tmp_path: Path) -> None:
+    confusion = ((100, 100), (100, 100))
+    for rate in (5e-5, 1e-4, 3e-4, 5e-4, 1e-3, 3e-3, 1e-2, 1e-1):
+        run = made(tmp_path, FLAT, confusion=confusion, learning_rate=rate, adapter=adapter, parameters=parameters)
+        (advice,) = advise(run)
+        tried = [float(each) for each in re.findall(r"\d[\d.e-]*", advice.text.partition("--learning_rate ")[2])]
+        usual = 1e-4 if adapter is None and parameters > 10_000_000 else 1e-3
+        assert tried, advice.text
+        assert max(tried) <= max(usual, rate / 2), advice.text
 
 
 def test_no_flag_is_advised_that_the_run_would_refuse(tmp_path: Path) -> None:
