@@ -20,7 +20,7 @@ from ftloop.errors import UserError
 from ftloop.models.weights import base_model
 from ftloop.run.accelerator import refused_features
 from ftloop.run.check_labels import config_of_classes, label_problems, other_ids
-from ftloop.run.check_rows import LABELS, RowCheck, has_transform, ready_rows, row_check
+from ftloop.run.check_rows import LABELS, RowCheck, has_transform, head_problem, ready_rows, row_check
 from ftloop.run.check_tokens import padding_problems, token_problems
 from ftloop.run.optim import check_schedule
 from ftloop.system.console import say
@@ -87,13 +87,16 @@ def check_inputs(
     columns = frozenset(forward_arguments(model)) | {*LABELS}
     is_plain = _keeps_labels(collate) and compute_loss_func is None
     pads = _keeps_labels(collate) and collate is not default_data_collator
-    rows_check = row_check(model) if _keeps_labels(collate) else None
+    rows_check = row_check(model, is_plain) if _keeps_labels(collate) else None
     check = DataSetCheck(model, columns if config.remove_unused_columns else None, is_plain, pads, rows_check)
     sets = {"train_dataset": train_dataset}
     if isinstance(eval_dataset, dict) and "input_ids" not in eval_dataset:
         sets |= {f"eval_dataset[{name!r}]": rows for name, rows in eval_dataset.items()}
     else:
         sets |= {"eval_dataset": eval_dataset}
+    evaluated = [rows for name, rows in sets.items() if name != "train_dataset"]
+    if is_plain and (problem := head_problem(model, train_dataset, evaluated)):
+        raise UserError(problem)
     problems = []
     for name, rows in sets.items():
         if rows is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,15 @@ NAMES = {
     3: ["input_ids", "attention_mask", "labels"],
     4: ["input_ids", "attention_mask", "token_type_ids", "labels"],
 }
+HEADS_OF_TOKENS = (
+    "MODEL_FOR_MASKED_LM",
+    "MODEL_FOR_CAUSAL_LM",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM",
+    "MODEL_FOR_TOKEN_CLASSIFICATION",
+)
+"""Tasks with a label for each token: one label a text is an error of torch."""
+OTHER_HEADS = ("MODEL_FOR_QUESTION_ANSWERING", "MODEL_FOR_PRETRAINING")
+"""Tasks of whose models one label a text gets no loss."""
 WANTED = "a mapping by name (input_ids, attention_mask, labels)"
 
 
@@ -29,12 +40,16 @@ class RowCheck:
 
     one_list: bool
     """Whether the tokens of a row have to be one list, as classifiers of texts take them."""
+    no_head: str | None = None
+    """What is said of a model to which a text cannot have one label; None of another."""
 
     def problem(self, rows: Iterable[Any]) -> str | None:
         """Return what is wrong with the first row with which something is, counted from 1."""
         for number, row in enumerate(rows, 1):
             if problem := _unnamed(row, rows) or self._other_shape(row):
                 return f"row {number} {problem}"
+            if self.no_head and _has_one_label(row):
+                return f"row {number} has one label; {self.no_head}"
         return None
 
     def _other_shape(self, row: Any) -> str | None:
@@ -47,8 +62,49 @@ class RowCheck:
         return f"has input_ids of the shape {[*shape]}, and the model takes one list of tokens a row: {way}"
 
 
-def row_check(model: Any) -> RowCheck:
-    return RowCheck(one_list=_class_name(model) in _names("SEQUENCE_CLASSIFICATION"))
+def row_check(model: Any, reads_labels: bool) -> RowCheck:
+    is_of_tokens = _class_name(model) in _names(*HEADS_OF_TOKENS)
+    return RowCheck(
+        one_list=_class_name(model) in _names("MODEL_FOR_SEQUENCE_CLASSIFICATION"),
+        no_head=_no_head(model) if is_of_tokens and reads_labels else None,
+    )
+
+
+def head_problem(model: Any, train_dataset: Any, eval_sets: Iterable[Any]) -> str | None:
+    """Return that a model of transformers' has no head for one label a text, where rows have that, or where it learns
+    no labels at all. Of other models nobody knows, nor of rows that are only made in training."""
+    name, rows = _class_name(model), [*islice(ready_rows(train_dataset), 1)]
+    is_of_tokens = name in _names(*HEADS_OF_TOKENS)
+    if train_dataset is not None and name in _names("MODEL", "MODEL_FOR_TEXT_ENCODING") and not _names_labels(model):
+        return f"model: {_no_head(model)}"
+    if is_of_tokens:
+        rows += [row for dataset in eval_sets for row in islice(ready_rows(dataset), 1)]
+    elif name not in _names(*OTHER_HEADS):
+        return None
+    return f"model: {_no_head(model)}" if any(map(_has_one_label, rows)) else None
+
+
+def _no_head(model: Any) -> str:
+    model = base_model(model)
+    way = f"AutoModelForSequenceClassification.from_pretrained({model.name_or_path or 'name'!r}, num_labels=N) loads it"
+    way = f"{way} with one for N classes"
+    if model.config.model_type not in modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        way = f"transformers has none for its type {model.config.model_type}: take another model"
+    own = "For a loss of your own, give compute_loss_func or a data_collator"
+    return f"{type(model).__name__} has no head that classifies texts; {way}. {own}"
+
+
+def _names_labels(model: Any) -> bool:
+    arguments = inspect.signature(base_model(model).forward).parameters
+    return any("label" in name or "loss" in name for name in arguments)
+
+
+def _has_one_label(row: Any) -> bool:
+    """Whether a row has one label, and not one for each token, nor a place to find."""
+    if not isinstance(row, Mapping) or "start_positions" in row:
+        return False
+    label = next((row[name] for name in LABELS if name in row), None)
+    return label is not None and not _shape(label)
 
 
 def ready_rows(dataset: Any) -> Iterable[Any]:
@@ -67,13 +123,15 @@ def _class_name(model: Any) -> str:
 
 def _names(*tasks: str) -> set[str]:
     """Return the names of transformers' classes for tasks."""
-    tables = [getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES", {}) for task in tasks]
+    tables = [getattr(modeling_auto, f"{task}_MAPPING_NAMES", {}) for task in tasks]
     return {
         name for table in tables for names in table.values() for name in ([names] if isinstance(names, str) else names)
     }
 
 
 def _lies_ready(dataset: Any) -> bool:
+    if isinstance(dataset, Mapping):
+        return False
     if type(dataset) is Subset:
         return _lies_ready(dataset.dataset)
     if type(dataset) is ConcatDataset:

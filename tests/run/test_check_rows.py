@@ -9,13 +9,13 @@ from typing import Any
 import datasets
 import pytest
 import torch
+import transformers
 from datasets import Dataset
-from harness.models import tiny_bert
+from harness.models import tiny_bert, tiny_lora
 from harness.prepared_runs import ARGUMENTS
 from harness.rows import pad, tiny_tokenizer
 from harness.side_by_side import weights_digest
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
-from transformers import BertForMultipleChoice
 
 from ftloop import TrainConfig, UserError, predict, prepare, train
 
@@ -159,10 +159,98 @@ def test_a_model_of_another_kind_may_take_tokens_of_any_shape(tmp_path: Path) ->
             return super().forward(input_ids[:, 0], attention_mask[:, 0], labels=labels)
 
     config = tiny_bert().config
-    assert told(tmp_path, shaped(2), BertForMultipleChoice(config), processing_class=None) == ""
+    assert told(tmp_path, shaped(2), transformers.BertForMultipleChoice(config), processing_class=None) == ""
     assert told(tmp_path, shaped(1), Squeezes(config), processing_class=None) == ""
 
     def flat(rows: list[Any]) -> dict[str, Any]:
         return pad([{"input_ids": row["input_ids"][0], "label": row["labels"]} for row in rows])
 
     assert told(tmp_path, shaped(1).to_list(), data_collator=flat) == ""
+
+
+SMALL = tiny_bert().config
+FAMILIES: dict[str, Any] = {
+    "tokens": lambda: transformers.BertForMaskedLM(SMALL),
+    "tags": lambda: transformers.BertForTokenClassification(SMALL),
+    "next token": lambda: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=120, n_embd=32, n_layer=1, n_head=2)
+    ),
+    "another text": lambda: transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            vocab_size=120, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
+        )
+    ),
+    "places": lambda: transformers.BertForQuestionAnswering(SMALL),
+    "pretraining": lambda: transformers.BertForPreTraining(SMALL),
+    "bare": lambda: transformers.BertModel(SMALL),
+    "bare, as a base of PEFT": lambda: tiny_lora(lambda: transformers.BertModel(SMALL), task_type="FEATURE_EXTRACTION"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_without_a_head_for_texts_is_told_with_the_class_that_has_one(name: str, tmp_path: Path) -> None:
+    model = FAMILIES[name]()
+    inner = model.get_base_model() if "PEFT" in name else model
+    said = told(tmp_path, NAMED, model, eval_dataset=NAMED)
+    assert said.startswith(f"model: {type(inner).__name__} has no head that classifies texts; AutoModelForSequenceCl")
+    inner.save_pretrained(tmp_path / "saved")
+    loaded = type(inner).from_pretrained(tmp_path / "saved")
+    said = told(tmp_path, NAMED.to_list(), loaded)
+    (way,) = re.findall(r"AutoModelForSequenceClassification\.from_pretrained\(.*\)(?= loads it with)", said)
+    known = {"AutoModelForSequenceClassification": transformers.AutoModelForSequenceClassification, "N": 2}
+    fitting = eval(way, known)
+    if fitting.config.pad_token_id is None:  # of GPT-2
+        fitting.config.pad_token_id = 0
+    if fitting.config.model_type != "t5":  # whose classifier wants an end in each text
+        train(run_of(tmp_path, NAMED, fitting))
+
+
+def test_what_a_model_of_another_task_learns_is_left_alone(tmp_path: Path) -> None:
+    def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        return torch.nn.functional.cross_entropy(outputs[0][:, 0, :2], labels)
+
+    class Own(transformers.BertForMaskedLM):
+        def forward(self, input_ids: Any, attention_mask: Any = None, labels: Any = None) -> Any:
+            logits = super().forward(input_ids, attention_mask).logits[:, 0, :2]
+            return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    of_tokens = NAMED.remove_columns("labels").map(lambda row: {"labels": row["input_ids"]})
+    no_tags = of_tokens.map(lambda row: {"labels": [token % 2 for token in row["labels"]]})
+    places = NAMED.map(lambda row: {"start_positions": 1, "end_positions": 2})
+    of_pretraining = of_tokens.add_column("next_sentence_label", [0] * 9)
+    given: list[tuple[Any, Any, dict[str, Any]]] = [
+        (FAMILIES["bare"](), NAMED, {"compute_loss_func": loss}),
+        (FAMILIES["tokens"](), NAMED, {"compute_loss_func": loss}),
+        (FAMILIES["tokens"](), Made(NAMED), {"compute_loss_func": loss}),
+        (Own(SMALL), NAMED, {}),
+        (FAMILIES["tokens"](), of_tokens, {}),
+        (FAMILIES["tokens"](), Made(of_tokens), {}),
+        (FAMILIES["tags"](), no_tags, {}),
+        (FAMILIES["next token"](), of_tokens, {}),
+        (FAMILIES["another text"](), of_tokens, {}),
+        (FAMILIES["places"](), places, {}),
+        (FAMILIES["pretraining"](), of_pretraining, {}),
+        (transformers.BertForNextSentencePrediction(SMALL), NAMED, {}),
+    ]
+    for model, rows, more in given:
+        assert told(tmp_path, rows, model, **{"processing_class": None} | more) == "", type(model).__name__
+
+
+def test_a_head_of_tokens_is_told_where_only_the_made_row_knows_its_label(tmp_path: Path) -> None:
+    said = told(tmp_path, Made(NAMED), FAMILIES["tokens"]())
+    assert said.startswith(
+        "data set: in a batch of it, row 1 has one label; BertForMaskedLM has no head that classifies"
+    )
+
+
+def test_a_set_to_evaluate_needs_the_head_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="model: BertForMaskedLM has no head"):
+        run_of(tmp_path, None, FAMILIES["tokens"](), eval_dataset={"a": NAMED})
+    with pytest.raises(UserError, match="the data set to evaluate: row 1 has one label; BertForMaskedLM has no head"):
+        predict(run_of(tmp_path, None, FAMILIES["tokens"]()), NAMED)
+
+
+def test_where_no_class_has_a_head_another_model_is_the_way(tmp_path: Path) -> None:
+    config = transformers.DPRConfig(vocab_size=120, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    said = told(tmp_path, NAMED, transformers.DPRQuestionEncoder(config))
+    assert "DPRQuestionEncoder has no head that classifies texts; transformers has none for its type dpr: take" in said
