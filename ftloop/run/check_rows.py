@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from transformers.models.auto import modeling_auto
 
@@ -136,7 +137,7 @@ def _lies_ready(dataset: Any) -> bool:
         return _lies_ready(dataset.dataset)
     if type(dataset) is ConcatDataset:
         return all(map(_lies_ready, dataset.datasets))
-    if hasattr(dataset, "column_names") and hasattr(dataset, "select_columns"):
+    if isinstance(dataset, Dataset):
         return not has_transform(dataset)
     return type(dataset) in (TensorDataset, list, tuple)
 
