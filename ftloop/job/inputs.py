@@ -22,6 +22,7 @@ from ftloop.models.head import keep_order_of_head, saved_class_names
 from ftloop.models.load import (
     check_token_ids,
     embed_added_tokens,
+    input_limit,
     load_config,
     load_model,
     load_tokenizer,
@@ -117,6 +118,9 @@ def read_inputs(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         if added:
             padded = match(model, tokenizer, tokenizer_name, max_length, pair=len(data.text_columns) == 2)
     destroy_group(group)
+    limit = input_limit(model, tokenizer)
+    if limit is not None and not config.trainer_compat:  # Trainer saves a tokenizer without one as it is
+        tokenizer.model_max_length = limit  # is saved too: whoever loads the model can cut texts to what it takes
     remarks = [
         ("Taken", place_of_model(model_name)),
         ("Recipe", given_up),

@@ -327,11 +327,7 @@ def longest_input(model: Any, tokenizer: PreTrainedTokenizerBase, wanted: int | 
 
     Raises: UserError when `wanted` is beyond the limit, or there is neither.
     """
-    unlimited = 10**9  # tokenizers without a limit carry 1e30
-    limits = [
-        limit for limit in (tokenizer.model_max_length, count_positions(model)) if isinstance(limit, (int, float))
-    ]
-    limit = min((int(limit) for limit in limits if 1 <= limit < unlimited), default=None)
+    limit = input_limit(model, tokenizer)
     if wanted is not None:
         if limit is not None and wanted > limit:
             raise UserError(f"max_seq_length: {wanted} is longer than the {limit} tokens the model can take")
@@ -339,6 +335,15 @@ def longest_input(model: Any, tokenizer: PreTrainedTokenizerBase, wanted: int | 
     if limit is None:
         raise UserError("max_seq_length: this tokenizer has no limit of its own; give one")
     return limit
+
+
+def input_limit(model: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the limit of the tokenizer or of the model, in tokens, whichever is less; None where neither has one."""
+    unlimited = 10**9  # tokenizers without a limit carry 1e30
+    limits = [
+        limit for limit in (tokenizer.model_max_length, count_positions(model)) if isinstance(limit, (int, float))
+    ]
+    return min((int(limit) for limit in limits if 1 <= limit < unlimited), default=None)
 
 
 def position_table(model: Any) -> Any:

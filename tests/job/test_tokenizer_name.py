@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from harness.command import python, weights
 from harness.models import tiny_bert, write_tiny_folder
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, pipeline
 
 import ftloop
 from ftloop.config.offline import names_on_the_hub
@@ -173,3 +174,28 @@ def test_a_tokenizer_of_the_hub_is_named_among_what_is_fetched(tmp_path: Path) -
     config = TrainConfig(model_name_or_path=str(tmp_path), tokenizer_name="some/tokenizer", train_file="a.csv")
     assert names_on_the_hub(config) == ["the tokenizer some/tokenizer"]
     assert names_on_the_hub(TrainConfig(tokenizer_name=str(tmp_path), train_file="a.csv")) == []
+
+
+UNLIMITED = 1000000000000000019884624838656
+"""What transformers gives a tokenizer whose files name no limit, and saves."""
+
+
+@pytest.mark.parametrize(
+    ("limit", "compat", "saved"),
+    [(None, "false", 64), (512, "false", 64), (40, "false", 40), (None, "true", UNLIMITED), (512, "true", 512)],
+)
+def test_a_tokenizer_is_saved_with_the_limit_of_the_model(
+    limit: int | None, compat: str, saved: int, apart: Path
+) -> None:
+    """So that `pipeline` cuts long texts; under trainer_compat it is saved as Trainer does."""
+    path = apart / "whole" / "tokenizer_config.json"
+    settings = {name: value for name, value in json.loads(path.read_text()).items() if name != "model_max_length"}
+    path.write_text(json.dumps(settings | ({} if limit is None else {"model_max_length": limit})))
+    more = ("--trainer_compat", compat, "--max_seq_length", "16")
+    assert main(words("out", *more, model="whole")) == ExitCode.DONE
+    for folder in ("out", "out/checkpoint-2"):
+        found = json.loads((apart / folder / "tokenizer_config.json").read_text())["model_max_length"]
+        assert found == saved, folder
+    if saved <= 64:
+        classify = pipeline("text-classification", model="out", device="cpu")
+        assert len(classify("yes " * 500, truncation=True)) == 1
