@@ -64,8 +64,8 @@ def reading_problems(encoding: str | None, delimiter: str | None, column_names: 
         is_text = False
     if not is_text:
         yield f"encoding: {short_repr(encoding)} is none that Python knows, such as windows-1252, utf-16, gb18030"
-    if delimiter is not None and delimiter != "\\t" and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
-        yield f"delimiter: {short_repr(delimiter)} is not one character, such as ; or \\t"
+    if delimiter is not None and (not delimiter or {*delimiter} & {*'"\r\n\0'}):
+        yield f"delimiter: {short_repr(delimiter)} is not one character or several, such as ; or \\t or ::"
     names = list(column_names or ())
     if len(set(names)) < len(names):
         yield f"column_names: {max(names, key=names.count)!r} is named twice"

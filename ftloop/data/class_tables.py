@@ -49,7 +49,7 @@ def told_of_class_tables(sources: Sequence[Source]) -> str | None:
     columns = [column_names([source]) for source in sources]
     dialects = {_dialect(source) for source in sources}
     names = _class_names(paths)
-    differ = any(each != columns[0] for each in columns) or len(dialects) > 1
+    differ = any(each != columns[0] for each in columns) or len(dialects) > 1 or len(sources[0].delimiter) > 1
     if names is None or differ or any(map(is_usual_label, columns[0])):
         return None
     kind, classes = names

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from io import TextIOWrapper
 from itertools import chain, islice
+from operator import methodcaller
 from typing import Any
 
 from ftloop.data.encoding import undecodable, without_bad_bytes
-from ftloop.data.recognize import are_named_rows
+from ftloop.data.recognize import STAND_IN, are_named_rows
 from ftloop.data.rows import HEAD_ROWS, Row
 from ftloop.data.sources import TABLES, Source
 from ftloop.data.values import as_text, is_utf8
@@ -30,8 +31,10 @@ def read_table(source: Source, text: TextIOWrapper) -> tuple[tuple[str, ...], It
 
 
 def dialect_of(source: Source) -> tuple[str, Any]:
-    """Return the delimiter and the quoting of a table."""
+    """Return the delimiter and the quoting of a table. Quotes say nothing of a delimiter of several characters."""
     delimiter = source.delimiter
+    if len(delimiter) > 1:
+        return delimiter, csv.QUOTE_NONE
     if delimiter == "," or source.path is None or not source.is_file or escapes_quotes(source):
         return delimiter, csv.QUOTE_MINIMAL
     return delimiter, _choose_quoting(source, source.path.stat().st_mtime_ns)
@@ -41,7 +44,7 @@ def escapes_quotes(source: Source) -> bool:
     """Whether a backslash stands before quotes inside fields, as Spark and MySQL write them: only if no row is bad so,
     and some are else.
     """
-    if source.path is None or not source.is_file or source.format not in TABLES:
+    if source.path is None or not source.is_file or source.format not in TABLES or len(source.delimiter) > 1:
         return False
     return _escapes_quotes(source, source.path.stat().st_mtime_ns)
 
@@ -157,6 +160,8 @@ def way_of_fields(source: Source, number: int, error: str) -> str:
         shown = short_repr(source.delimiter)
         told = f"the names of rows need a name in front of line 1, an empty last field an end of line 1 with {shown}"
         return f"; {told}, a text that holds {shown} quotes around it"
+    if len(source.delimiter) > 1:
+        return f"; a text cannot hold {short_repr(source.delimiter)}"
     if source.delimiter != "\t":
         return f"; a text that holds {short_repr(source.delimiter)} has to stand in quotes"
     command = source.copied_by(f"cut -f1-{counted[2]}")
@@ -196,7 +201,9 @@ def _read_lines(
     Raises: UserError where nothing more can be decoded.
     """
     csv.field_size_limit(2**31 - 1)
-    content = map(_double_quotes, text) if escaped else text
+    content: Iterable[str] = map(_double_quotes, text) if escaped else text
+    if len(delimiter) > 1:
+        content, delimiter = map(methodcaller("replace", delimiter, STAND_IN), text), STAND_IN
     reader = csv.reader(content, delimiter=delimiter, quoting=quoting, strict=True)
     while True:
         number = reader.line_num + 1

@@ -51,7 +51,12 @@ def settle(source: Source, flag: str, console: TextIO | None = None, like: Sourc
     settled = _with_delimiter(source, flag, console, like)
     if escapes_quotes(settled):
         say("Quotes", f"{source.name} has a backslash before quotes inside fields; it is read so", console)
-    if settled.format in TABLES and settled.delimiter != "\t" and dialect_of(settled)[1] == csv.QUOTE_NONE:
+    if (
+        settled.format in TABLES
+        and settled.delimiter != "\t"
+        and len(settled.delimiter) == 1
+        and dialect_of(settled)[1] == csv.QUOTE_NONE
+    ):
         told = "has quotes in texts as they stand, not doubled as in csv; they are read as text"
         say("Quotes", f"{source.name} {told}", console)
     with suppress(UserError):  # which is told when it is read
@@ -111,7 +116,8 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None, like: Sou
         fitting, why = ["\t"], "which most of its first lines show"
     if len(fitting) == 1:
         written = shlex.quote(fitting[0].replace("\t", "\\t"))
-        say("Delimiter", f"{source.name} is read with --delimiter {written}, {why}", console)
+        how = "; quotes are text" if len(fitting[0]) > 1 else ""
+        say("Delimiter", f"{source.name} is read with --delimiter {written}, {why}{how}", console)
         return replace(source, reading=replace(source.reading, delimiter=fitting[0]))
     if source.format != "txt":
         return source

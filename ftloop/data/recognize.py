@@ -16,6 +16,11 @@ from ftloop.data.rows import HEAD_ROWS
 HEAD = 2**16
 """Size of the first bytes, which is enough to know a file by."""
 DELIMITERS = (",", "\t", ";", "|")
+SEVERAL = (" ::: ", ":::", " :: ", "::", " || ", "||", "\t\t")
+"""Delimiters of several characters, as MovieLens has them; of those that fit, the first is meant."""
+STAND_IN = "\ufdd0"
+"""In the place of such a delimiter, which Python's csv does not take: a character that no text may hold."""
+MANY_LINES = 4
 BEGINNINGS = {"parquet": b"PAR1", "arrow": b"ARROW1"}
 
 _UNPACK = "give it the ending of its compression too, as in rows.csv{ending}"
@@ -100,6 +105,9 @@ def find_json_format(head: str) -> str | None:
 
 def _rows_of(head: str, delimiter: str) -> list[list[str]]:
     """Return the fields of each line, of those readings of quotes that may be meant by which most lines are alike."""
+    if len(delimiter) > 1:
+        lines = io.StringIO(head.replace(delimiter, STAND_IN), newline="")
+        return [fields for fields in csv.reader(lines, delimiter=STAND_IN, quoting=csv.QUOTE_NONE) if fields]
     readings = [csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)]
     if head.startswith('"') and '\\"' in head:
         escaped = csv.reader(io.StringIO(head.replace('\\"', '""'), newline=""), delimiter=delimiter)
@@ -141,9 +149,17 @@ def separates(head: str, delimiter: str, columns: int | None = None) -> bool:
 
 
 def fitting_delimiters(head: str, columns: int | None = None) -> list[str]:
-    """Return the delimiters that separate columns. Spaces only where every line begins with a quote, as R's do."""
+    """Return the delimiters that separate columns. Spaces only where every line begins with a quote, as R's do; of
+    several characters one that leaves none of them alone, as a column without any text would, but for colons.
+    """
     is_quoted = all(line.startswith('"') for line in head.split("\n") if line.strip("\r"))
-    return [each for each in (*DELIMITERS, *(" " if is_quoted else "")) if separates(head, each, columns)]
+    fitting = [each for each in (*DELIMITERS, *(" " if is_quoted else "")) if separates(head, each, columns)]
+    for each in SEVERAL if head.count("\n") >= MANY_LINES else ():
+        character = each.strip(" ")[0]
+        is_whole = character == ":" or character not in head.replace(each, "")
+        if each in head and is_whole and separates(head, each, columns):
+            return [*(other for other in fitting if other != character), each]
+    return fitting
 
 
 def are_named_rows(rows: Sequence[Sequence[str]], columns: int) -> bool:

@@ -99,7 +99,12 @@ def _way(source: Source, column: str, refused: Sequence[Any]) -> str:
     if made is None or not is_plain:
         script = None
     elif source.format in TABLES:
-        if source.reading.column_names is None and source.delimiter != "\t" and not escapes_quotes(source):
+        if (
+            source.reading.column_names is None
+            and len(source.delimiter) == 1
+            and source.delimiter != "\t"
+            and not escapes_quotes(source)
+        ):
             how = f"sep={_literal(source.delimiter)}"
             read = f"pd.read_csv({path}, dtype=str, keep_default_na=False, {how})"
             write = f"to_csv({_literal(str(made))}, index=False, {how})"

@@ -53,8 +53,8 @@ AS_NAMED = Reading()
 
 
 def make_reading(encoding: str | None, delimiter: str | None, column_names: Sequence[str] | None) -> Reading:
-    """Return what these flags say. A tab may be written as `\\t`."""
-    return Reading(encoding, "\t" if delimiter == "\\t" else delimiter, tuple(column_names or ()) or None)
+    """Return what these flags say. A tab may be written as `\\t`, also one of several."""
+    return Reading(encoding, delimiter and delimiter.replace("\\t", "\t"), tuple(column_names or ()) or None)
 
 
 @dataclass(frozen=True)

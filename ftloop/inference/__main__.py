@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--output_format", choices=OUTPUT_FORMATS, help="by default from the ending; jsonl for standard output")
     add("--encoding", metavar="NAME", help="of the input; by default UTF-8, or by a byte order mark")
-    add("--delimiter", metavar="CHARACTER", help="what separates the columns of csv, tsv and txt input")
+    add("--delimiter", metavar="CHARACTERS", help="what separates the columns of csv, tsv and txt input")
     add("--column_names", nargs="+", metavar="NAME", help="of csv, tsv and txt input without a header")
     add("--text_column_names", nargs="+", metavar="NAME", help="one or two; by default the run's, or the usual names")
     add(

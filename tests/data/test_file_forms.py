@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import shlex
 import subprocess
 import tempfile
 from decimal import Decimal
@@ -752,3 +753,51 @@ def test_a_decimal_number_of_a_database_is_a_number(
     assert data.labels.regression == (not names)
     assert names in ((), data.labels.names)
     assert [data.labels.ids[label] if names else float(label) for label in data.train["priority"]] == ids
+
+
+FILMS = [
+    {"id": str(n), "text": f'"Star {n}": one, two; it\'s 12:30', "label": ("bad", "good", "odd")[n % 3]}
+    for n in range(1, 10)
+]
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv", "dat"])
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("delimiter", [" ::: ", "::", " || ", "||", "\t\t"])
+def test_delimiters_of_several_characters(
+    delimiter: str, header: bool, ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As MovieLens has them; they are found, or named, and no quotes are read."""
+    lines = [delimiter.join(row.values()) for row in [*([{name: name for name in FILMS[0]}] if header else []), *FILMS]]
+    path = put(tmp_path / f"rows.{ending}", "\r\n".join([*lines, ""]).encode())
+    names = None if header else list(FILMS[0])
+    rows = [{"text": row["text"], "label": row["label"]} for row in FILMS]
+    written = shlex.quote(delimiter.replace("\t", "\\t"))
+    if ending != "csv" or header:
+        assert rows_of(path, column_names=names) == rows
+        told = f"Delimiter {path} is read with --delimiter {written}, which all its first lines show; quotes are text\n"
+        assert told in capsys.readouterr().out
+    named = delimiter.replace("\t", "\\t")
+    assert rows_of(path, column_names=names, delimiter=named) == rows
+    assert "Quotes" not in capsys.readouterr().out
+    reading = make_reading(None, named, names)
+    with find_source(str(path), None, read_twice=False, reading=reading) as source:
+        assert [row.values for chunk in read_chunks(source) for row in chunk.rows] == FILMS
+    path.write_bytes(path.read_bytes() + delimiter.join("abcd").encode())
+    line = len(lines) + 1
+    told = fault(path, column_names=names, delimiter=named)
+    assert (
+        f"line {line}: 4 fields where {'the header' if header else '--column_names'} has 3; a text cannot hold" in told
+    )
+
+
+def test_what_only_looks_like_a_delimiter_of_several_characters(tmp_path: Path) -> None:
+    """An empty column between single ones, lines with more than one of them, and few lines."""
+    tabs = put(tmp_path / "rows.txt", b"text\tnote\tlabel\n" + b"a\t\tx\nb\t\ty\n" * 3)
+    assert rows_of(tabs) == [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}] * 3
+    uneven = put(tmp_path / "uneven.txt", b"a::x\nb::y\nc::d::x\ne::y\nf::x\n")
+    assert "what separates the columns of this txt file? Its lines do not show it" in fault(uneven)
+    few = put(tmp_path / "few.txt", b"std::vector\nstd::map\n")
+    assert "Its lines do not show it" in fault(few)
+    both = put(tmp_path / "both.txt", b"a, 1,b::x\n" * 3 + b"c,2,d::y\n" * 3)
+    assert "Its lines show ',' and '::'; name it with --delimiter" in fault(both)

@@ -836,7 +836,7 @@ def test_what_is_wrong_with_files_and_flags_is_told_in_one_line_each(
         ("--input", tmp_path / "twice.csv"): "which columns hold the text? "
         f"{tmp_path / 'twice.csv'} has the columns text (column 1), text (column 2)",
         ("--input", source, "--encoding", "klingon"): "encoding: 'klingon' is none that Python knows",
-        ("--input", source, "--delimiter", "::"): "delimiter: '::' is not one character",
+        ("--input", source, "--delimiter", ':"'): "delimiter: ':\"' is not one character or several",
         ("a", "--delimiter", ";"): "--delimiter: only with --input",
         ("--input", tmp_path / "latin.csv"): "line 1: the header is unreadable: not UTF-8",
         ("--input", tmp_path / "broken.jsonl"): "broken.jsonl, line 1: not JSON",
