@@ -118,11 +118,7 @@ class TrainConfig:
         below=1,
     )
     encoding: str | None = _data(None, "Of the files; by default UTF-8, or by a byte order mark.", needs="train_file")
-    delimiter: str | None = _data(
-        None,
-        "Of csv, tsv and txt columns, or \\t; of several characters, such as ::, without quotes.",
-        needs="train_file",
-    )
+    delimiter: str | None = _data(None, "Of csv, tsv and txt columns: ; or \\t or ::, say.", needs="train_file")
     column_names: list[str] | None = _data(None, "Of csv, tsv and txt without a header.", needs="train_file")
     text_column_names: list[str] | None = _data(
         None, "One or two text columns; by default sentence1 and sentence2, ...", common=True

@@ -795,6 +795,8 @@ def test_what_only_looks_like_a_delimiter_of_several_characters(tmp_path: Path) 
     """An empty column between single ones, lines with more than one of them, and few lines."""
     tabs = put(tmp_path / "rows.txt", b"text\tnote\tlabel\n" + b"a\t\tx\nb\t\ty\n" * 3)
     assert rows_of(tabs) == [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}] * 3
+    bars = put(tmp_path / "bars.txt", b"text||label|n\n" + b"a||x|1\nb||y|2\n" * 3)
+    assert rows_of(bars) == [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}] * 3
     uneven = put(tmp_path / "uneven.txt", b"a::x\nb::y\nc::d::x\ne::y\nf::x\n")
     assert "what separates the columns of this txt file? Its lines do not show it" in fault(uneven)
     few = put(tmp_path / "few.txt", b"std::vector\nstd::map\n")
