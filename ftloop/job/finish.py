@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 def evaluate_and_predict(run: Run, inputs: Inputs) -> None:
     """Evaluate the final model on the labelled sets and predict the others; say what comes next."""
-    data, encoded = inputs.data, inputs.encoded
+    data = inputs.data
     if run.is_main:
         remove_stale_results(run)
     labelled = [name for name in data.test if data.has_labels(data.test[name])]
@@ -58,7 +58,7 @@ def evaluate_and_predict(run: Run, inputs: Inputs) -> None:
     _final_evaluation(run, inputs, labelled, "test")
     for name in data.test:
         if name not in labelled:
-            _write_predictions(run, encoded[name], name, data.labels)
+            _write_predictions(run, inputs.rows_to_predict(name), name, data.labels)
     if run.config.lora_merge:
         save_model(run, Path(run.config.output_dir) / MERGED, merge=True)
     # A launcher that sees one process fail ends the others, and one that has left may fail at its exit.
@@ -114,7 +114,7 @@ def _final_evaluation(run: Run, inputs: Inputs, names: list[str], prefix: str) -
     second set (MNLI's mismatched one) gets the suffix `_mm`, as in run_glue."""
     data, results = inputs.data, dict[str, float]()
     for suffix, name in zip(("", "_mm"), names, strict=False):
-        rows = inputs.encoded[name]
+        rows = inputs.rows_to_predict(name)
         if keeps_predictions(rows, data.labels):
             predicted = predict(run, rows, metric_key_prefix=prefix)
             metrics = predicted.metrics

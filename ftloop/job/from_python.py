@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import groupby
 from typing import Any
@@ -17,16 +18,22 @@ from ftloop.data.columns import DEFAULT_PAIRS, find_text_columns
 from ftloop.data.labels import Labels, label_ids
 from ftloop.data.load import TextData
 from ftloop.errors import UserError
+from ftloop.evaluation import evaluate
 from ftloop.inference.classifier import class_names, find_problem_type
 from ftloop.inference.texts import make_pairs
-from ftloop.job.finish import evaluate_and_predict
+from ftloop.job.console import format_scores
+from ftloop.job.finish import evaluate_and_predict, remove_stale_results
 from ftloop.job.inputs import Inputs, measure_padding
-from ftloop.job.results import record_trained, save_metrics, save_state
+from ftloop.job.results import record_complete, record_trained, save_metrics, save_state
 from ftloop.run.run import Run
 from ftloop.system.console import say
 from ftloop.system.text import join_some
 
 NO_LIMIT = 100_000  # tokens; a tokenizer without a limit has a larger one
+
+
+class _NoTexts(UserError):
+    """The rows hold no texts, and nothing reads their tokens."""
 
 
 def finish(run: Run, test_dataset: datasets.Dataset | None = None) -> None:
@@ -36,6 +43,7 @@ def finish(run: Run, test_dataset: datasets.Dataset | None = None) -> None:
     The evaluation set and `test_dataset`, which need not have labels, are evaluated with the model as it is now. The
     texts are those that the data sets hold beside the tokens, in the columns `text_column_names`, in one or two of text
     alone, or in those with the usual names; where they hold none, what the tokenizer makes of the tokens.
+    Where nothing reads these, what is written of single texts is left out, which a line says.
     Raises: UserError where it is not clear which they are; the model and the results of the training are saved by then.
     """
     files = save_model(run)
@@ -46,7 +54,27 @@ def finish(run: Run, test_dataset: datasets.Dataset | None = None) -> None:
     save_metrics(run, "train", {name: value for name, value in trained.items() if name != "step"})
     save_state(run)
     record_trained(run, [*files, "train_results.json", TRAINER_STATE])
-    evaluate_and_predict(run, _inputs(run, test_dataset))
+    try:
+        inputs = _inputs(run, test_dataset)
+    except _NoTexts as missing:
+        say(
+            "Left out",
+            f"predictions of each row, model card and report: {missing.problems[0].removeprefix('finish: ')}",
+        )
+        _only_evaluate(run, test_dataset)
+    else:
+        evaluate_and_predict(run, inputs)
+
+
+def _only_evaluate(run: Run, test_dataset: Any) -> None:
+    if run.is_main:
+        remove_stale_results(run)
+    for split, rows in {"eval": run.eval_dataset, "test": test_dataset}.items():
+        if rows is not None:
+            metrics = evaluate(run, rows, metric_key_prefix=split)
+            say("Evaluated", format_scores(metrics))
+            save_metrics(run, split, metrics | {"epoch": run.state.epoch})
+    record_complete(run)
 
 
 def _inputs(run: Run, test_dataset: Any) -> Inputs:
@@ -64,7 +92,8 @@ def _inputs(run: Run, test_dataset: Any) -> Inputs:
     if test_dataset is not None:
         run.eval_loaders.factory.check(test_dataset, "test_dataset")
         sets["test"] = test_dataset
-    sets = {name: rows if isinstance(rows, datasets.Dataset) else _as_table(rows) for name, rows in sets.items()}
+    given = {name: rows for name, rows in sets.items() if not isinstance(rows, datasets.Dataset)}
+    sets |= {name: _as_table(rows, run.eval_loaders.factory.collate) for name, rows in given.items()}
     columns = _text_columns(config.text_column_names, sets)
     texts = sets
     if not columns:
@@ -88,6 +117,7 @@ def _inputs(run: Run, test_dataset: Any) -> Inputs:
         model=model,
         new_weights=[],
         encoded=sets,
+        given=given,
         truncated=dict.fromkeys(sets),
         max_length=longest,
         samples=make_pairs(config.sample_texts or [], pairs=len(columns) == 2),
@@ -95,9 +125,16 @@ def _inputs(run: Run, test_dataset: Any) -> Inputs:
     )
 
 
-def _as_table(rows: Any) -> datasets.Dataset:
-    """The rows of a data set of another class, such as the Dataset of PyTorch that tutorials write."""
-    read = ({name: np.asarray(value).tolist() for name, value in rows[row].items()} for row in range(len(rows)))
+def _as_table(rows: Any, collate: Any) -> datasets.Dataset:
+    """The rows of a data set of another class, such as the Dataset of PyTorch that tutorials write. Those whose values
+    have no names are read as the collator names them."""
+
+    def named(row: Any) -> dict[str, Any]:
+        if isinstance(row, Mapping):
+            return {name: np.asarray(value).tolist() for name, value in row.items()}
+        return {name: np.asarray(value)[0].tolist() for name, value in collate([row]).items() if np.ndim(value)}
+
+    read = (named(rows[row]) for row in range(len(rows)))
     return datasets.Dataset.from_list(list(read)).with_format("torch")
 
 
@@ -129,7 +166,7 @@ def _decoded(tokenizer: Any, sets: dict[str, Any]) -> tuple[tuple[str, ...], dic
     """
     if tokenizer is None or any("input_ids" not in rows.column_names for rows in sets.values()):
         way = "keep the texts beside the tokens, or give prepare the tokenizer as processing_class, which reads these"
-        raise UserError(f"finish: the columns {join_some(sets['train'].column_names, 10)} hold no texts; {way}")
+        raise _NoTexts(f"finish: the columns {join_some(sets['train'].column_names, 10)} hold no texts; {way}")
     say("Texts", "the data sets hold none beside the tokens: as the tokenizer reads these, to where they were cut")
     tokens = {name: rows.with_format(None).select_columns("input_ids") for name, rows in sets.items()}
     texts = {name: [_parts(tokenizer, row["input_ids"]) for row in rows] for name, rows in tokens.items()}

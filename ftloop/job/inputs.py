@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,6 +77,11 @@ class Inputs:
     samples: list[Any]
     """Texts or pairs of texts to predict at the end."""
     padding: Padding
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Sets that Python code gave in another class than `datasets.Dataset`, as its collator wants their rows."""
+
+    def rows_to_predict(self, name: str) -> Any:
+        return self.given.get(name, self.encoded[name])
 
 
 def read_inputs(config: TrainConfig, accelerator: Accelerator) -> Inputs:

@@ -12,10 +12,12 @@ from datasets import Dataset
 from harness.models import tiny_bert
 from harness.rows import pad, tiny_pairs, tiny_rows, tiny_tokenizer
 from harness.side_by_side import weights_digest
+from torch.utils.data import TensorDataset
 
-from ftloop import Run, TrainConfig, UserError, finish, load_classifier, predict, prepare, train, updates
+from ftloop import Run, TrainConfig, finish, load_classifier, predict, prepare, train, updates
 from ftloop.job.fine_tune import fine_tune
 from ftloop.report.outcome import read_predictions
+from ftloop.system.manifest import MANIFEST
 
 SETTINGS: dict[str, Any] = {
     "num_train_epochs": 2,
@@ -137,17 +139,60 @@ def test_other_columns_of_text_are_not_taken_for_a_pair(more: list[str], tmp_pat
     assert json.loads((tmp_path / "ftloop_run.json").read_text())["data"]["text_columns"] == ["text"]
 
 
-def test_what_no_text_can_be_found_in_still_leaves_its_model_and_results(tmp_path: Path) -> None:
-    settings = SETTINGS | {"report": False, "output_dir": str(tmp_path)}
-    run = prepare(TrainConfig(**settings), tiny_bert(), tiny_rows(9), tiny_rows(5), data_collator=pad)
+@pytest.mark.parametrize("kind", ["Dataset", "tuples"])
+def test_where_nothing_reads_texts_all_else_is_left_and_a_line_says_what_is_not(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = [tiny_rows(9), tiny_rows(5), tiny_rows(4)]
+    given: list[Any] = sets if kind == "Dataset" else [as_tensors(rows) for rows in sets]
+    config = TrainConfig(output_dir=str(tmp_path), **SETTINGS | {"report": False})
+    run = prepare(config, tiny_bert(), *given[:2], data_collator=pad if kind == "Dataset" else stacked)
     train(run)
-    with pytest.raises(
-        UserError, match=r"hold no texts; keep the texts beside the tokens, or give prepare the tokenizer"
-    ):
-        finish(run)
-    assert {"model.safetensors", "train_results.json", "trainer_state.json"} <= {
-        path.name for path in tmp_path.iterdir()
+    finish(run, given[2])
+    said = capsys.readouterr().out
+    assert "Left out  predictions of each row, model card and report: the columns input_ids, " in said
+    assert "hold no texts; keep the texts beside the tokens, or give prepare the tokenizer as processing_class" in said
+    results = json.loads((tmp_path / "all_results.json").read_text())
+    assert {"train_loss", "eval_loss", "test_loss", "epoch"} <= results.keys()
+    assert json.loads((tmp_path / MANIFEST).read_text())["complete"]
+    assert not (tmp_path / "validation_predictions.parquet").exists()
+    assert "model.safetensors" in {path.name for path in tmp_path.iterdir()}
+
+
+def as_tensors(rows: Dataset) -> TensorDataset:
+    padded = pad(rows.to_list())
+    return TensorDataset(padded["input_ids"], padded["attention_mask"], padded["labels"])
+
+
+def stacked(rows: list[Any]) -> dict[str, Any]:
+    return dict(zip(["input_ids", "attention_mask", "labels"], map(torch.stack, zip(*rows, strict=True)), strict=True))
+
+
+def test_rows_that_only_a_collator_names_are_finished_as_rows_with_names(tmp_path: Path) -> None:
+    pairs = tiny_pairs(9)
+    rows = tokenized(9)
+    tuples = as_tensors(rows.remove_columns([c for c in rows.column_names if c not in TAKEN]))
+    padded = Dataset.from_list([stacked_row(row) for row in tuples])
+    for folder, data, more in (("tuples", tuples, {"data_collator": stacked}), ("named", padded, {})):
+        config = TrainConfig(output_dir=str(tmp_path / folder), **SETTINGS | {"report": False})
+        run = prepare(config, tiny_bert(id2label={0: "no", 1: "yes"}), data, data, tiny_tokenizer(), **more)
+        train(run)
+        finish(run, data)
+    ours, theirs = (
+        read_predictions(tmp_path / who / "test_predictions.parquet").to_pydict() for who in ("tuples", "named")
+    )
+    assert ours == theirs
+    assert ours["sentence2"] == [pair["sentence2"] for pair in pairs]
+    assert {path.name for path in (tmp_path / "tuples").iterdir()} == {
+        path.name for path in (tmp_path / "named").iterdir()
     }
+
+
+TAKEN = ("input_ids", "attention_mask", "label")
+
+
+def stacked_row(row: Any) -> dict[str, Any]:
+    return {name: value[0].tolist() for name, value in stacked([row]).items()}
 
 
 def test_what_a_loop_of_ones_own_was_asked_and_only_train_does_is_told(
