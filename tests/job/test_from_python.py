@@ -152,6 +152,7 @@ def test_where_nothing_reads_texts_all_else_is_left_and_a_line_says_what_is_not(
     said = capsys.readouterr().out
     assert "Left out  predictions of each row, model card and report: the columns input_ids, " in said
     assert "hold no texts; keep the texts beside the tokens, or give prepare the tokenizer as processing_class" in said
+    assert "Evaluated test: loss=0." in said
     results = json.loads((tmp_path / "all_results.json").read_text())
     assert {"train_loss", "eval_loss", "test_loss", "epoch"} <= results.keys()
     assert json.loads((tmp_path / MANIFEST).read_text())["complete"]
