@@ -49,13 +49,30 @@ def test_the_annotated_loop_is_the_loop() -> None:
     assert [line for line in shown.splitlines() if line] == [line for line in source.splitlines() if line]
 
 
-def test_the_python_example_runs(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The example as printed, but for the names of the model and the data set, which would need the hub."""
+@pytest.fixture
+def without_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An example's data set is one of tiny pairs, and its working directory an empty one."""
     rows = {name: datasets.Dataset.from_list(tiny_pairs(count)) for name, count in SIZES.items()}
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: datasets.DatasetDict(rows))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("without_a_hub")
+def test_the_readmes_python_example_runs(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the body done at every second update, of which the example has too few for its own."""
+    example = python_block("README.md", "load_dataset")
+    assert example.count("bert-base-uncased") == 2
+    assert example.count("% 100") == 1
+    exec(example.replace("bert-base-uncased", str(tiny_folder / "model")).replace("% 100", "% 2"), {})
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^[246] 0\.\d+ 0\.\d+$", printed, re.MULTILINE)) == 3
+    left = {path.name for path in (tmp_path / "runs" / "python").iterdir()}
+    assert {"model.safetensors", "README.md", "all_results.json"} <= left
+
+
+@pytest.mark.usefixtures("without_a_hub")
+def test_the_python_example_runs(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example as printed, but for the names of the model and the data set, which would need the hub."""
     guide = "docs/guides/python.md"
     example, body = python_block(guide, "load_dataset"), python_block(guide, "for update in updates(run):")
     assert example.count("bert-base-uncased") == 2
@@ -314,6 +331,56 @@ def test_every_name_in_the_walkthrough_exists() -> None:
     assert len(spans) > 300
     missing = missing_names(spans)
     assert not missing, missing
+
+
+OF_READERS = {
+    *("train.csv", "shards/*.parquet", "aclImdb/train/pos/0_9.txt", "output.manifest", "part-00000", "rt-polarity.pos"),
+    *(
+        "train_text.txt",
+        "train_labels.txt",
+        "Fake.csv",
+        "True.csv",
+        "passage",
+        "DESC",
+        "manner",
+        "NULL",
+        "predicted_label",
+    ),
+    *("runs/mine", "runs/mine/report", "runs/guide", "runs/compare-versions", "_accuracy", "gamma"),
+}
+"""Files, columns and folders of a reader's own."""
+OF_RUNS = {
+    *("test_results.json", "test_predictions.tsv", "validation_predictions.parquet", "test_predictions.parquet"),
+}
+"""Files whose names hold that of a set."""
+OUTSIDE = {
+    *(
+        "venv",
+        "wheel",
+        "exec",
+        "OLD",
+        "NEW",
+        "FTLOOP_CASES",
+        "test.jsonl",
+        "training_args.bin",
+        "bin",
+        "strict",
+        "help-all",
+    ),
+    *("SEP", "extra_special_tokens", "logits.argmax", "batchmean", "terminationGracePeriodSeconds"),
+}
+"""What shells, make, tokenizers and schedulers call so."""
+
+
+def test_every_name_in_readme_and_guides_exists() -> None:
+    known = OF_READERS | OF_RUNS | OUTSIDE
+    spans = {page: code_spans(text) for page, text in PAGES.items()}
+    assert sum(map(len, spans.values())) > 1000
+    missing = {
+        page: [name for name in missing_names(each) if name.split(" in ")[0] not in known]
+        for page, each in spans.items()
+    }
+    assert {page: names for page, names in missing.items() if names} == {}
 
 
 def test_every_name_in_the_walkthroughs_diagrams_and_code_exists() -> None:
