@@ -108,7 +108,7 @@ def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
                 with gradient_sync(run, micro_batch.is_last):
                     losses.append(step(run, micro_batch))  # forward, loss / divisor, backward
             grad_norm = run.accelerator.clip_grad_norm_(parameters, run.config.max_grad_norm or math.inf)
-            stepped = optimizer_step(run, losses, grad_norm)  # False: skipped, as not finite or overflown in fp16
+            stepped = optimizer_step(run, losses, grad_norm)  # False: skipped, not finite or overflowed in fp16
             learning_rate = run.scheduler.get_last_lr()[0]
             if stepped:
                 run.scheduler.step()

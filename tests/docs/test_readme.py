@@ -346,7 +346,16 @@ OF_READERS = {
         "NULL",
         "predicted_label",
     ),
-    *("runs/mine", "runs/mine/report", "runs/guide", "runs/compare-versions", "_accuracy", "gamma"),
+    *(
+        "runs/mine",
+        "runs/mine/report",
+        "runs/guide",
+        "runs/compare-versions",
+        "_accuracy",
+        "gamma",
+        "my_loss",
+        "teacher",
+    ),
 }
 """Files, columns and folders of a reader's own."""
 OF_RUNS = {
