@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models are faster on one thread, and two test processes then do not fight over two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As in a terminal, also where the tests were started by nohup: processes inherit what is ignored.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # Files of slow tests that take minutes. They begin first, so that none is left to run alone at the end.
