@@ -108,7 +108,7 @@ def test_the_commands_for_a_finished_run_run_as_they_stand(here: Path, monkeypat
 
 def test_the_readmes_three_commands_run_one_after_the_other(here: Path) -> None:
     (block,) = (block for block in blocks(PAGES["README.md"], "bash") if "ftloop predict" in block)
-    example = PAGES["README.md"].split("`train.csv`:\n\n```\n")[1].split("```")[0]
+    example = blocks(PAGES["README.md"].split("## Fine-tune on your data")[1])[0]
     header, *lines = example.splitlines()
     Path("train.csv").write_text("\n".join([header, *lines * 12]) + "\n", encoding="utf-8")
     words = block.splitlines()
