@@ -32,9 +32,7 @@ def summarize(error: BaseException) -> str:
     if text.startswith("Weights only load failed"):  # and advises to run what the file holds
         reason = re.search(r"WeightsUnpickler error:\s*(.+?)(\. Please|\n|$)", text)
         text = f"it is no file of weights alone{f': {reason[1]}' if reason else ''}"
-    elif re.search(
-        r"unexpected pos \d|PytorchStreamWriter failed writing", text
-    ):  # torch leaves out what the system says
+    elif re.search(r"unexpected pos \d|PytorchStreamWriter failed writing", text):  # torch drops the system's reason
         text = f"a file could not be written whole, as on a full disk or over a quota: {text}"
     lines = text.splitlines()
     return lines[0][:500] if lines else type(error).__name__

@@ -17,7 +17,7 @@ except ImportError:  # it comes with datasets; without it digests are several ti
     xxhash = None  # type: ignore[assignment]
 
 KIND = "sha256" if xxhash is None else "xxh3_64"
-"""Of the digests made here: two kinds cannot be compared."""
+"""The kind of the digests made here; those of two kinds cannot be compared."""
 
 
 def digest_inputs(inputs: Mapping[str, Any]) -> tuple[list[str], str, list[int]]:

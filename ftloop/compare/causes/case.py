@@ -106,21 +106,18 @@ IMPLIED = {
 
 def cause_of(*stages: str) -> Callable[[Check], Check]:
     """Register a check for differences at these stages. It yields the causes that the evidence supports."""
-
-    def register(check: Check) -> Check:
-        for stage in stages:
-            CHECKS.setdefault(stage, []).append(check)
-        return check
-
-    return register
+    return _register(CHECKS, stages)
 
 
 def whatever_the_rows(*stages: str) -> Callable[[Check], Check]:
     """Register a check that needs no equal updates before the difference: its evidence is in each recording alone."""
+    return _register(STANDING, stages)
 
+
+def _register(checks: dict[str, list[Check]], stages: tuple[str, ...]) -> Callable[[Check], Check]:
     def register(check: Check) -> Check:
         for stage in stages:
-            STANDING.setdefault(stage, []).append(check)
+            checks.setdefault(stage, []).append(check)
         return check
 
     return register
