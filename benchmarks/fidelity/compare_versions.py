@@ -23,25 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import finish
+from benchmarks.speed.throughput_rows import GUIDE
 from ftloop.compare.__main__ import main as compare
 from ftloop.data.demo import demo_rows
 from ftloop.system.hub import PACKAGED_MODEL, local_model_folder
 
 ROWS = {"train": 72, "validation": 24, "test": 8}  # 5 micro-batches, the last of 8 rows
-GUIDE = {
-    "num_train_epochs": 3,
-    "per_device_train_batch_size": 16,
-    "per_device_eval_batch_size": 16,
-    "learning_rate": 5e-5,
-    "weight_decay": 0.01,
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "save_total_limit": 2,
-    "load_best_model_at_end": "true",
-    "metric_for_best_model": "accuracy",
-    "logging_steps": 1,
-    "seed": 42,
-}
+EVERY_UPDATE = GUIDE | {"num_train_epochs": 3, "logging_steps": 1, "seed": 42}
 DIVIDED = {"accepts_loss_kwargs": "false"}
 
 
@@ -57,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--model: {given.model} is no folder")
     folder = given.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    flags: dict[str, Any] = {"model_name_or_path": model.resolve()} | GUIDE
+    flags: dict[str, Any] = {"model_name_or_path": model.resolve()} | EVERY_UPDATE
     for split, count in ROWS.items():
         file = flags[f"{split}_file"] = folder / f"{split}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in demo_rows(split)[:count]), encoding="utf-8")
