@@ -205,3 +205,15 @@ def test_of_a_busy_machine_scores_count_and_times_do_not() -> None:
     assert told["accuracy"]["f1"]["difference_of_means"] == pytest.approx(2.5)
     low, high = told["accuracy"]["f1"]["interval_95"]  # 2.5 -+ 12.706 (t with one degree) x 1.5
     assert (low, high) == pytest.approx((2.5 - 12.706 * 1.5, 2.5 + 12.706 * 1.5), abs=0.01)
+
+
+def test_a_run_of_a_busy_machine_is_kept_without_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"seconds": 2.0, "train_seconds": 1.0, "peak_mb": 3.0, "accuracy": 0.8}
+    monkeypatch.setattr(throughput_runs, "_command", lambda *_: dict(found))
+    for busy, kept in ((True, {"peak_mb", "accuracy"}), (False, set(found))):
+        bench = object.__new__(throughput_runs.Bench)
+        bench.busy, bench.key, bench.kept = busy, {}, tmp_path / f"{busy}.jsonl"
+        bench.done, bench.commands = [], {"fast-ftloop": "fast"}
+        bench.run("fast-ftloop", 1)
+        line = json.loads(bench.kept.read_text())
+        assert line.keys() & found.keys() == kept
