@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,30 @@ def difference(expected: dict[str, str], found: dict[str, str]) -> str | None:
     """All files that are too many, missing or other, of a folder only itself; None: there are none."""
     extra = [f"{name} is left over" for name in topmost(set(found) - set(expected))]
     missing = [f"{name} is missing" for name in topmost(set(expected) - set(found))]
-    other = [f"{name} differs" for name in expected if name in found and expected[name] != found[name]]
+    other = [
+        f"{name} differs{where(expected[name], found[name])}"
+        for name in expected
+        if name in found and expected[name] != found[name]
+    ]
     return "; ".join(extra + missing + other) or None
+
+
+def where(expected: str, found: str) -> str:
+    """Name the settings of a JSON file that differ, with both values; nothing of any other file."""
+    try:
+        sides = [dict(leaves(json.loads(each))) for each in (expected, found)]
+    except ValueError:
+        return ""
+    names = [name for name in sides[0] | sides[1] if sides[0].get(name) != sides[1].get(name)]
+    return " in " + ", ".join(f"{name} ({sides[0].get(name)!r}, {sides[1].get(name)!r})" for name in names[:5])
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from leaves(each, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
 
 
 def topmost(names: set[str]) -> list[str]:
