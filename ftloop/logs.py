@@ -110,8 +110,7 @@ class Logs:
                 part = {}
         if phase == Phase.UPDATE:
             state = self.run.state
-            shown = {"eval_loss": metrics["eval_loss"]} if "eval_loss" in metrics else {}
-            write(f"Update {state.global_step}/{state.max_steps}: {format_numbers(shown | scores(metrics))}")
+            write(f"Update {state.global_step}/{state.max_steps}: {self._format(metrics)}")
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Print an epoch's line: the mean loss of its updates and the last evaluation's metrics, if there is one."""
@@ -120,14 +119,16 @@ class Logs:
         if updates:  # none when this epoch's checkpoint came from elsewhere and holds no sum
             total = run.accelerator.gather(meter.since_epoch).mean().item()
             updates -= meter.skipped_since_epoch
-            shown = {"loss": total / updates if updates else math.nan}
-            shown |= {"eval_loss": metrics["eval_loss"]} if "eval_loss" in metrics else {}
-            shown |= scores(metrics)
+            loss = {"loss": total / updates if updates else math.nan}
             time_taken = self._time_of_epoch()
-            write(f"Epoch {math.ceil(state.epoch)}/{state.num_train_epochs}: {format_numbers(shown)}{time_taken}")
+            write(f"Epoch {math.ceil(state.epoch)}/{state.num_train_epochs}: {self._format(metrics, loss)}{time_taken}")
         meter.since_epoch.zero_()
         meter.skipped_since_epoch = 0
         meter.epoch_began_at = state.global_step
+
+    def _format(self, metrics: dict[str, float], first: dict[str, float] | None = None) -> str:
+        loss = {name: metrics[name] for name in ("eval_loss",) if name in metrics}
+        return format_numbers({**(first or {}), **loss, **scores(metrics, self.run.compute_metrics)})
 
     def best(self) -> None:
         state = self.run.state
@@ -174,10 +175,11 @@ def format_numbers(values: dict[str, float]) -> str:
     return ", ".join(f"{name}={value:.4f}" for name, value in values.items())
 
 
-def scores(metrics: dict[str, float], prefix: str = "eval") -> dict[str, float]:
-    """Return the metrics a person reads: without the prefix, the loss and the timings."""
+def scores(metrics: dict[str, float], compute_metrics: Any, prefix: str = "eval") -> dict[str, float]:
+    """Return the metrics a person reads, by the titles that their function gives them: no prefix, loss and timings."""
+    titles = getattr(compute_metrics, "titles", {})
     short = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
-    return {name: v for name, v in short.items() if name != "loss" and not is_timing(name) and is_number(v)}
+    return {titles.get(k, k): v for k, v in short.items() if k != "loss" and not is_timing(k) and is_number(v)}
 
 
 def _tensorboard(run: Run) -> tuple[Any, Any]:

@@ -16,6 +16,8 @@ from ftloop.data.decode import predicted_labels
 from ftloop.data.labels import Labels
 from ftloop.errors import UserError
 
+LONGEST_NAME = 24  # of a class, in the title of its score
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import EvalPrediction
@@ -62,10 +64,10 @@ def check_metric(config: TrainConfig, labels: Labels, names: tuple[str, ...] | N
 def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> ComputeMetrics:
     """Make the `compute_metrics` of a task: accuracy and F1 for classes, MSE and correlations for numbers.
 
-    F1 is that of class 1 where there are two classes, the macro average beyond. Of several labels a row, those count as
-    predicted whose probability is above 0.5; accuracy is the share of rows all of whose labels are right, F1 the micro
-    average, and the macro average is given too. `names` picks others (GLUE's own). Predictions are logits, or what
-    `argmax_predictions` has made of them.
+    F1 is that of the positive class where there are two, the macro average beyond; the function's `titles` say so. Of
+    several labels a row, those count as predicted whose probability is above 0.5; accuracy is the share of rows all of
+    whose labels are right, F1 the micro average, and the macro average is given too. `names` picks others (GLUE's own).
+    Predictions are logits, or what `argmax_predictions` has made of them.
 
     Call it before `prepare()`: it imports scikit-learn, which draws from Python's random generator, and `prepare()`
     seeds that.
@@ -76,9 +78,23 @@ def metrics_for(labels: Labels, names: tuple[str, ...] | None = None) -> Compute
         logits = evaluated.predictions[0] if isinstance(evaluated.predictions, tuple) else evaluated.predictions
         is_decided = np.ndim(logits) == 1
         predicted = logits if is_decided else predicted_labels(labels.problem_type, np.asarray(logits))
-        return {name: score(evaluated.label_ids, predicted, labels.count) for name, score in scores.items()}
+        return {name: each(evaluated.label_ids, predicted, labels) for name, each in scores.items()}
 
+    compute_metrics.titles = metric_titles(labels)  # type: ignore[attr-defined]
     return compute_metrics
+
+
+def metric_titles(labels: Labels) -> dict[str, str]:
+    """Return what a person reads in place of a metric's key where the key alone leaves open whose score it is."""
+    if labels.multi_label:
+        return {"f1": "f1(micro)", "f1_macro": "f1(macro)"}
+    if labels.regression:
+        return {}
+    return {"f1": f"f1({_shortened(labels.names[labels.positive])})" if labels.is_binary else "f1(macro)"}
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
 
 
 def argmax_predictions(logits: Tensor, label_ids: Tensor) -> Tensor:
@@ -90,12 +106,12 @@ def argmax_predictions(logits: Tensor, label_ids: Tensor) -> Tensor:
     return logits.reshape(-1) if logits.shape[-1] == 1 else logits.argmax(dim=-1)
 
 
-def score(name: str, true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float | None:
+def score(name: str, true: np.ndarray, predicted: np.ndarray, labels: Labels) -> float | None:
     """Compute one of the scores by its name; None for an unknown name. `predicted` are classes, or numbers."""
-    return _SCORES[name]()(true, predicted, num_labels) if name in _SCORES else None
+    return _SCORES[name]()(true, predicted, labels) if name in _SCORES else None
 
 
-Score = Callable[[np.ndarray, np.ndarray, int], float]
+Score = Callable[[np.ndarray, np.ndarray, Labels], float]
 
 # Each entry makes a score, and only then imports what that needs: a run that evaluates nothing does without the second
 # or two that scikit-learn takes.
@@ -114,7 +130,7 @@ _SCORES: dict[str, Callable[[], Score]] = {
 def _sklearn_score(name: str, **settings: Any) -> Score:
     function = getattr(import_module("sklearn.metrics"), name)
 
-    def score(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    def score(true: np.ndarray, predicted: np.ndarray, labels: Labels) -> float:
         with warnings.catch_warnings():
             # One class on both sides: matthews_corrcoef is 0 then, and the line `Baseline` shows that there is one.
             warnings.filterwarnings("ignore", message="A single label was found")
@@ -126,13 +142,12 @@ def _sklearn_score(name: str, **settings: Any) -> Score:
 def _f1() -> Score:
     f1_score = import_module("sklearn.metrics").f1_score
 
-    def score(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    def score(true: np.ndarray, predicted: np.ndarray, labels: Labels) -> float:
         if np.ndim(true) == 2:
             return float(f1_score(true, predicted, average="micro", zero_division=0.0))
-        if num_labels == 2:
-            return float(f1_score(true, predicted, average="binary", pos_label=1, zero_division=0.0))
         # All classes count, also those that this set happens not to hold.
-        return float(f1_score(true, predicted, labels=range(num_labels), average="macro", zero_division=0.0))
+        each = f1_score(true, predicted, labels=range(labels.count), average=None, zero_division=0.0)
+        return float(each[labels.positive] if labels.is_binary else each.mean())
 
     return score
 
@@ -140,7 +155,7 @@ def _f1() -> Score:
 def _correlation(name: str) -> Score:
     function = getattr(import_module("scipy.stats"), name)
 
-    def score(true: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    def score(true: np.ndarray, predicted: np.ndarray, labels: Labels) -> float:
         # A correlation with a constant is not defined.
         varies = len(true) > 1 and bool(np.ptp(true) > 0) and bool(np.ptp(predicted) > 0)
         return float(function(true, predicted).statistic) if varies else float("nan")

@@ -20,6 +20,18 @@ OnResume = Literal[
     "refused",  # another run, unless --resume_with_changes insists
     "never",  # refused even then
 ]
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+]
 MAX_COUNT = 2**31 - 1
 MAX_FLOAT = 3.4e38  # of float32
 MAX_PROCESSES = 1024

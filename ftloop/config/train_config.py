@@ -18,22 +18,9 @@ from typing import Any, Literal
 
 from ftloop.config.checks import combination_problems
 from ftloop.config.parse_value import parse_value
-from ftloop.config.setting import MAX_COUNT, MAX_PROCESSES, MAX_SEED, Setting, make_setting
+from ftloop.config.setting import MAX_COUNT, MAX_PROCESSES, MAX_SEED, Schedule, Setting, make_setting
 from ftloop.config.unknown import explains_unknown_names
 from ftloop.errors import UserError
-
-Schedule = Literal[
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-    "cosine_with_min_lr",
-    "cosine_warmup_with_min_lr",
-    "warmup_stable_decay",
-]
 
 FALLING = ("loss", "mse")
 """Metrics of which less is better."""
@@ -275,6 +262,9 @@ class TrainConfig:
     save_only_model: bool = _eval(False, "Checkpoints without optimizer state: not resumable.", on_resume="free")
     load_best_model_at_end: bool = _eval(False, "Go back to the best checkpoint when training ends.", common=True)
     metric_for_best_model: str | None = _eval(None, "What makes a checkpoint the best; by default loss.", common=True)
+    positive_label: str | None = _eval(
+        None, "Of two classes, the one whose F1, precision and recall are given. None: the second.", on_resume="bits"
+    )
     greater_is_better: bool | None = _eval(None, "None: true unless the metric's name ends with loss or mse.")
     early_stopping_patience: int | None = _eval(
         None, "Stop after this many evaluations without a better one.", common=True, above=0

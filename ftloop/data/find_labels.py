@@ -133,6 +133,20 @@ def with_spellings_of(labels: Labels, column: str, others: Iterable[Dataset]) ->
     return labels
 
 
+def with_positive(labels: Labels, name: str | None) -> Labels:
+    """Choose the class whose F1 is given. Raises: UserError for a name that is none of two classes."""
+    if name is None:
+        return labels
+    if not labels.is_binary:
+        what = "numbers" if labels.regression else f"{labels.count} {'labels' if labels.multi_label else 'classes'}"
+        raise UserError(f"positive_label: only where there are two classes, and these are {what}; leave it out")
+    id = labels.names.index(name) if name in labels.names else labels.ids.get(name)
+    if id is None:
+        either = " or ".join(map(short_repr, labels.names))
+        raise UserError(f"positive_label: {short_repr(name)} is none of the classes; give {either}")
+    return replace(labels, positive_name=labels.names[id])
+
+
 def _classes(raw: list[str], task_names: tuple[str, ...] | None, problem_type: ProblemType) -> Labels:
     """Take the names of the task or data set if the labels are these or their numbers; else the labels, in order."""
     numbered = {str(id): id for id in range(len(task_names or ()))}

@@ -22,6 +22,8 @@ class Labels:
     ids: dict[str, int]
     """Id of each raw label, as text."""
     problem_type: ProblemType = ProblemType.SINGLE_LABEL
+    positive_name: str | None = None
+    """Of two classes, the one whose F1, precision and recall are given; None: the second."""
 
     def __post_init__(self) -> None:
         if self.regression == bool(self.names):
@@ -40,6 +42,16 @@ class Labels:
     def count(self) -> int:
         """Width of the model's output."""
         return len(self.names) or 1
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether a row has one of two classes."""
+        return self.count == 2 and not self.multi_label
+
+    @property
+    def positive(self) -> int:
+        """Of two classes, the id of the one whose F1, precision and recall are given."""
+        return 1 if self.positive_name is None else self.names.index(self.positive_name)
 
     def encode(self, raw: Any) -> int | float | np.ndarray:
         """Return what is learned of a raw label; of a list, 1 for each class in it and 0 for the others, float32."""

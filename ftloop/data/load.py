@@ -25,7 +25,7 @@ from ftloop.data.conversions import told_of_labels_in_front, told_of_parallel
 from ftloop.data.demo import SPLIT_SIZES, demo_rows
 from ftloop.data.dialect import mistaken_names
 from ftloop.data.files import column_names, file_class_names, holds_lists, name_class, read_table
-from ftloop.data.find_labels import check_known_labels, check_wanted, find_labels, with_spellings_of
+from ftloop.data.find_labels import check_known_labels, check_wanted, find_labels, with_positive, with_spellings_of
 from ftloop.data.first_rows import labels_left_out
 from ftloop.data.glue import TASKS
 from ftloop.data.header_labels import check_header_rows, warn_of_header_labels
@@ -107,7 +107,7 @@ def load_text_data(config: TrainConfig) -> TextData:
     except UserError as error:
         cause = labels_left_out(train, read, label_column)
         raise error if cause is None else UserError(f"{error}; {cause}") from None
-    labels = with_spellings_of(labels, label_column, others)
+    labels = with_positive(with_spellings_of(labels, label_column, others), config.positive_label)
     test, unlabelled = without_secret_labels(test, label_column, labels)
     not_trained = {*distinct_values(read, label_column)} if len(train) < len(read) else ()
     for name, dataset in (validation | test).items():

@@ -147,6 +147,8 @@ class RunSettings:
     label_delimiter: str | None = None
     text_columns: tuple[str, ...] = ()
     """Columns it has read, named by the user or not."""
+    positive: str | None = None
+    """Of two classes, the one whose F1 is given."""
 
 
 def read_run_settings(folder: Path) -> RunSettings:
@@ -161,13 +163,14 @@ def read_run_settings(folder: Path) -> RunSettings:
         if names is not None and not (1 <= len(names) <= 2 and all(isinstance(name, str) for name in names)):
             names = None
         facts = read_json(folder / RUN_FACTS) if (folder / RUN_FACTS).is_file() else {}
-        columns = (known(facts.get("data"), dict) or {}).get("text_columns")
+        data = known(facts.get("data"), dict) or {}
         return RunSettings(
             names,
             known(config.get("task_name"), str),
             known(config.get("max_seq_length"), int),
             known(config.get("label_delimiter"), str),
-            tuple(map(str, known(columns, list) or ())),
+            tuple(map(str, known(data.get("text_columns"), list) or ())),
+            known(data.get("positive", config.get("positive_label")), str),
         )
     return RunSettings()
 

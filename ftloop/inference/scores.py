@@ -18,7 +18,7 @@ from ftloop.data.sources import Source
 from ftloop.data.values import BITS, ONE, as_names, as_text, plain_number
 from ftloop.errors import UserError
 from ftloop.inference.classifier import RunSettings, class_names, find_problem_type
-from ftloop.metrics import metrics_for
+from ftloop.metrics import metric_titles, metrics_for
 from ftloop.system.text import join_some, short_repr
 
 
@@ -41,7 +41,8 @@ class Scorer:
         names = () if kind == ProblemType.REGRESSION else tuple(class_names(config))
         # Where classes have names, their numbers are read too, as in training.
         numbers = {str(id): id for id in range(len(names))}
-        labels = Labels(names, numbers | {name: id for id, name in enumerate(names)}, kind)
+        positive = settings.positive if len(names) == 2 and settings.positive in names else None
+        labels = Labels(names, numbers | {name: id for id, name in enumerate(names)}, kind, positive)
         task = TASKS.get(settings.task_name or "")
         metrics = task.metrics if task and task.label_names == names and not labels.multi_label else None
         return Scorer(labels, tuple(columns), settings.label_delimiter, metrics)
@@ -99,5 +100,6 @@ class Scorer:
         return metrics_for(self.labels, self.metrics)(EvalPrediction(predicted, true))
 
     def told(self) -> str:
-        scores = ", ".join(f"{name}={value:.4f}" for name, value in self.scores().items())
+        titles = metric_titles(self.labels)
+        scores = ", ".join(f"{titles.get(name, name)}={value:.4f}" for name, value in self.scores().items())
         return f"{scores} of {sum(map(len, self.true))} rows"

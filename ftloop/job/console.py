@@ -14,15 +14,17 @@ import numpy as np
 import torch
 from transformers.trainer_utils import EvalPrediction
 
+from ftloop.config.problem_type import ProblemType
 from ftloop.config.reproduce import ftloop_command, python_command
-from ftloop.config.train_config import TrainConfig
+from ftloop.config.train_config import FALLING, TrainConfig
 from ftloop.data.class_weights import describe_weights
+from ftloop.data.constant_answers import best_of, constant_answers
 from ftloop.data.glue import TASKS
 from ftloop.data.labels import label_ids
 from ftloop.data.load import TextData
 from ftloop.job.inputs import Inputs, Padding
 from ftloop.logs import format_numbers, scores
-from ftloop.metrics import metric_names
+from ftloop.metrics import metric_names, metric_titles
 from ftloop.models.adapters import describe_adapter
 from ftloop.models.freeze import trained_parameters
 from ftloop.models.published import loading_in_python
@@ -121,25 +123,23 @@ def announce_padding(run: Run, padding: Padding) -> None:
 
 
 def announce_baseline(run: Run, inputs: Inputs) -> None:
-    """Say what a constant answer scores on the set that decides, so that the run's scores can be read against it."""
+    """Say what the best constant answers score on the set that decides, so that the run's scores can be read against
+    them."""
     name, labels = next(iter(inputs.data.validation), None), inputs.data.labels
     if name is None or run.compute_metrics is None:
         return
-    ids = label_ids(inputs.encoded[name])
-    if labels.regression:
-        constant = np.full(len(ids), np.mean(ids))
-        answer = f"{np.mean(ids):.3g}"
-    elif labels.multi_label:
-        combinations, counts = np.unique(ids, axis=0, return_counts=True)
-        usual = combinations[counts.argmax()]
-        constant = np.tile(usual, (len(ids), 1))
-        answer = f"{[labels.names[i] for i in np.flatnonzero(usual)] or 'no label'}"
-    else:
-        counts = np.bincount(ids, minlength=labels.count)
-        constant = np.full(len(ids), counts.argmax())
-        answer = repr(labels.names[int(counts.argmax())])
-    metrics = run.compute_metrics(EvalPrediction(predictions=constant, label_ids=ids))
-    say("Baseline", f"always {answer} on {name}: {format_scores(metrics)}")
+    ids, titles = label_ids(inputs.encoded[name]), metric_titles(labels)
+    scored = {}
+    for answer in constant_answers(labels, ids):
+        constant = np.repeat(np.asarray(answer.value)[None], len(ids), axis=0)
+        scored[answer.name] = run.compute_metrics(EvalPrediction(predictions=constant, label_ids=ids))
+    best, metrics_of = best_of(scored, FALLING)
+    parts: list[str] = []
+    for always, metrics in metrics_of.items():
+        told = repr(always) if labels.problem_type == ProblemType.SINGLE_LABEL else always
+        values = format_numbers({titles.get(metric, metric): best[metric] for metric in metrics})
+        parts.append(f"always {told}{'' if parts else f' on {name}'}: {values}")
+    say("Baseline", "; ".join(parts))
 
 
 def announce_model(run: Run, name: str, new_weights: list[str]) -> None:
@@ -215,5 +215,7 @@ def print_next_steps(config: TrainConfig, pairs: bool, model: Any = None) -> Non
         say("", ftloop_command("train", "guide", "--model_name_or_path", PACKAGED_MODEL, *files))
 
 
-def format_scores(metrics: dict[str, float], prefix: str = "eval") -> str:
-    return format_numbers(scores(metrics, prefix))
+def format_scores(run: Run, metrics: dict[str, float], prefix: str = "eval") -> str:
+    """Write loss and scores as a person reads them, the loss first where there is one."""
+    loss = {"loss": metrics[f"{prefix}_loss"]} if f"{prefix}_loss" in metrics else {}
+    return format_numbers(loss | scores(metrics, run.compute_metrics, prefix))

@@ -27,7 +27,6 @@ from ftloop.job.results import (
     save_metrics,
     save_predictions,
 )
-from ftloop.logs import format_numbers, scores
 from ftloop.report.advice import advice_lines
 from ftloop.report.model_card import write_card
 from ftloop.report.outcome import MERGED, REPORT, read_finished_run
@@ -53,7 +52,7 @@ def evaluate_and_predict(run: Run, inputs: Inputs) -> None:
     _final_evaluation(run, inputs, list(data.validation), "eval")
     if isinstance(run.eval_dataset, dict):
         metrics = evaluate(run)
-        say("Evaluated", format_scores(metrics))
+        say("Evaluated", format_scores(run, metrics))
         save_metrics(run, "eval", metrics | {"epoch": run.state.epoch})
     _final_evaluation(run, inputs, labelled, "test")
     for name in data.test:
@@ -125,8 +124,7 @@ def _final_evaluation(run: Run, inputs: Inputs, names: list[str], prefix: str) -
             metrics = evaluate(run, rows, metric_key_prefix=prefix)
             size = f"{len(rows)} rows x {data.labels.count} classes"
             say("Skipped", f"predictions of {name} are not written: {size} are too many")
-        loss = {"loss": metrics[f"{prefix}_loss"]} if f"{prefix}_loss" in metrics else {}
-        say(name.capitalize(), format_numbers(loss | scores(metrics, prefix)))
+        say(name.capitalize(), format_scores(run, metrics, prefix))
         results |= {f"{key}{suffix}": value for key, value in metrics.items()}
     if results:
         save_metrics(run, prefix, results | {"epoch": run.state.epoch})

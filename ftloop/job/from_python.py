@@ -21,10 +21,10 @@ from ftloop.errors import UserError
 from ftloop.evaluation import evaluate
 from ftloop.inference.classifier import class_names, find_problem_type
 from ftloop.inference.texts import make_pairs
+from ftloop.job.console import format_scores
 from ftloop.job.finish import evaluate_and_predict, remove_stale_results
 from ftloop.job.inputs import Inputs, measure_padding
 from ftloop.job.results import record_complete, record_trained, save_metrics, save_state
-from ftloop.logs import format_numbers, scores
 from ftloop.run.run import Run
 from ftloop.system.console import say
 from ftloop.system.text import join_some
@@ -72,8 +72,7 @@ def _only_evaluate(run: Run, test_dataset: Any) -> None:
     for split, rows in {"eval": run.eval_dataset, "test": test_dataset}.items():
         if rows is not None:
             metrics = evaluate(run, rows, metric_key_prefix=split)
-            loss = {"loss": metrics[f"{split}_loss"]} if f"{split}_loss" in metrics else {}
-            say("Evaluated", f"{split}: {format_numbers(loss | scores(metrics, split))}")
+            say("Evaluated", f"{split}: {format_scores(run, metrics, split)}")
             save_metrics(run, split, metrics | {"epoch": run.state.epoch})
     record_complete(run)
     say("Results", f"{run.config.output_dir}: the model, all_results.json, trainer_state.json")

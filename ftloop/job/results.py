@@ -118,6 +118,7 @@ def run_facts(run: Run, inputs: Inputs) -> dict[str, Any]:
             "labels": list(data.labels.names),
             "text_columns": list(data.text_columns),
             "label_column": data.label_column,
+            **({"positive": data.labels.names[data.labels.positive]} if data.labels.is_binary else {}),
             "contradictions": count_contradictions(data.train, data.text_columns, data.label_column, data.labels),
             "longest_input": inputs.max_length,
             "sets": {

@@ -48,10 +48,15 @@ def keep_order_of_head(
         return labels, ""
     place = {name: id for id, name in enumerate(ordered)}
     model.config.id2label, model.config.label2id = dict(enumerate(ordered)), place
-    f1 = f"; F1 is that of class 1, {short_repr(ordered[1])}" if labels.count == 2 and not labels.multi_label else ""
-    said = f"the classes keep the order of the model's head: {_listed(ordered)}{f1}"
     ids = {raw: place[labels.names[id]] for raw, id in labels.ids.items()}
-    return replace(labels, names=ordered, ids=ids), said
+    labels = replace(labels, names=ordered, ids=ids)
+    return labels, f"the classes keep the order of the model's head: {_listed(ordered)}{_whose_f1(labels)}"
+
+
+def _whose_f1(labels: Labels) -> str:
+    if not labels.is_binary:
+        return ""
+    return f"; F1 is that of {short_repr(labels.names[labels.positive])} (positive_label)"
 
 
 def _in_order_of(head: Sequence[str], names: Sequence[str], spelled: Callable[[str], str]) -> tuple[str, ...] | None:

@@ -120,7 +120,8 @@ def _score_set(run: FinishedRun, name: str) -> dict[str, Any]:
     from ftloop.report.scoring import score_predictions
 
     data, table = run.facts["data"], read_predictions(run.predictions[name], ["label", "prediction", "logits"])
-    return score_predictions(parse_predictions(table, data["problem_type"], data["labels"]), with_probabilities=False)
+    predictions = parse_predictions(table, data["problem_type"], data["labels"], data.get("positive"))
+    return score_predictions(predictions, with_probabilities=False)
 
 
 def _data_name(config: dict[str, Any]) -> str:

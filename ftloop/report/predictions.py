@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from scipy.special import expit, log_softmax, softmax
 
 from ftloop.config.problem_type import ProblemType
+from ftloop.data.labels import Labels
 from ftloop.errors import UserError, summarize
 from ftloop.report.outcome import FinishedRun, read_predictions
 
@@ -29,6 +30,12 @@ class Predictions:
     """In the form of `labels`."""
     logits: np.ndarray
     """Rows x classes, without a copy of what was read: a set may be large."""
+    positive: str | None = None
+    """Of two classes, the one whose F1 and curve are given; None: the second."""
+
+    @property
+    def classes(self) -> Labels:
+        return Labels(self.names, {}, self.problem_type, self.positive)
 
     def finite(self) -> Predictions:
         """Return the rows whose logits are all finite."""
@@ -50,7 +57,7 @@ class Predictions:
         return np.asarray(-log_softmax(logits, axis=1)[np.arange(len(logits)), self.labels])
 
     def one_vs_rest(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return, for each class that has a curve, which rows are positive and their scores: of two classes the second,
+        """Return, for each class that has a curve, which rows are positive and their scores: of two the positive class,
         of up to MAX_CLASSES_SHOWN each, of more (and of numbers) none.
         """
         count, multi_label = len(self.names), self.problem_type == ProblemType.MULTI_LABEL
@@ -59,7 +66,7 @@ class Predictions:
         scores = self.probabilities()
         return {
             self.names[index]: (self.labels[:, index] if multi_label else self.labels == index, scores[:, index])
-            for index in ([1] if count == 2 and not multi_label else range(count))
+            for index in ([self.classes.positive] if self.classes.is_binary else range(count))
         }
 
 
@@ -69,12 +76,12 @@ def load_predictions(run: FinishedRun, name: str) -> tuple[pa.Table, Predictions
     """
     table, data = read_predictions(run.predictions[name]), run.facts.get("data", {})
     try:
-        return table, parse_predictions(table, data["problem_type"], data["labels"])
+        return table, parse_predictions(table, data["problem_type"], data["labels"], data.get("positive"))
     except (UserError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{run.predictions[name]}: not the predictions of this run ({summarize(error)})") from error
 
 
-def parse_predictions(table: pa.Table, problem_type: str, names: list[str]) -> Predictions:
+def parse_predictions(table: pa.Table, problem_type: str, names: list[str], positive: str | None = None) -> Predictions:
     """Raises: UserError when the table does not fit these classes."""
     width = len(names) or 1
     logits = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -86,7 +93,7 @@ def parse_predictions(table: pa.Table, problem_type: str, names: list[str]) -> P
     else:
         read = _multi_hot if problem_type == ProblemType.MULTI_LABEL else _class_ids
         labels, predicted = (read(column, names) for column in columns)
-    return Predictions(ProblemType(problem_type), tuple(names), labels, predicted, logits.reshape(-1, width))
+    return Predictions(ProblemType(problem_type), tuple(names), labels, predicted, logits.reshape(-1, width), positive)
 
 
 def _class_ids(column: pa.Array, names: list[str]) -> np.ndarray:

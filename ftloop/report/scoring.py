@@ -5,6 +5,7 @@ Everything is plain values for JSON; what is not defined is None.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,9 @@ from scipy.stats import pearsonr, rankdata
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ftloop.config.problem_type import ProblemType
+from ftloop.config.train_config import FALLING
+from ftloop.data.constant_answers import best_of, constant_answers
+from ftloop.data.labels import Labels
 from ftloop.report.bootstrap import Scores, count_intervals, row_intervals
 from ftloop.report.curves import areas, calibration_bins, calibration_error, curve_points
 from ftloop.report.predictions import MAX_CLASSES_SHOWN, Predictions
@@ -47,11 +51,16 @@ def score_predictions(predictions: Predictions, with_probabilities: bool = True)
     return plain
 
 
+def _with_best_constant(metrics: dict[str, Any], always: dict[str, Any]) -> dict[str, Any]:
+    """Set beside each metric what the best constant answer has; name these answers and the metrics they are for."""
+    plain = {name: {key: float(np.squeeze(value)) for key, value in each.items()} for name, each in always.items()}
+    best, answers = best_of(plain, (*FALLING, "mae"))
+    named = [{"answer": answer, "metrics": names} for answer, names in answers.items()]
+    return {"metrics": _with_baseline(metrics, best), "baseline": named}
+
+
 def _with_baseline(metrics: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: values | {"baseline": None if baseline[name] is None else float(np.squeeze(baseline[name]))}
-        for name, values in metrics.items()
-    }
+    return {name: values | {"baseline": float(baseline[name])} for name, values in metrics.items()}
 
 
 def safe_ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -75,23 +84,26 @@ def _score_classes(predictions: Predictions) -> dict[str, Any]:
     names, count = predictions.names, len(predictions.names)
     cells, counts = np.unique(predictions.labels * count + predictions.predicted, return_counts=True)
     support = np.bincount(predictions.labels, minlength=count)
-    majority = int(support.argmax())
-    always = count_scores(np.arange(count), np.full(count, majority), count)(support[None].astype(np.float64))
-    metrics = count_intervals(count_scores(*np.divmod(cells, count), count), counts)
+    classes, kinds = predictions.classes, support[None].astype(np.float64)
+    always = {
+        answer.name: count_scores(np.arange(count), np.full(count, answer.value), classes)(kinds)
+        for answer in constant_answers(classes, predictions.labels)
+    }
+    metrics = count_intervals(count_scores(*np.divmod(cells, count), classes), counts)
     return {
-        "metrics": _with_baseline(metrics, always),
-        "baseline": {"answer": names[majority]},
+        **_with_best_constant(metrics, always),
         "classes": _class_table(predictions, np.bincount(predictions.predicted, minlength=count), labels=range(count)),
         "confusion": _confusion(predictions, cells, counts),
-    } | ({"positive": names[1]} if count == 2 else {})
+    } | ({"positive": names[classes.positive]} if classes.is_binary else {})
 
 
-def count_scores(labels: np.ndarray, predicted: np.ndarray, count: int) -> Callable[[np.ndarray], Scores]:
+def count_scores(labels: np.ndarray, predicted: np.ndarray, classes: Labels) -> Callable[[np.ndarray], Scores]:
     """Score kinds of rows (`labels`, `predicted`) by how many there are of each: resamples x kinds.
 
-    F1 is that of class 1 where there are two classes, else the mean over all, as ftloop.metrics has it; a class without
-    any row counts 0 there.
+    F1 is that of the positive class where there are two, else the mean over all, as ftloop.metrics has it; a class
+    without any row counts 0 there.
     """
+    count, binary = classes.count, classes.is_binary
     right, ones, kinds = labels == predicted, np.ones(len(labels)), np.arange(len(labels))
     of_label, of_prediction = (csr_array((ones, (kinds, ids)), (len(ids), count)) for ids in (labels, predicted))
 
@@ -101,11 +113,11 @@ def count_scores(labels: np.ndarray, predicted: np.ndarray, count: int) -> Calla
         f1, recall = safe_ratio(2 * hits, support + chosen), safe_ratio(hits, support)
         covariance = hits.sum(axis=1) * total - (support * chosen).sum(axis=1)
         variances = [total**2 - (each**2).sum(axis=1) for each in (support, chosen)]
-        binary = {"precision": safe_ratio(hits, chosen)[:, 1], "recall": recall[:, 1]} if count == 2 else {}
+        of_positive = {"precision": safe_ratio(hits, chosen), "recall": recall} if binary else {}
         return {
             "accuracy": hits.sum(axis=1) / total,
-            "f1": f1[:, 1] if count == 2 else f1.mean(axis=1),
-            **binary,
+            "f1": f1[:, classes.positive] if binary else f1.mean(axis=1),
+            **{name: values[:, classes.positive] for name, values in of_positive.items()},
             "balanced_accuracy": recall.sum(axis=1) / (support > 0).sum(axis=1),
             "matthews_correlation": safe_ratio(covariance, np.sqrt(np.maximum(variances[0] * variances[1], 0.0))),
         }
@@ -122,7 +134,7 @@ def _score_probabilities(predictions: Predictions) -> dict[str, Any]:
     present = shares[shares > 0]
     baseline = {
         "roc_auc": 0.5,
-        "average_precision": shares[-1],
+        "average_precision": shares[predictions.classes.positive if halves == 2 else -1],
         "log_loss": -(present * np.log(present)).sum(),
         "brier": (1 - (shares**2).sum()) / halves,
     }
@@ -168,15 +180,14 @@ def _confusion(predictions: Predictions, cells: np.ndarray, counts: np.ndarray) 
 
 
 def _score_multi_label(predictions: Predictions, quick: bool) -> dict[str, Any]:
-    """The baseline gives each row the combination of labels that is most frequent."""
     labels, predicted = predictions.labels, predictions.predicted
-    combinations, counts = np.unique(labels, axis=0, return_counts=True)
-    usual = combinations[counts.argmax()]
-    always = multi_label_scores(*_multi_label_samples(labels, usual))
+    always = {
+        answer.name: multi_label_scores(*_multi_label_samples(labels, answer.value))
+        for answer in constant_answers(predictions.classes, labels)
+    }
     metrics = row_intervals(multi_label_scores, _multi_label_samples(labels, predicted), quick)
     return {
-        "metrics": _with_baseline(metrics, always),
-        "baseline": {"answer": ", ".join(predictions.names[i] for i in np.flatnonzero(usual)) or "no label"},
+        **_with_best_constant(metrics, always),
         "classes": _class_table(predictions, predicted.sum(axis=0)),
     }
 
@@ -202,13 +213,16 @@ def multi_label_scores(exact: np.ndarray, hits: np.ndarray, both: np.ndarray) ->
 def _score_numbers(predictions: Predictions, quick: bool) -> dict[str, Any]:
     labels, predicted = predictions.labels, predictions.predicted
     if not len(labels):
-        return {"metrics": {}, "baseline": None}
-    mean, errors = float(labels.mean()), predicted - labels
-    always = {"mse": labels.var(), "mae": np.abs(labels - mean).mean(), "r2": 0.0, "pearson": None, "spearmanr": None}
+        return {"metrics": {}, "baseline": []}
+    errors = predicted - labels
+    always = {}
+    for answer in constant_answers(predictions.classes, labels):
+        squared, distance = ((labels - answer.value) ** 2).mean(), np.abs(labels - answer.value).mean()
+        r2 = 1 - squared / labels.var() if labels.var() else 0.0
+        always[answer.name] = {"mse": squared, "mae": distance, "r2": r2, "pearson": math.nan, "spearmanr": math.nan}
     some = np.unique(np.linspace(0, len(labels) - 1, 2000).astype(int))
     return {
-        "metrics": _with_baseline(row_intervals(number_scores, (labels, predicted), quick), always),
-        "baseline": {"answer": f"{mean:.4g}"},
+        **_with_best_constant(row_intervals(number_scores, (labels, predicted), quick), always),
         "points": np.column_stack([labels[some], predicted[some]]).tolist(),
         "residuals": {
             "mean": float(errors.mean()),

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import permutation_test, t
@@ -32,6 +32,9 @@ from ftloop.metrics import score
 from ftloop.report.predictions import load_predictions
 from ftloop.seeds.summary import SETS, SeedRuns, aligned
 from ftloop.system.text import pluralize
+
+if TYPE_CHECKING:
+    from ftloop.data.labels import Labels
 
 GROUPS = 100
 ROUNDING = 1e-9  # of differences: scores are recorded as means of floats
@@ -74,13 +77,13 @@ class PairedRows:
     predicted: np.ndarray
     """A and B x seeds x rows: class ids, or numbers."""
     losses: np.ndarray
-    num_labels: int
+    classes: Labels
 
     def score(self, name: str, side: int, seed: int, kept: Any = slice(None)) -> float:
         """Return a score of one run, not a number where predictions do not give it. `kept`: of which rows."""
         if name == "loss":
             return float(self.losses[side, seed, kept].mean())
-        value = score(name, self.labels[kept], self.predicted[side, seed, kept], self.num_labels)
+        value = score(name, self.labels[kept], self.predicted[side, seed, kept], self.classes)
         return math.nan if value is None else value
 
 
@@ -232,7 +235,7 @@ def _paired_rows(a: SeedRuns, b: SeedRuns, seeds: list[int], prefix: str, notes:
         loaded.append(predictions)
     shape = (2, len(seeds), -1)
     predicted, losses = np.stack([p.predicted for p in loaded]), np.stack([p.row_losses() for p in loaded])
-    return PairedRows(loaded[0].labels, predicted.reshape(shape), losses.reshape(shape), len(data_a["labels"]) or 1)
+    return PairedRows(loaded[0].labels, predicted.reshape(shape), losses.reshape(shape), loaded[0].classes)
 
 
 # --- in words --------------------------------------------------------------------------------------------------------

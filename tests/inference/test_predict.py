@@ -1168,11 +1168,11 @@ def test_a_labelled_file_is_scored_as_a_run_scores_it(kind: str, predict: Any, t
     assert "Scores" in predict(*words, model=model)[1], "rows go to standard output"
     if kind == "classes":
         share = np.mean([row["gold"] == said.label for row, said in zip(rows, predictions, strict=True)])
-        assert f"accuracy={share:.4f}, f1=" in line
+        assert f"accuracy={share:.4f}, f1(macro)=" in line
     elif kind == "several labels":
         share = np.mean([set(row["gold"]) == set(said.labels) for row, said in zip(rows, predictions, strict=True)])
-        assert f"accuracy={share:.4f}, f1=" in line
-        assert "f1_macro=" in line
+        assert f"accuracy={share:.4f}, f1(micro)=" in line
+        assert "f1(macro)=" in line
         texts = [row["gold"][0] if len(row["gold"]) == 1 else json.dumps(row["gold"]) for row in rows]
         assert {text[0] for text in texts} > {"["}, "names stand beside lists, as Label Studio writes them"
         as_text = [row | {"gold": text} for row, text in zip(rows, texts, strict=True)]

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from transformers import EvalPrediction
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.glue import TASKS
 from ftloop.data.labels import Labels
-from ftloop.metrics import metrics_for
+from ftloop.logs import scores
+from ftloop.metrics import metric_titles, metrics_for
 
 
 def classes(count: int) -> Labels:
@@ -120,3 +122,24 @@ def test_metrics_for_imports_scikit_learn_and_evaluating_draws_nothing() -> None
     """What scikit-learn imports draws from Python's generator; after the seed, that would be another run."""
     done = subprocess.run([sys.executable, "-c", LATE], cwd=CHECKOUT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
+
+
+def test_titles_say_whose_f1_it_is() -> None:
+    several = Labels(("a", "b"), {}, ProblemType.MULTI_LABEL)
+    long = Labels(("no", "x" * 40), {})
+    assert metric_titles(classes(2)) == {"f1": "f1(class 1)"}
+    assert metric_titles(replace(classes(2), positive_name="class 0")) == {"f1": "f1(class 0)"}
+    assert metric_titles(long) == {"f1": f"f1({'x' * 21}...)"}
+    assert metric_titles(classes(3)) == {"f1": "f1(macro)"}
+    assert metric_titles(several) == {"f1": "f1(micro)", "f1_macro": "f1(macro)"}
+    assert metric_titles(NUMBER) == {}
+    compute = metrics_for(classes(2))
+    metrics = {"eval_loss": 1.0, "eval_accuracy": 0.5, "eval_f1": 0.25, "eval_runtime": 3.0}
+    assert scores(metrics, compute) == {"accuracy": 0.5, "f1(class 1)": 0.25}
+    assert scores(metrics, None) == scores(metrics, lambda _: {}) == {"accuracy": 0.5, "f1": 0.25}
+
+
+def test_the_f1_of_two_classes_is_that_of_the_positive_one() -> None:
+    true, predicted = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0, 0]
+    first = replace(classes(2), positive_name="class 0")
+    assert score(first, true, predicted)["f1"] == pytest.approx(4 / 5)  # four found of five, one falsely

@@ -12,6 +12,7 @@ import sklearn.metrics as theirs
 from scipy import stats
 from sklearn.calibration import calibration_curve
 
+from ftloop.data.labels import Labels
 from ftloop.errors import UserError
 from ftloop.report import bootstrap, scoring
 from ftloop.report.curves import BINS, calibration_bins
@@ -204,7 +205,7 @@ def test_95_of_100_intervals_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> 
         labels = draw.integers(0, 2, 150)
         predicted = np.where(draw.random(150) < 0.7, labels, 1 - labels)
         cells, counts = np.unique(labels * 2 + predicted, return_counts=True)
-        scores = scoring.count_scores(*np.divmod(cells, 2), 2)
+        scores = scoring.count_scores(*np.divmod(cells, 2), Labels(("a", "b"), {}))
         found = bootstrap.count_intervals(scores, counts)["accuracy"]
         held += found["low"] <= 0.7 <= found["high"]
     # 190 are expected; three standard deviations of a binomial, and some for how percentiles fall short at 150 rows.
