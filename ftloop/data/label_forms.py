@@ -111,9 +111,9 @@ def in_one_column(
     `may_lack_labels` that holds one and the same other text in all of them.
 
     Returns: the sets, and what is to be said. Raises: UserError for a value that is neither 0 nor 1, naming column and
-    row.
+    row, and where numbers are `wanted`.
     """
-    if wanted not in (None, ProblemType.MULTI_LABEL):
+    if wanted == ProblemType.REGRESSION:
         told = f"{wanted} learns one label a row, and there are {len(columns)} label columns"
         raise UserError(f"problem_type: {told}; {one_at_a_time(columns)}")
     left, said = dict(sets), list[Remark]()

@@ -6,7 +6,7 @@ import csv
 import io
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ftloop.checkpoint.save import save_model
 from ftloop.config.reproduce import ftloop_command
@@ -36,11 +36,7 @@ from ftloop.system.console import say, write
 from ftloop.system.distributed import destroy_group, main_process_first, new_cpu_group
 from ftloop.system.launcher import is_main_process
 from ftloop.system.manifest import read_json
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from ftloop.data.labels import Labels
+from ftloop.system.row_numbers import row_numbers
 
 
 def evaluate_and_predict(run: Run, inputs: Inputs) -> None:
@@ -57,7 +53,7 @@ def evaluate_and_predict(run: Run, inputs: Inputs) -> None:
     _final_evaluation(run, inputs, labelled, "test")
     for name in data.test:
         if name not in labelled:
-            _write_predictions(run, inputs.rows_to_predict(name), name, data.labels)
+            _write_predictions(run, inputs, name)
     if run.config.lora_merge:
         save_model(run, Path(run.config.output_dir) / MERGED, merge=True)
     # A launcher that sees one process fail ends the others, and one that has left may fail at its exit.
@@ -130,9 +126,12 @@ def _final_evaluation(run: Run, inputs: Inputs, names: list[str], prefix: str) -
         save_metrics(run, prefix, results | {"epoch": run.state.epoch})
 
 
-def _write_predictions(run: Run, rows: Dataset, name: str, labels: Labels) -> None:
-    """Predict a test set without labels into `<name>_predictions.tsv`, one line a row, in the rows' order. Between the
-    labels of a row that has several, and their probabilities, stands `label_delimiter`, or a bar."""
+def _write_predictions(run: Run, inputs: Inputs, name: str) -> None:
+    """Predict a test set without labels into `<name>_predictions.tsv`: one line a row, with the place that it has where
+    it was read, from 0. Between the labels of a row that has several, and their probabilities, stands
+    `label_delimiter`, or a bar.
+    """
+    rows, labels = inputs.rows_to_predict(name), inputs.data.labels
     logits = predict(run, rows).predictions
     if not run.is_main:
         return
@@ -149,7 +148,8 @@ def _write_predictions(run: Run, rows: Dataset, name: str, labels: Labels) -> No
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")  # quotes a name with a tab or a line end in it
     table.writerow(["index", "prediction", "score"][: 1 + len(columns)])
-    table.writerows(zip(range(len(rows)), *columns, strict=True))
+    places = [number - 1 for number in row_numbers(rows, range(len(rows)))]
+    table.writerows(zip(places, *columns, strict=True))
     save_text(path, text.getvalue())
     say(name.capitalize(), f"{len(rows)} rows without labels, predicted into {path}")
 

@@ -287,6 +287,21 @@ def test_lists_of_one_are_one_label_where_that_is_asked_for(files: Files) -> Non
     assert "no training row has more than one" not in said(files.load(labelled(["a"], ["a", "b"], [])))
 
 
+def test_a_column_for_each_class_is_one_class_a_row_where_that_is_asked_for(files: Files) -> None:
+    """As pandas' get_dummies writes classes; the way that the line of what was read gives."""
+    rows = [{"text": "a", "cat": n % 3 == 0, "dog": n % 3 == 1, "hen": n % 3 == 2} for n in range(6)]
+    settings: dict[str, Any] = {"label_column_name": ["hen", "cat", "dog"]}
+    assert f"no training row has more than one; --problem_type {ONE_LABEL}" in said(files.load(rows, **settings))
+    loaded = files.load(rows, **settings, problem_type=ONE_LABEL)
+    assert loaded.labels.names == ("hen", "cat", "dog")
+    assert loaded.train["labels"] == ["cat", "dog", "hen"] * 2
+    both = files.fault([*rows, {"text": "a", "cat": 1, "dog": 1, "hen": 0}], **settings, problem_type=ONE_LABEL)
+    assert "row 7" in both
+    assert "several labels, which only multi_label_classification learns" in both
+    neither = [*rows, {"text": "a", "cat": 0, "dog": 0, "hen": 0}]
+    assert "no value in row 7; --drop_unlabelled" in files.fault(neither, **settings, problem_type=ONE_LABEL)
+
+
 def test_empty_lists_beside_lists_of_one_are_counted_and_the_way_out_leaves_them_out(files: Files) -> None:
     """As doccano and Prodigy write rows that nobody has labelled yet."""
     one = f"though no training row has more than one; --problem_type {ONE_LABEL} learns one class a row"

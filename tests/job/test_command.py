@@ -149,6 +149,17 @@ def test_a_test_set_without_labels_is_predicted_and_written(tiny_folder: Path, t
     assert not (tmp_path / "out" / "test_results.json").exists()
 
 
+def test_predictions_keep_the_places_that_their_rows_have_in_the_test_file(tiny_folder: Path, tmp_path: Path) -> None:
+    """So that they can be put beside its rows, though some were left out."""
+    rows = [json.loads(line) for line in (tiny_folder / "test.jsonl").read_text().splitlines()]
+    rows = [{"sentence1": row["sentence1"], "sentence2": row["sentence2"] * (n != 3)} for n, row in enumerate(rows)]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = ("--test_file", str(tmp_path / "test.jsonl"), "--drop_empty_texts", "--max_steps", "1")
+    python(*arguments(tiny_folder, tmp_path / "out"), *settings)
+    lines = (tmp_path / "out" / "test_predictions.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines[1:]] == [str(place) for place in range(11) if place != 3]
+
+
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {}], ids=["HF_HUB_OFFLINE", "a silent hub"])
 def test_without_a_hub_the_bare_command_soon_says_what_to_do(environment: dict[str, str], tmp_path: Path) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "HF_"))}
