@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
+from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from ftloop.config.problem_type import ProblemType
@@ -28,7 +29,7 @@ from ftloop.models.adapters import load_adapter
 from ftloop.models.damage import check_files
 from ftloop.models.folder import naming
 from ftloop.models.load import check_model, head_of_another_task, load_tokenizer, load_weights, longest_input
-from ftloop.models.match import added_tokens, embedding_sizes, match
+from ftloop.models.match import added_tokens, embedding_sizes, match, takes
 from ftloop.models.published import that_of_own_code
 from ftloop.models.weights import holds_adapter
 from ftloop.system.console import say
@@ -204,6 +205,8 @@ def classify(
     of a score and no more.
     Raises: UserError for what is no text, and for tokens that the model does not know.
     """
+    if not isinstance(getattr(model, "config", None), PretrainedConfig):
+        raise UserError(f"classify: {type(model).__name__} has no config, a PretrainedConfig, that names its labels")
     problem_type, names = find_problem_type(model.config), class_names(model.config)
     texts = listed_texts(texts)
     if not texts:
@@ -216,6 +219,9 @@ def classify(
         raise UserError(f"text {int(encoded.lengths.argmin()) + 1} has no tokens")
     logits = np.empty((len(texts), len(names)), np.float32)
     for rows, values in compute_logits(model, tokenizer, encoded, BatchBudget.of(model, max_tokens)):
+        if values.shape[1] != len(names):
+            given = f"{values.shape[1]} numbers a row, and its config names {len(names)} classes"
+            raise UserError(f"classify: the model gives {given}: num_labels is not set")
         logits[rows] = values
     shares = probabilities(problem_type, logits)
     labels = label_names(problem_type, names, predicted_labels(problem_type, logits))
@@ -254,13 +260,18 @@ class BatchBudget:
 
     @staticmethod
     def of(model: Any, tokens: int | None = None) -> BatchBudget:
-        device = "cpu" if model.device.type == "cpu" else "cuda"
+        device = "cpu" if _device(model).type == "cpu" else "cuda"
         return BatchBudget(tokens or TOKENS_PER_BATCH[device], PADDING_PER_BATCH[device])
 
     def rows(self, lengths: np.ndarray) -> int:
         """Return how many of these rows, sorted with the longest first, make the next batch; one at least."""
         first = lengths[: max(1, self.tokens // int(lengths[0]))]
         return int(np.searchsorted(np.cumsum(first[0] - first), self.padding, side="right"))
+
+
+def _device(model: Any) -> torch.device:
+    device: torch.device = next(model.parameters()).device
+    return device
 
 
 def encode(tokenizer: Any, texts: Sequence[Text], max_length: int | None) -> TokenizedTexts:
@@ -291,6 +302,8 @@ def compute_logits(
     _check_ids(model, tokenizer, encoded)
     was_training = model.training
     model.eval()
+    for name in [name for name in encoded.inputs if not takes(model, name)]:
+        del encoded.inputs[name]
     order = np.argsort(-encoded.lengths, kind="stable")[: np.count_nonzero(encoded.lengths)]
     lengths, done = encoded.lengths[order], 0
     try:
@@ -329,8 +342,11 @@ def _forward(model: Any, inputs: dict[str, Any], longest: int) -> np.ndarray | N
     """Return the logits, None if the batch does not fit into memory. Raises: TrainingError if one row does not."""
     try:
         with torch.inference_mode():
-            on_device = {name: values.to(model.device) for name, values in inputs.items()}
-            logits: np.ndarray = model(**on_device).logits.float().cpu().numpy()
+            on_device = {name: values.to(_device(model)) for name, values in inputs.items()}
+            outputs = model(**on_device)
+            if isinstance(outputs, (dict, tuple)):  # a class of the user's own may give logits alone
+                outputs = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+            logits: np.ndarray = outputs.float().cpu().numpy()
             return logits
     except (ValueError, IndexError) as error:
         raise UserError(

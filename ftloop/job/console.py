@@ -27,7 +27,7 @@ from ftloop.logs import format_numbers, scores
 from ftloop.metrics import metric_names, metric_titles
 from ftloop.models.adapters import describe_adapter
 from ftloop.models.freeze import trained_parameters
-from ftloop.models.published import loading_in_python
+from ftloop.models.published import WEIGHTS_INTO_MODEL, loading_in_python
 from ftloop.models.weights import base_model, is_adapter
 from ftloop.report.outcome import MERGED
 from ftloop.run.precision import bf16_warning, tf32_hint
@@ -200,10 +200,12 @@ def print_next_steps(config: TrainConfig, pairs: bool, model: Any = None) -> Non
         say("Next", f"{ftloop_command('predict', '--model', config.output_dir)} {texts}")
     else:
         some = '[("A text.", "Another one.")]' if pairs else '["A text."]'
-        name = type(base_model(model)).__name__
+        why, code = loading
         say("Next", f"in Python: from ftloop import classify; classify(model, tokenizer, {some})")
-        again = "" if is_adapter(model) else f"; it is loaded again by {loading.format(json.dumps(config.output_dir))}"
-        say("", f"ftloop predict cannot load {name}, which is no class of transformers{again}")
+        again = "" if is_adapter(model) else f"; it is loaded again by {code.format(json.dumps(config.output_dir))}"
+        if code == WEIGHTS_INTO_MODEL:
+            again += ", into a model built as this one was: from ftloop.models.weights import load_weights"
+        say("", f"ftloop predict cannot load {type(base_model(model)).__name__}, {why}{again}")
     if loading is None and config.lora_r is not None and not config.lora_merge:
         folder, whole = json.dumps(config.output_dir), json.dumps(str(Path(config.output_dir) / MERGED))
         code = f"from ftloop import load_classifier; load_classifier({folder}).save({whole})"

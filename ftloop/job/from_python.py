@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from transformers import PretrainedConfig
 
 from ftloop.batching.padding import row_lengths
 from ftloop.checkpoint.save import save_model
@@ -32,8 +33,8 @@ from ftloop.system.text import join_some
 NO_LIMIT = 100_000  # tokens; a tokenizer without a limit has a larger one
 
 
-class _NoTexts(UserError):
-    """The rows hold no texts, and nothing reads their tokens."""
+class _Unsaid(UserError):
+    """Nothing says what the rows' texts or the model's classes are."""
 
 
 def finish(run: Run, test_dataset: datasets.Dataset | None = None) -> None:
@@ -56,7 +57,7 @@ def finish(run: Run, test_dataset: datasets.Dataset | None = None) -> None:
     record_trained(run, [*files, "train_results.json", TRAINER_STATE])
     try:
         inputs = _inputs(run, test_dataset)
-    except _NoTexts as missing:
+    except _Unsaid as missing:
         say(
             "Left out",
             f"predictions of each row, model card and report: {missing.problems[0].removeprefix('finish: ')}",
@@ -82,8 +83,8 @@ def _inputs(run: Run, test_dataset: Any) -> Inputs:
     """What the command would have read before it trained."""
     model: Any = run.unwrapped_model
     config, tokenizer = run.config, run.processing_class
-    if getattr(model, "config", None) is None:
-        raise UserError(f"finish: {type(model).__name__} has no config that names its labels; evaluate and predict do")
+    if not isinstance(getattr(model, "config", None), PretrainedConfig):
+        raise _Unsaid(f"finish: {type(model).__name__} has no config, a PretrainedConfig, that names its labels")
     kind = find_problem_type(model.config)
     names = () if kind == ProblemType.REGRESSION else tuple(class_names(model.config))
     labels = Labels(names, {name: id for id, name in enumerate(names)}, kind)
@@ -167,7 +168,7 @@ def _decoded(tokenizer: Any, sets: dict[str, Any]) -> tuple[tuple[str, ...], dic
     """
     if tokenizer is None or any("input_ids" not in rows.column_names for rows in sets.values()):
         way = "keep the texts beside the tokens, or give prepare the tokenizer as processing_class, which reads these"
-        raise _NoTexts(f"finish: the columns {join_some(sets['train'].column_names, 10)} hold no texts; {way}")
+        raise _Unsaid(f"finish: the columns {join_some(sets['train'].column_names, 10)} hold no texts; {way}")
     say("Texts", "the data sets hold none beside the tokens: as the tokenizer reads these, to where they were cut")
     tokens = {name: rows.with_format(None).select_columns("input_ids") for name, rows in sets.items()}
     texts = {name: [_parts(tokenizer, row["input_ids"]) for row in rows] for name, rows in tokens.items()}
@@ -206,7 +207,10 @@ def _as_read(rows: datasets.Dataset, columns: tuple[str, ...], labels: Labels, n
         return texts.add_column("label", ids.tolist())
     if labels.multi_label:
         return texts.add_column("label", [[labels.names[i] for i in np.flatnonzero(row)] for row in ids])
-    outside = (ids < 0) | (ids >= labels.count)
+    if (ids >= labels.count).any():
+        highest = f"the {name} set has the label {ids.max()}"
+        raise _Unsaid(f"finish: {highest}, and the model's config names {labels.count} classes: num_labels is not set")
+    outside = ids < 0
     if outside.any():
         raise UserError(f"finish: row {int(outside.argmax()) + 1} of the {name} set has no class; filter such rows out")
     return texts.add_column("label", np.asarray(labels.names, object)[ids].tolist())

@@ -23,6 +23,7 @@ from ftloop.errors import UserError
 from ftloop.evaluation import Predictions
 from ftloop.job.inputs import Inputs
 from ftloop.models.adapters import describe_adapter
+from ftloop.models.freeze import trained_parameters
 from ftloop.models.published import loading_in_python
 from ftloop.models.weights import base_model, is_adapter
 from ftloop.report.outcome import PREDICTIONS_FILE
@@ -103,15 +104,17 @@ def run_facts(run: Run, inputs: Inputs) -> dict[str, Any]:
     model: Any = run.unwrapped_model
     device, plan, data, padding = run.accelerator.device, run.plan, inputs.data, inputs.padding
     sets = {"train": data.train} | data.validation | data.test
+    trained, parameters = trained_parameters(model)
+    loading = loading_in_python(model)
     return {
         "format": 1,
         "model": {
             "name": run.config.model_name_or_path or getattr(model.config, "_name_or_path", None) or None,
             "class": type(base_model(model)).__name__,
-            "parameters": model.num_parameters(),
-            "trained_parameters": model.num_parameters(only_trainable=True),
+            "parameters": parameters,
+            "trained_parameters": trained,
             **({"adapter": describe_adapter(model)} if is_adapter(model) else {}),
-            **({"loading": loading} if (loading := loading_in_python(model)) else {}),
+            **(dict(zip(("unlike_its_class", "loading"), loading, strict=True)) if loading else {}),
         },
         "data": {
             "problem_type": data.labels.problem_type,

@@ -122,6 +122,12 @@ def example(model: Any, tokenizer: Any, texts: Sequence[str]) -> Row:
     return {name: ids for name, ids in row.items() if name in taken}
 
 
+def takes(model: Any, name: str) -> bool:
+    """Whether a model's `forward` has an argument of that name; one of the user's own often has few."""
+    arguments = inspect.signature(base_model(model).forward).parameters
+    return name in arguments or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in arguments.values())
+
+
 def _gives(tokenizer: Any, name: str) -> bool:
     return name == "input_ids" or name in tokenizer.model_input_names
 
@@ -137,7 +143,7 @@ def embedding_sizes(model: Any) -> tuple[float, float]:
     """Return how many tokens and token types the model knows; infinite where it has no limit, or does not take them."""
     try:
         vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
-    except NotImplementedError:  # CANINE hashes characters and has no table of tokens
+    except (NotImplementedError, AttributeError):  # CANINE has no table of tokens; a class of the user's own says none
         vocabulary = math.inf
     if "token_type_ids" not in inspect.signature(model.forward).parameters:
         return vocabulary, math.inf

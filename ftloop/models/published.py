@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from ftloop.errors import UserError, summarize
-from ftloop.models.weights import base_model
+from ftloop.models.weights import base_model, is_adapter
 from ftloop.system.manifest import read_json
+from ftloop.system.text import join_some
 
 CLASSIFIER = "AutoModelForSequenceClassification"
+WEIGHTS_INTO_MODEL = "load_weights(model, {})"
+"""For a model that is built again by the code that built it for the training."""
 
 
 def sentencepiece_problem(folder: Path | None, error: BaseException) -> str | None:
@@ -76,15 +81,33 @@ def own_code(name: str, auto_map: Any = None, num_labels: int | None = None) -> 
     )
 
 
-def loading_in_python(model: Any) -> str | None:
-    """Return the Python that loads a saved model from the folder `{}`, where its class is none of transformers: no
-    command can, or it would load another in its place. None: its class is one of transformers.
+def loading_in_python(model: Any) -> tuple[str, str] | None:
+    """Return why no command can load a saved model, or would load another in its place, and the Python that loads it
+    from the folder `{}`. None: it is what its class, one of transformers, makes of its configuration.
     """
     made_by = type(base_model(model))
     package = made_by.__module__.partition(".")[0]
+    why = "which is no class of transformers"
     if package == TRANSFORMERS_DYNAMIC_MODULE_NAME:
-        return f"{CLASSIFIER}.from_pretrained({{}}, trust_remote_code=True)"
-    return None if package == "transformers" else f"{made_by.__name__}.from_pretrained({{}})"
+        return why, f"{CLASSIFIER}.from_pretrained({{}}, trust_remote_code=True)"
+    if package != "transformers" and hasattr(made_by, "from_pretrained"):
+        return why, f"{made_by.__name__}.from_pretrained({{}})"
+    if package == "transformers":
+        parts = [] if is_adapter(model) else own_parts(model)
+        if not parts:
+            return None
+        why = f"whose {join_some(parts, 3)} differ from what its class makes: from_pretrained would draw others"
+    return why, WEIGHTS_INTO_MODEL
+
+
+def own_parts(model: Any) -> list[str]:
+    """Names of the weights in which a model differs from what its class makes of its configuration: another head has
+    been put into it, or layers have been left out."""
+    base = base_model(model)
+    with torch.device("meta"):
+        made = type(base)(copy.deepcopy(base.config))
+    own, plain = ({name: weight.shape for name, weight in each.named_parameters()} for each in (base, made))
+    return [name for name in own | plain if own.get(name) != plain.get(name)]
 
 
 def _is_sentencepiece(path: Path) -> bool:

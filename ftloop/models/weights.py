@@ -76,13 +76,13 @@ def save_weights(model: Any, folder: Path) -> None:
         save_file(_each_once(model.state_dict()), folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def load_weights(model: Any, folder: Path) -> list[str]:
+def load_weights(model: Any, folder: Path | str) -> list[str]:
     """Load what `save_weights`, or Trainer, has written.
 
     Returns: the names there that are not the model's own, but old ones of its weights.
     Raises: UserError when these are another model's weights.
     """
-    path = folder / weights_file(model)
+    path = Path(folder) / weights_file(model)
     try:
         weights = load_file(path)
         wrong = _load_adapter(model, weights) if is_adapter(model) else _load_model(model, weights)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 from harness.models import tiny_bert
 from harness.rows import tiny_pairs, tiny_tokenizer
@@ -18,8 +20,10 @@ from ftloop import TrainConfig, UserError, classify, finish, load_classifier, pr
 from ftloop.config.command_line import parse_args
 from ftloop.data.labels import Labels
 from ftloop.inference.__main__ import main as predict
+from ftloop.loss import logits_of
 from ftloop.models.load import load_model, load_tokenizer
 from ftloop.models.published import own_code_problem
+from ftloop.models.weights import load_weights
 
 PAIR = Labels(("no", "yes"), {"no": 0, "yes": 1})
 CODE = """
@@ -149,20 +153,96 @@ def test_the_flag_is_answered_with_the_way(tmp_path: Path, capsys: pytest.Captur
     assert "--trust_remote_code: leave it out: ftloop runs no code" in capsys.readouterr().err
 
 
-class OwnHead(type(tiny_bert())):  # type: ignore[misc]
+Bert: Any = type(tiny_bert())
+
+
+class OwnHead(Bert):  # type: ignore[misc]
     """Somebody's own class, which the commands would take for BERT's."""
 
 
+class Plain(torch.nn.Module):
+    """A class of torch's alone, as notebooks have them: it takes two arguments, and gives logits."""
+
+    def __init__(self, config: Any = None, num_labels: int = 2) -> None:
+        super().__init__()
+        if config is not None:
+            self.config = config
+        self.body = tiny_bert().bert
+        self.head = torch.nn.Linear(self.body.config.hidden_size, num_labels)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.body(input_ids, attention_mask=attention_mask)[0][:, 0])
+        return logits
+
+
+def with_another_head() -> Any:
+    model = tiny_bert()
+    hidden = model.config.hidden_size
+    model.classifier = torch.nn.Sequential(torch.nn.Linear(hidden, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    return model
+
+
+def with_a_layer_less() -> Any:
+    model = tiny_bert()
+    model.bert.encoder.layer = model.bert.encoder.layer[:1]
+    return model
+
+
+def finished(model: Any, folder: Path, classes: int = 2) -> Any:
+    rows = Dataset.from_list([row | {"label": number % classes} for number, row in enumerate(tiny_pairs(9))])
+    rows = rows.map(lambda row: tiny_tokenizer()(row["sentence1"], row["sentence2"]))
+    config = TrainConfig(output_dir=str(folder), num_train_epochs=1, use_cpu=True, disable_tqdm=True)
+
+    def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits_of(outputs), labels)
+
+    run = prepare(config, model, rows, rows, processing_class=tiny_tokenizer(), compute_loss_func=loss)
+    train(run)
+    finish(run)
+    return run.model
+
+
+INTO_MODEL = "it is loaded again by load_weights(model, "
+
+
+@pytest.mark.parametrize(
+    ("build", "way"),
+    [
+        (tiny_bert, None),
+        (lambda: OwnHead(tiny_bert().config), "it is loaded again by OwnHead.from_pretrained("),
+        (lambda: Plain(tiny_bert().config), INTO_MODEL),
+        (with_another_head, INTO_MODEL),
+        (with_a_layer_less, INTO_MODEL),
+    ],
+    ids=["transformers", "own class", "torch", "another head", "a layer less"],
+)
 def test_after_a_class_of_ones_own_no_command_is_named_that_loads_another(
+    build: Callable[[], Any], way: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the Python that is named loads what was trained."""
+    trained = finished(build(), tmp_path)
+    said, card = capsys.readouterr().out, (tmp_path / "README.md").read_text()
+    assert ("ftloop predict --model" in said) == (way is None)
+    assert ("import pipeline" in card) == (way is None)
+    if way is not None:
+        assert way in said
+        assert way.removeprefix("it is loaded again by ") in card
+    if way == INTO_MODEL:
+        again = build()
+        load_weights(again, str(tmp_path))
+        texts = [("a b", "c"), ("b", "a")]
+        assert classify(again, tiny_tokenizer(), texts) == classify(trained, tiny_tokenizer(), texts)
+
+
+def test_a_class_of_ones_own_that_names_no_classes_is_finished_without_what_needs_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = Dataset.from_list(tiny_pairs(9)).map(lambda row: tiny_tokenizer()(row["sentence1"], row["sentence2"]))
-    for kind, is_own in ((OwnHead, True), (type(tiny_bert()), False)):
-        folder = str(tmp_path / kind.__name__)
-        config = TrainConfig(output_dir=folder, num_train_epochs=1, use_cpu=True, disable_tqdm=True)
-        run = prepare(config, kind(tiny_bert().config), rows, rows, processing_class=tiny_tokenizer())
-        train(run)
-        finish(run)
+    for number, config in enumerate((None, tiny_bert().config)):
+        fault = "num_labels is not set" if config else "has no config"
+        model = finished(Plain(config, num_labels=3), tmp_path / str(number), classes=3)
         said = capsys.readouterr().out
-        assert ("ftloop predict --model" in said) != is_own
-        assert ("it is loaded again by OwnHead.from_pretrained(" in said) == is_own
+        assert "Left out" in said
+        assert fault in said
+        assert (tmp_path / str(number) / "all_results.json").is_file()
+        with pytest.raises(UserError, match=fault):
+            classify(model, tiny_tokenizer(), ["a b"])
