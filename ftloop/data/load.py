@@ -43,6 +43,7 @@ from ftloop.data.other_names import Trained, find_own_columns, with_trained_name
 from ftloop.data.readers import read_rows
 from ftloop.data.refused_rows import refused_warnings
 from ftloop.data.remarks import Remark, contradictions_remark, label_remarks, one_class_remarks
+from ftloop.data.repeated_texts import count_in_train
 from ftloop.data.scan import distinct_values, list_and_class_names
 from ftloop.data.set_column import places_of_rows, sets_warning, split_by_column
 from ftloop.data.set_files import find_files, saved_splits
@@ -73,6 +74,8 @@ class TextData:
     """Rows of each set before max_train_samples and the like; `train` is the training set."""
     remarks: tuple[Remark, ...] = ()
     """What is to be said of the rows and labels before training."""
+    in_train: dict[str, int] = field(default_factory=dict)
+    """How many rows of another set have the texts of a training row; without the sets that have none."""
 
     def has_labels(self, dataset: Dataset) -> bool:
         return self.label_column in dataset.column_names
@@ -125,7 +128,10 @@ def load_text_data(config: TrainConfig) -> TextData:
     shortened = {name for name, rows in (validation | test).items() if len(rows) < rows_read[name]}
     remarks += one_class_remarks(validation | test, label_column, labels, shortened)
     remarks += empty_texts_remark({"train": train} | validation | test, columns)
-    return TextData(train, validation, test, columns, label_column, labels, metrics, rows_read, tuple(remarks))
+    in_train = count_in_train(train, validation | test, columns)
+    return TextData(
+        train, validation, test, columns, label_column, labels, metrics, rows_read, tuple(remarks), in_train
+    )
 
 
 class _Sets(NamedTuple):

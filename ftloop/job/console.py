@@ -58,7 +58,9 @@ def announce_data(run: Run, data: TextData, truncated: Mapping[str, int | None],
     more = [f"... {data.labels.count} classes"] if data.labels.count > SHOWN_CLASSES else []
     target = "a number" if data.labels.regression else ", ".join(names + more)
     target = f"any number of {data.labels.count} labels: {target}" if data.labels.multi_label else target
-    say("Data", f"{counts} rows{f' ({unlabelled[0]} without labels)' if unlabelled else ''}")
+    repeated = ", ".join(f"{count} of {name}" for name, count in data.in_train.items())
+    told = f"; with the texts of training rows: {repeated}" if repeated else ""
+    say("Data", f"{counts} rows{f' ({unlabelled[0]} without labels)' if unlabelled else ''}{told}")
     if run.config.validation_split is not None:
         how = "at random" if data.labels.regression else "class by class"
         say(

@@ -15,6 +15,7 @@ from ftloop.data.decode import label_names, label_scores, predicted_labels, prob
 from ftloop.errors import UserError, summarize
 from ftloop.evaluation import evaluate, predict
 from ftloop.inference.classifier import classify
+from ftloop.job.bag_of_words import describe, score_bag_of_words
 from ftloop.job.console import format_scores, print_next_steps
 from ftloop.job.inputs import Inputs
 from ftloop.job.results import (
@@ -66,8 +67,9 @@ def evaluate_and_predict(run: Run, inputs: Inputs) -> None:
 
 def _write_up(run: Run, inputs: Inputs) -> None:
     """What the main process alone does at the end."""
+    words = _words_alone(inputs)
     _predict_samples(run, inputs)
-    save_facts(run, inputs)
+    save_facts(run, inputs, words)
     write_card(run)
     record_complete(run)
     for line in advice_lines(run.config.output_dir):
@@ -75,6 +77,18 @@ def _write_up(run: Run, inputs: Inputs) -> None:
     report_at_the_end(run.config, run.board)
     say("Results", f"{run.config.output_dir}: the model, all_results.json, trainer_state.json")
     print_next_steps(run.config, len(inputs.data.text_columns) == 2, run.unwrapped_model)
+
+
+def _words_alone(inputs: Inputs) -> dict[str, Any]:
+    """Say how far the words alone get; that they could not be tried is no reason to fail."""
+    try:
+        words = score_bag_of_words(inputs)
+    except Exception as error:
+        words = {"left_out": f"{type(error).__name__}: {summarize(error)}"}
+    told = describe(words, inputs.data.labels, len(inputs.data.train))
+    if told:
+        say("Words", told)
+    return words
 
 
 def announce_finished(config: TrainConfig) -> None:

@@ -93,9 +93,9 @@ def save_state(run: Run) -> None:
         save_text(Path(run.config.output_dir) / TRAINER_STATE, trainer_state_json(run.state, run.config))
 
 
-def save_facts(run: Run, inputs: Inputs) -> None:
-    """Write what is known of the run into `ftloop_run.json`."""
-    text = json.dumps(run_facts(run, inputs), indent=2, sort_keys=True) + "\n"
+def save_facts(run: Run, inputs: Inputs, words: dict[str, Any]) -> None:
+    """Write what is known of the run into `ftloop_run.json`. `words`: what they alone tell."""
+    text = json.dumps(run_facts(run, inputs) | {"words": words}, indent=2, sort_keys=True) + "\n"
     save_text(Path(run.config.output_dir) / RUN_FACTS, text)
 
 
@@ -128,6 +128,7 @@ def run_facts(run: Run, inputs: Inputs) -> dict[str, Any]:
                 name: {
                     "rows": len(rows),
                     "truncated": inputs.truncated[name],
+                    **({"in_train": data.in_train[name]} if name in data.in_train else {}),
                     "labels": _label_counts(inputs.encoded[name], data.labels) if data.has_labels(rows) else None,
                 }
                 for name, rows in sets.items()

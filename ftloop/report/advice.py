@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ftloop.config.problem_type import ProblemType
+from ftloop.config.train_config import FALLING
 from ftloop.data.contradictions import are_many
 from ftloop.report.outcome import FinishedRun, read_finished_run, read_predictions
 from ftloop.system.text import pluralize
@@ -332,10 +333,33 @@ def _padding(e: RunEvidence) -> str | None:
     )
 
 
+def _words_alone(e: RunEvidence) -> str | None:
+    """Whether a model of words, trained in seconds, does as well on the set that decides: the test set, where it has
+    labels. No matter by how much: nobody would take the larger model for that."""
+    sets = (e.run.facts.get("words") or {}).get("sets", {})
+    name = next((each for each in ("test", "validation") if each in sets), None)
+    if name is None or e.data["sets"][name]["rows"] < MIN_ROWS:
+        return None
+    prefix = "test" if name == "test" else "eval"
+    wanted = str(e.run.config.get("metric_for_best_model") or "").removeprefix("eval_")
+    metric = wanted if wanted in sets[name] else next(iter(sets[name]))
+    words, model = sets[name][metric], e.run.results.get(f"{prefix}_{metric}")
+    if words is None or model is None or not math.isfinite(model):
+        return None
+    if (model < words) if metric.endswith(FALLING) else (model > words):
+        return None
+    has = f"{words:.4g}, as this model has" if model == words else f"{words:.4g}, and this model {model:.4g}"
+    return (
+        f"Words alone (TF-IDF with a linear model, seconds on a CPU) have {metric} {has}, on {name}. Try more epochs "
+        "(--num_train_epochs) or another model, or take the simple one"
+    )
+
+
 CHECKS: dict[str, Callable[[RunEvidence], str | None]] = {
     "training loss": _not_learning,
     "labels": _contradictory_labels,
     "overfitting": _overfitting,
     "truncation": _truncation,
     "padding": _padding,
+    "words": _words_alone,
 }

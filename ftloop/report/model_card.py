@@ -90,6 +90,7 @@ def make_card(run: FinishedRun) -> str:
         template_path=str(TEMPLATE),
         run=run,
         scored=scored,
+        words=(facts.get("words") or {}).get("sets", {}),
         name=name,
         base=PurePath(base).name if os.path.isdir(base) else path_without_folder(base),
         data_name=data_name,

@@ -72,7 +72,8 @@ def make_report(run: FinishedRun, sets: str = "both") -> dict[str, Any]:
 
 def _score_set(run: FinishedRun, name: str) -> dict[str, Any]:
     table, predictions = load_predictions(run, name)
-    return score_predictions(predictions) | {"mistakes": worst_mistakes(predictions, table)}
+    words = (run.facts.get("words") or {}).get("sets", {}).get(name)
+    return score_predictions(predictions) | {"mistakes": worst_mistakes(predictions, table), "words": words}
 
 
 def _speed(run: FinishedRun) -> dict[str, Any]:

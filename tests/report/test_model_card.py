@@ -21,6 +21,7 @@ from ftloop.errors import ExitCode, SaveError
 from ftloop.job.fine_tune import fine_tune
 from ftloop.report import bootstrap
 from ftloop.report.__main__ import main as report
+from ftloop.report.advice import advise
 from ftloop.report.outcome import read_finished_run
 
 
@@ -52,7 +53,7 @@ def test_the_hub_reads_the_metadata_and_no_name_is_markup(kind: str, tmp_path: P
     assert "<script>" not in loaded.text.replace("`<script>alert(2)</script>`", "")
     assert str(tmp_path) not in loaded.content
     tables = [line for line in loaded.text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables} <= {3, 5, 7}  # none that a name has cut
+    assert {line.count("|") for line in tables} <= {3, 5, 7, 8}  # none that a name has cut
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -180,3 +181,20 @@ def test_the_card_holds_the_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "## What could be better\n\n* Padding: Try --batching \\<b\\>\n" in card.make_card(outcome)
     monkeypatch.setattr(card, "advise", lambda _: [])
     assert "What could be better" not in card.make_card(outcome)
+
+
+def test_what_words_alone_score_stands_beside_each_metric(tmp_path: Path) -> None:
+    folder = left_by_a_run(tmp_path / "run", "single_label_classification", 3, 60)
+    without = card.make_card(read_finished_run(folder))
+    facts = json.loads((folder / "ftloop_run.json").read_text())
+    facts["words"] = {"rows": 1234, "sets": {"test": {"accuracy": 0.4321, "f1": 0.25}}}
+    (folder / "ftloop_run.json").write_text(json.dumps(facts))
+    text = card.make_card(read_finished_run(folder))
+    assert "words alone" not in without
+    (accuracy,) = (line for line in text.splitlines() if line.startswith("| test | 60 | accuracy |"))
+    assert accuracy.endswith("| 0.4321 |")
+    assert "trained on 1,234 training rows" in text
+    facts["words"] = {"left_out": "200 classes would take it too long"}
+    (folder / "ftloop_run.json").write_text(json.dumps(facts))
+    assert card.make_card(read_finished_run(folder)) == without
+    assert advise(read_finished_run(folder)) is not None
