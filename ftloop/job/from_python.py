@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from accelerate.utils import send_to_device
 from transformers import PretrainedConfig
 
 from ftloop.batching.padding import row_lengths
@@ -194,7 +195,7 @@ def _lengths(rows: datasets.Dataset, collate: Any) -> np.ndarray:
     """Return the tokens of each row, which may be the collator's making."""
     if "input_ids" in rows.column_names:
         return row_lengths(rows, quiet=True)
-    return np.array([collate([row])["input_ids"].shape[-1] for row in rows], np.int32)
+    return np.array([send_to_device(collate([row]), "cpu")["input_ids"].shape[-1] for row in rows], np.int32)
 
 
 def _as_read(rows: datasets.Dataset, columns: tuple[str, ...], labels: Labels, name: str) -> datasets.Dataset:

@@ -14,8 +14,9 @@ from ftloop.models.adapters import check_adapter
 from ftloop.models.freeze import freeze
 from ftloop.models.load import dropout_settings
 from ftloop.models.match import align_special_tokens
+from ftloop.models.row_lengths import ask_no_mask
 from ftloop.models.speedups import check_first_token_only, speed_up
-from ftloop.models.unpadding import check_unpadding, unpad
+from ftloop.models.unpadding import ENCODERS, check_unpadding, unpad
 from ftloop.models.weights import base_model
 from ftloop.system.out_of_memory import memory_told
 
@@ -65,6 +66,8 @@ def transform_model(config: TrainConfig, model: Any, device: torch.device, proce
     if config.padding == "none":
         check_unpadding(base_model(model).config, processing_class)
         unpad(base_model(model), fast_dropout)
+    elif device.type != "cpu" and getattr(model_config, "model_type", None) in ENCODERS:
+        ask_no_mask(base_model(model))
     _align_config(model, processing_class)
     if config.gradient_checkpointing:
         _enable_gradient_checkpointing(model)

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from ftloop.errors import UserError
 from ftloop.models.fast_dropout import attend
+from ftloop.models.row_lengths import keep, known
 
 ENCODERS = {
     "albert": "encoder",
@@ -68,9 +69,11 @@ class Packing:
         if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined]
             raise UserError(NOT_TRACED)
         mask = attention_mask.bool()
-        lengths, begins = torch.stack([mask.sum(dim=1), mask[:, 0]]).tolist()  # on a GPU, the one wait
-        if not all(begins):
-            raise UserError(ON_THE_RIGHT)
+        lengths = known(attention_mask)
+        if lengths is None:
+            lengths, begins = torch.stack([mask.sum(dim=1), mask[:, 0]]).tolist()  # on a GPU, the one wait
+            if not all(begins):
+                raise UserError(ON_THE_RIGHT)
         places = torch.nonzero_static(mask.flatten(), size=sum(lengths)).flatten()
         return Packing(tuple(lengths), places, mask.shape[1])
 
@@ -87,8 +90,8 @@ class Packing:
 
     def first(self, x: Tensor) -> Tensor:
         """From 1 x tokens x ... to 1 x rows x ...: the first token of each row."""
-        lengths = torch.tensor(self.lengths, device=x.device)
-        return x.index_select(1, lengths.cumsum(0) - lengths)
+        cells = torch.arange(len(self.lengths), device=x.device) * self.padded_to
+        return x.index_select(1, torch.searchsorted(self.places, cells))
 
     def mask(self, queries: int) -> Tensor:
         """Rows x 1 x queries x cells: whether a query, a cell each or the first alone, is compared with a cell."""
@@ -144,8 +147,17 @@ def unpad(model: Any, fast_dropout: bool = False) -> None:
     AttentionMaskInterface.register(name, _packing)
     model.set_attn_implementation(name)
     part = body if family in WHOLE else getattr(body, ENCODERS[family])
+    if family in ENCODERS:
+        body.register_forward_pre_hook(_keep_lengths, with_kwargs=True)
     part.register_forward_pre_hook(_pack_inputs if family in WHOLE else _pack_hidden, with_kwargs=True)
     part.register_forward_hook(_pad_hidden, with_kwargs=True)
+
+
+def _keep_lengths(body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Transformers would make another mask of it, of this type, which knows none."""
+    mask: Any = kwargs.get("attention_mask")
+    lengths = known(mask)
+    return None if lengths is None else (args, kwargs | {"attention_mask": keep(mask.bool(), lengths)})
 
 
 def _packing(*, attention_mask: Tensor | None = None, **_: Any) -> Packing | None:

@@ -19,6 +19,7 @@ from ftloop.batching.order import OrderSampler, longest_first
 from ftloop.batching.padding import Collator, row_lengths
 from ftloop.batching.token_budget import BudgetSampler
 from ftloop.errors import UserError
+from ftloop.models.row_lengths import telling
 from ftloop.run.check_inputs import DataSetCheck
 from ftloop.run.check_labels import config_of_classes, label_problems
 from ftloop.run.check_rows import LABELS, RowCheck, has_transform
@@ -65,6 +66,8 @@ class LoaderFactory:
             config_of_labels = config_of_classes(self.check.model) if self.check.reads_labels else None
             looks: dict[str, Any] = {"config": config_of_labels, "rows": self.check.rows}
             collate = partial(_collate_made_rows, collate=collate, columns=self.columns, **looks)
+        if accelerator.device.type != "cpu" and accelerator.device_placement:
+            collate = telling(collate)
         loader: DataLoader[Any] = DataLoader(
             dataset,
             collate_fn=collate,

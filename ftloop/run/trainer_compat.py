@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftloop.run.micro_batches import rows_between
+from ftloop.run.micro_batches import num_rows, rows_between
 
 if TYPE_CHECKING:
     from ftloop.run.micro_batches import Inputs
@@ -50,7 +50,7 @@ class EveryRowOnce:
         The last round is filled with rows that another process has too; they are cut off. Where that leaves none, one
         stays: it counts nothing, but its process must take part in the exchange of gradients.
         """
-        return inputs if processes == 1 else rows_between(inputs, 0, max(rows, 1))
+        return inputs if processes == 1 or rows == num_rows(inputs) else rows_between(inputs, 0, max(rows, 1))
 
     def mean_eval_loss(self, per_row: np.ndarray) -> float:
         """The float32 NumPy mean over rows of their batch's mean loss: any other way differs in the last digits."""

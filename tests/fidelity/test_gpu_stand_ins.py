@@ -45,13 +45,11 @@ def on_meta() -> Iterator[Accelerator]:
 
 
 def prepared(folder: Path, accelerator: Accelerator, **arguments: Any) -> Run:
-    """The base job without attention masks, as BERT looks whether all of a mask is set."""
     settings = QUIET | BASE | {"eval_strategy": "no", "save_strategy": "no"} | ARGUMENTS | arguments
-    rows, eval_rows = (
-        tiny_rows(count, seed=seed).remove_columns("attention_mask") for count, seed in ((29, 1), (13, 2))
-    )
     config = TrainConfig(output_dir=str(folder), **settings)
-    return prepare(config, tiny_bert(), rows, eval_rows, data_collator=pad, accelerator=accelerator)
+    return prepare(
+        config, tiny_bert(), tiny_rows(29, seed=1), tiny_rows(13, seed=2), data_collator=pad, accelerator=accelerator
+    )
 
 
 def train_on(run: Run, count: int = 4) -> int:
@@ -65,7 +63,20 @@ def train_on(run: Run, count: int = 4) -> int:
     return done
 
 
-@pytest.mark.parametrize("arguments", [{}, {"on_nonfinite": "ignore"}, {"class_weights": "balanced"}], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"on_nonfinite": "ignore"},
+        {"class_weights": "balanced"},
+        {"per_device_train_batch_size": 1},  # a row without padding
+        {"first_token_only": True},
+        {"padding": "none"},
+        {"padding": "none", "first_token_only": True, "bf16": True},
+        {"dataloader_num_workers": 1},
+    ],
+    ids=str,
+)
 def test_nothing_of_an_update_or_an_evaluation_waits_for_the_device_or_is_left_on_another(
     arguments: dict[str, Any], on_meta: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
