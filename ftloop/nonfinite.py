@@ -19,6 +19,7 @@ from ftloop.checkpoint.verify import checkpoint_problems
 from ftloop.errors import TrainingError
 from ftloop.loss import forward
 from ftloop.run.micro_batches import rows_of_update
+from ftloop.system.distributed import destroy_group, main_process_first, new_cpu_group
 from ftloop.system.rng import restore_rng_state, rng_state
 from ftloop.system.text import join_some
 
@@ -140,13 +141,13 @@ def raise_if_nonfinite(run: Run) -> None:
 
 
 def _diagnose(run: Run, update: int, what: str) -> TrainingError:
-    """What is known of an update, from the main process; the others wait for it. Every process calls it."""
-    lines = [f"update {update} of {run.plan.max_steps}: {what}; training stops"]
-    try:
+    """What is known of an update, from the main process; the others wait for it, on their CPUs, as long as it takes.
+    Every process calls it."""
+    lines, group = [f"update {update} of {run.plan.max_steps}: {what}; training stops"], new_cpu_group(run.accelerator)
+    with main_process_first(run.accelerator, group, f"trying the rows of update {update} one by one"):
         if run.is_main:
             lines += [*_causes(run, update), _newest_checkpoint(run), _remedies(run)]
-    finally:
-        run.accelerator.wait_for_everyone()
+    destroy_group(group)
     return TrainingError("\n  ".join(lines))
 
 

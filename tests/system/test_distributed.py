@@ -60,6 +60,10 @@ CASES: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
         {"ddp_timeout": "6", "max_steps": "1", "disable_tqdm": "false"},
         [one("said_early", "tokenized_slowly", machines=TWO_MACHINES, own_caches=True)],
     ),
+    "tried slowly": (
+        {"ddp_timeout": "6", "learning_rate": "1e30", "max_grad_norm": "0"},
+        [one("said_early", "tried_slowly")],
+    ),
     "killed while tokenizing": ({"overwrite_cache": "true"}, [one("killed_while_tokenizing", launcher=False)]),
     "no shared folder": ({}, [one("elsewhere")]),
     "a disk full for one": ({}, [one("full_for_one")]),
@@ -179,6 +183,15 @@ def test_other_ranks_wait_for_tokenization_beyond_ddp_timeout(
         assert said.count(f"Waiting   process {rank} waits for {awaited}") == 1, said
     assert len(re.findall("Waiting .*: tokenizing the data", said)) == 4, said
     assert "Processes" not in said, "as many as were asked for"
+
+
+def test_other_ranks_wait_beyond_ddp_timeout_for_the_rows_that_are_not_finite(found: dict[str, Any]) -> None:
+    statuses, _, said = only_run(found, "tried slowly")
+    assert statuses[0] == ExitCode.FAILED, said
+    assert said.count("Waiting   process 1 waits for the main process: trying the rows of update ") == 1, said
+    assert said.count("error") == 1, "the launcher ends the other"
+    assert "the loss or the gradient is not finite; training stops" in said
+    assert "contact with another process" not in said
 
 
 def test_a_short_wait_is_quiet(found: dict[str, Any]) -> None:

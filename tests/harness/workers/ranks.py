@@ -251,6 +251,12 @@ def tokenized_slowly(rank: int) -> None:
     tokenizing(slowly)
 
 
+def tried_slowly(rank: int) -> None:
+    """The rows of an update that is not finite, one by one."""
+    if rank == 0:
+        call_before("nonfinite._replay", at(1, lambda: time.sleep(9)))
+
+
 def killed_while_tokenizing(rank: int) -> None:
     if rank == 0:
         tokenizing(lambda: (time.sleep(2), die()))  # type: ignore[arg-type, return-value]
@@ -295,7 +301,7 @@ PLANS = {
     for plan in (
         *(sleeps, stopped_on_one, late_on_one, metrics_that_differ, in_collator_of_one, in_collator_of_the_first),
         *(in_evaluation_of_one, in_saving_of_one, killed_in_training, said_early, tokenized_slowly),
-        *(killed_while_tokenizing, failing_to_tokenize, full_for_one, elsewhere),
+        *(tried_slowly, killed_while_tokenizing, failing_to_tokenize, full_for_one, elsewhere),
         *(with_another_seed, with_other_rows),
     )
 }
