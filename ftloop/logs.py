@@ -43,8 +43,9 @@ class Logs:
             self.writer, self.throughput = _tensorboard(run)
         self.began = self.epoch_began = time.monotonic()
         self.first_step = run.state.global_step
+        self.untimed = 10 if run.config.torch_compile else 1  # a graph for each of a few lengths
         self.first_done: float | None = None
-        """When the first update was done: what is made ready in that one does not come again."""
+        """When the first update was done, or so many: what is made ready in these does not come again."""
         self.estimated = False
 
     def __enter__(self) -> Logs:
@@ -58,7 +59,7 @@ class Logs:
     def record(self, values: dict[str, Any]) -> None:
         """Append to the log history and send to TensorBoard. Mirrors: Trainer.log."""
         state = self.run.state
-        if self.first_done is None:  # an evaluation before the start is not the first epoch's
+        if state.global_step == self.first_step:  # an evaluation before the start is not the first epoch's
             self.epoch_began = time.monotonic()
         values = values | {"epoch": state.epoch}
         state.log_history.append(values | {"step": state.global_step})
@@ -145,7 +146,7 @@ class Logs:
         """Move the progress bar to where the run is; if none is in view, say once how long the rest will take."""
         state, now = self.run.state, time.monotonic()
         self.bar.update(state.global_step - self.bar.n)
-        if self.first_done is None and state.global_step > self.first_step:
+        if self.first_done is None and state.global_step >= self.first_step + self.untimed:
             self.first_done = now
         done, left = self._updates_timed(), self._seconds_left(now)
         if not self.estimated and (done >= 10 or (done >= 3 and now - (self.first_done or now) >= 2.0)):
@@ -155,10 +156,10 @@ class Logs:
                 say("Time", f"about {tqdm.format_interval(left)} for the {updates} updates left")
 
     def _updates_timed(self) -> int:
-        return self.run.state.global_step - self.first_step - 1
+        return self.run.state.global_step - self.first_step - self.untimed
 
     def _seconds_left(self, now: float) -> float:
-        """Estimate as tqdm does, by the mean time of the updates made here after the first; 0 if it is not known."""
+        """Estimate as tqdm does, by the mean time of the updates timed; 0 if it is not known."""
         each = (now - (self.first_done or now)) / max(self._updates_timed(), 1)
         return each * (self.run.state.max_steps - self.run.state.global_step)
 

@@ -20,11 +20,13 @@ from ftloop.run.state import TrainerState
 class Clock:
     """Logs of a run that is not made, and whose updates are done when the test says so."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, max_steps: int, first_step: int = 0) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, max_steps: int, first_step: int = 0, compiles: bool = False
+    ) -> None:
         self.now = 0.0
         monkeypatch.setattr("ftloop.logs.time", SimpleNamespace(monotonic=lambda: self.now))
         self.state = TrainerState(global_step=first_step, max_steps=max_steps)
-        config = SimpleNamespace(disable_tqdm=True, tensorboard=False)
+        config = SimpleNamespace(disable_tqdm=True, tensorboard=False, torch_compile=compiles)
         plan = SimpleNamespace(max_steps=max_steps)
         self.logs = Logs(SimpleNamespace(state=self.state, config=config, plan=plan, is_main=True))  # type: ignore[arg-type]
 
@@ -56,6 +58,20 @@ def test_many_short_updates_are_waited_for_and_few_long_ones_are_enough(
     for step in range(1, 6):
         long.update(60.0 * step, step)
     assert said(capsys) == ["Time      about 8:16:00 for the 496 updates left"]
+
+
+def test_updates_that_compile_a_graph_are_not_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of the first four meets a length that has no graph yet, which takes 35 s; later ones take one."""
+    clock, lines = Clock(monkeypatch, max_steps=100, first_step=20, compiles=True), []
+    for step in range(1, 31):
+        clock.update(35.0 * min(step, 4) + max(step - 4, 0), 20 + step)
+        lines.append(said(capsys))
+        if step == 9:
+            assert "left" not in clock.end_of_epoch(clock.now)
+    assert lines[12] == ["Time      about 01:07 for the 67 updates left"]
+    assert [*itertools.chain(*lines)] == lines[12]
 
 
 def test_a_resumed_run_is_counted_from_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
