@@ -141,7 +141,7 @@ def raise_if_nonfinite(run: Run) -> None:
 
 
 def _diagnose(run: Run, update: int, what: str) -> TrainingError:
-    """What is known of an update, from the main process; the others wait on their CPUs for it. Every process calls it."""
+    """What is known of an update, from the main process; the others wait on their CPUs. Every process calls it."""
     lines, group = [f"update {update} of {run.plan.max_steps}: {what}; training stops"], new_cpu_group(run.accelerator)
     with main_process_first(run.accelerator, group, f"trying the rows of update {update} one by one"):
         if run.is_main:
