@@ -43,9 +43,8 @@ class Logs:
             self.writer, self.throughput = _tensorboard(run)
         self.began = self.epoch_began = time.monotonic()
         self.first_step = run.state.global_step
-        self.untimed = 10 if run.config.torch_compile else 1  # a graph for each of a few lengths
-        self.first_done: float | None = None
-        """When the first update was done, or so many: what is made ready in these does not come again."""
+        self.untimed = 10 if run.config.torch_compile else 1  # updates that make what is not made again, as graphs
+        self.first_done: float | None = None  # when these were done
         self.estimated = False
 
     def __enter__(self) -> Logs:

@@ -144,8 +144,7 @@ def _diagnose(run: Run, update: int, what: str) -> TrainingError:
     """What is known of an update, from the main process; the others wait on their CPUs. Every process calls it."""
     lines, group = [f"update {update} of {run.plan.max_steps}: {what}; training stops"], new_cpu_group(run.accelerator)
     with main_process_first(run.accelerator, group, f"trying the rows of update {update} one by one"):
-        if run.is_main:
-            lines += [*_causes(run, update), _newest_checkpoint(run), _remedies(run)]
+        lines += [*_causes(run, update), _newest_checkpoint(run), _remedies(run)] if run.is_main else []
     destroy_group(group)
     return TrainingError("\n  ".join(lines))
 
