@@ -117,7 +117,7 @@ def test_nothing_is_foretold_of_a_short_run(
 
 def test_what_measures_speed_is_no_score() -> None:
     metrics = {"eval_loss": 1.0, "eval_f1": 0.5, "eval_runtime": 2.0, "eval_samples_per_second": 3.0, "eval_note": "x"}
-    assert scores(metrics) == {"f1": 0.5}
+    assert scores(metrics, None) == {"f1": 0.5}
 
 
 @pytest.mark.parametrize("resumes", [False, True], ids=["fresh", "resumed"])
