@@ -27,7 +27,7 @@ ROW_NAMES = "(row names)"
 
 def read_table(source: Source, text: TextIOWrapper) -> tuple[tuple[str, ...], Iterator[Row]]:
     """Read the header, and return it with the rows to come. Raises: UserError when the header cannot be read."""
-    return _read_table(source, text, *dialect_of(source), escapes_quotes(source))
+    return _read_table(source, text, *dialect_of(source), escapes_quotes(source), skips_blanks(source))
 
 
 def dialect_of(source: Source) -> tuple[str, Any]:
@@ -63,11 +63,34 @@ def _escapes_quotes(source: Source, modified: int) -> bool:
     return _are_closed(source) if is_good else others <= rows
 
 
-def _quality(source: Source, quoting: Any, escaped: bool = False) -> tuple[bool, int]:
+def skips_blanks(source: Source) -> bool:
+    """Whether blanks behind a comma are no part of a field: where the header has one behind each, as people and
+    language models write csv, and no row that is good else is bad so.
+    """
+    is_table = source.path is not None and source.is_file and source.format in TABLES
+    if not is_table or source.delimiter != "," or source.reading.column_names:
+        return False
+    assert source.path is not None
+    return _skips_blanks(source, source.path.stat().st_mtime_ns)
+
+
+@cache
+def _skips_blanks(source: Source, modified: int) -> bool:
+    with source.open() as file, source.text(file) as text:
+        try:
+            header = text.readline()
+        except UnicodeError:  # which is told when it is read
+            return False
+    if not 0 < header.count(",") == header.count(", "):
+        return False
+    return _quality(source, csv.QUOTE_MINIMAL, blanks=True)[1] >= _quality(source, csv.QUOTE_MINIMAL)[1]
+
+
+def _quality(source: Source, quoting: Any, escaped: bool = False, blanks: bool = False) -> tuple[bool, int]:
     """Return whether a reading makes no bad row of a file, and how many good ones."""
     with source.open() as file, source.text(file) as text:
         try:
-            rows = _read_table(source, text, source.delimiter, quoting, escaped)[1]
+            rows = _read_table(source, text, source.delimiter, quoting, escaped, blanks)[1]
             errors = [row.error not in (None, HEADER_AGAIN) for row in rows]
         except UserError:  # about the header
             return False, 0
@@ -116,10 +139,10 @@ def _choose_quoting(source: Source, modified: int) -> Any:
 
 
 def _read_table(
-    source: Source, text: TextIOWrapper, delimiter: str, quoting: Any, escaped: bool = False
+    source: Source, text: TextIOWrapper, delimiter: str, quoting: Any, escaped: bool = False, blanks: bool = False
 ) -> tuple[tuple[str, ...], Iterator[Row]]:
     encoding, names = source.reading.encoding, source.reading.column_names
-    lines = _read_lines(source, text, delimiter, quoting, escaped)
+    lines = _read_lines(source, text, delimiter, quoting, escaped, blanks)
     first = next(lines, (0, [], None))
     if delimiter.join(first[1]) == f"sep={delimiter}":  # a line of Excel's own
         first = next(lines, (0, [], None))
@@ -193,7 +216,7 @@ def check_names(names: Iterable[str], source_name: str) -> None:
 
 
 def _read_lines(
-    source: Source, text: TextIOWrapper, delimiter: str, quoting: Any, escaped: bool
+    source: Source, text: TextIOWrapper, delimiter: str, quoting: Any, escaped: bool, blanks: bool
 ) -> Iterator[tuple[int, list[str], str | None]]:
     """Yield number, fields and error of every line that is not blank. A quoted field may span several lines; the number
     is that of the first.
@@ -204,7 +227,7 @@ def _read_lines(
     content: Iterable[str] = map(_double_quotes, text) if escaped else text
     if len(delimiter) > 1:
         content, delimiter = map(methodcaller("replace", delimiter, STAND_IN), text), STAND_IN
-    reader = csv.reader(content, delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(content, delimiter=delimiter, quoting=quoting, strict=True, skipinitialspace=blanks)
     while True:
         number = reader.line_num + 1
         try:

@@ -16,7 +16,7 @@ from typing import TextIO
 from ftloop.data.columns import find_text_columns, is_usual_text
 from ftloop.data.compression import split_endings
 from ftloop.data.conversions import UnknownForm, told_of_labels_in_front
-from ftloop.data.csv_rows import ROW_NAMES, dialect_of, escapes_quotes, read_table
+from ftloop.data.csv_rows import ROW_NAMES, dialect_of, escapes_quotes, read_table, skips_blanks
 from ftloop.data.encoding import is_utf8_codec
 from ftloop.data.json_rows import texts_by_name
 from ftloop.data.readers import read_columns
@@ -51,6 +51,9 @@ def settle(source: Source, flag: str, console: TextIO | None = None, like: Sourc
     settled = _with_delimiter(source, flag, console, like)
     if escapes_quotes(settled):
         say("Quotes", f"{source.name} has a backslash before quotes inside fields; it is read so", console)
+    if skips_blanks(settled):
+        told = "has a blank behind each ',' of its header; blanks there are left out"
+        say("Blanks", f"{source.name} {told}", console)
     if (
         settled.format in TABLES
         and settled.delimiter != "\t"

@@ -463,6 +463,25 @@ def test_quotes_behind_a_backslash_are_read_where_they_are_meant(
     assert "both.csv, line 2: ',' expected after '\"': inside quotes a quote is written twice, or in all" in fault(both)
 
 
+def test_blanks_behind_the_delimiters_of_a_header_are_no_part_of_fields(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As people and language models write csv: quotes behind such a blank are quotes."""
+    path = put(tmp_path / "rows.csv", b'label, text\nx, "Good, in all"\ny,   plain\nz,"bare"\n')
+    texts = {"x": "Good, in all", "y": "plain", "z": "bare"}
+    assert rows_of(path) == [{"text": text, "label": label} for label, text in texts.items()]
+    told = f"Blanks    {path} has a blank behind each ',' of its header; blanks there are left out\n"
+    assert told in capsys.readouterr().out
+    with find_source(str(path), None, read_twice=True) as source:
+        (chunk,) = read_chunks(source)
+        assert chunk.rows[0].values == {"label": "x", "text": texts["x"]}
+    plain = put(tmp_path / "plain.csv", b"label,text\nx, a\ny,b\n")
+    assert rows_of(plain) == [{"text": " a", "label": "x"}, {"text": "b", "label": "y"}]
+    bare = put(tmp_path / "bare.csv", b'label, text\nx, "Good" they said\ny, a\n')
+    assert [row[" text"] for row in rows_of(bare)] == [' "Good" they said', " a"], "no quotes around a field"
+    assert "Blanks" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("header", ["id\tlabel\ttext", '"id"\t"label"\t"text"', None])
 @pytest.mark.parametrize("ending", ["tsv", "txt"])
 def test_quotes_behind_a_backslash_beside_tabs(
