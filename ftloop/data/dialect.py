@@ -102,11 +102,11 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None, like: Sou
     counts = field_counts(head, source.delimiter)
     first = counts[:1]
     has_tabs = is_mostly_tabs(head) and source.delimiter != "\t"
-    cuts_texts = has_tabs and len(set(counts)) > 1
-    if source.format != "txt" and (first in ([], [len(names)]) if names else first != [1] and not cuts_texts):
-        return source
     wanted = len(names) if names else None
     fitting = fitting_delimiters(head, wanted)
+    cuts_texts = len(set(counts)) > 1 and (has_tabs or len(fitting) == 1)
+    if source.format != "txt" and not cuts_texts and (first in ([], [len(names)]) if names else first != [1]):
+        return source
     said = re.match(r"sep=(.)\r?\n", head)  # a line of Excel's own
     if said:
         fitting = [said[1]]
@@ -217,7 +217,8 @@ def mistaken_names(source: Source) -> str | None:
     if source.reading.column_names is not None or not _is_file_of_table(source):
         return None
     with source.open() as file, source.text(file) as text:
-        header, rows = read_table(source, text)
+        numbered, rows = read_table(source, text)
+        header = [re.sub(r" ?\(column \d+\)$", "", name) for name in numbered]  # where a cell comes again
         columns = list(zip(*(row.values.values() for row in islice(rows, HEAD_ROWS) if row.error is None), strict=True))
     columns = columns or [()] * len(header)  # a file of one line
     by_column = list(zip(header, columns, strict=True))

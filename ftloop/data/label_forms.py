@@ -33,7 +33,8 @@ from ftloop.system.text import short_repr
 
 _TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _ITEM = rf"{_TEXT}|[+-]?\d+(?:\.\d*)?|[Tt]rue|[Ff]alse"
-_LIST = re.compile(rf"\s*\[\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\])))*\]\s*")
+_TUPLE = rf"\(\s*(?:(?:{_TEXT}|[01])\s*,\s*)+(?:{_TEXT}|[01])?\s*\)"  # of other numbers, an interval as (18, 25)
+_LIST = re.compile(rf"\s*(?:\[\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\])))*\]|{_TUPLE})\s*")
 _LIST_IN_MAPPING = re.compile(rf"\s*\{{\s*(?:{_TEXT})\s*:\s*(\[\s*(?:(?:{_TEXT})(?:\s*,\s*|\s*(?=\])))*\])\s*\}}\s*")
 _COMMA_NUMBER = re.compile(r"[+-]?\d+(,\d+)?")
 NO_BIT = ("-", "-1", "-1.0")
@@ -174,8 +175,8 @@ def _columns_batch(batch: dict[str, list[Any]], columns: tuple[str, ...], into: 
 
 
 def parse_list(text: str | None) -> list[str] | None:
-    """Return the items of a list as Python, NumPy or JSON write it, or of the list of texts that a mapping of one name
-    holds, as Label Studio's `{"choices": ["a", "b"]}`; None for any other text.
+    """Return the items of a list or tuple as Python, NumPy or JSON write it, or of the list of texts that a mapping of
+    one name holds, as Label Studio's `{"choices": ["a", "b"]}`; None for any other text.
 
     `ast.literal_eval` would make one name of NumPy's `['a' 'b']`.
     """
@@ -245,7 +246,7 @@ def _find_lists_as_text(dataset: Dataset, column: str, wanted: ProblemType | Non
     if column not in dataset.column_names or has_lists(dataset, column):
         return None
     written = [text for text in distinct_values(dataset, column) if is_written(text)]
-    if not any(text.lstrip()[0] in "[{" for text in written):  # not each of very many numbers
+    if not any(text.lstrip()[0] in "[{(" for text in written):  # not each of very many numbers
         return None
     lists = {text: parse_list(text) for text in written}
     shown = next((text for text, items in lists.items() if items), None)

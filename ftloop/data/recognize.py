@@ -67,6 +67,17 @@ def recognize(head: bytes) -> str | None:
     return of_any_kind or next((what for signature, what in _SIGNATURES if head.startswith(signature)), None)
 
 
+def recognize_markup(head: bytes) -> str | None:
+    """Return what a text is, and the way out, where its first line shows that it is no table and no JSON; else None.
+    Where a whole file is a text, it may be one all the same."""
+    first = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0].strip()
+    if re.match(rb"<\?xml[^>]*\?>($|<)", first):
+        return "XML; write csv or jsonl of it, as pandas.read_xml(...).to_csv(..., index=False) does of plain rows"
+    if re.fullmatch(rb"```\w*", first):
+        return "rows between the marks of a code block (```), as in a chat; leave out the lines that begin with them"
+    return None
+
+
 def is_fasttext(head: bytes) -> bool:
     """Whether all the first lines have labels in front as fastText writes them; of a table they would be in a cell."""
     lines = [line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]

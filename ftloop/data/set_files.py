@@ -31,6 +31,7 @@ from ftloop.data.sources import (
     find_file,
     find_format,
     no_ending,
+    way_of_address,
 )
 from ftloop.data.text_folders import class_files
 from ftloop.errors import UserError
@@ -147,7 +148,7 @@ def _expand(path: str, flag: str) -> list[str]:
         return _files_in(Path(place), flag)
     files = sorted(file for file in glob.glob(place, recursive=True) if os.path.isfile(file))
     if not files:
-        raise UserError(f"{flag}: no file matches {path}")
+        raise UserError(f"{flag}: no file matches {path}{way_of_address(path)}")
     return files
 
 

@@ -19,7 +19,7 @@ from typing import IO
 
 from ftloop.data.compression import COMPRESSIONS, DAMAGED, OUTPUT_COMPRESSIONS, Decompressed, split_endings, zip_problem
 from ftloop.data.encoding import find_codec
-from ftloop.data.recognize import BEGINNINGS, EXCEL, HEAD, find_shown_format, is_fasttext, recognize
+from ftloop.data.recognize import BEGINNINGS, EXCEL, HEAD, find_shown_format, is_fasttext, recognize, recognize_markup
 from ftloop.errors import UserError, os_reason, summarize
 from ftloop.system.text import expand_path, read_json, short_repr
 
@@ -123,7 +123,7 @@ class Source:
     def check_content(self, file: IO[bytes]) -> None:
         """Raises: UserError for what is no file of rows, whatever its name says."""
         head = file.peek(1) if isinstance(file, io.BufferedReader) else b""
-        what = recognize(head)
+        what = recognize(head) or (recognize_markup(head) if self.format in (*TABLES, "json", "jsonl") else None)
         if what is not None and what != recognize(BEGINNINGS.get(self.format, b"")):
             raise UserError(f"{self.name} is {what}")
 
@@ -204,13 +204,18 @@ def find_format(file: Path, reading: Reading = AS_NAMED) -> str:
     return "txt" if is_table else shown or ending
 
 
+def way_of_address(path: str) -> str:
+    """Return what to say where a path that leads nowhere is an address of the web."""
+    return "; from an address nothing is fetched: download it, and name the file" if "://" in path else ""
+
+
 def find_file(path: str, flag: str) -> tuple[Path, os.stat_result]:
     """Look up a path that a user wrote. Raises: UserError when it is missing, unreachable or a folder."""
     file = expand_path(path, flag)
     try:
         found = file.stat()
     except FileNotFoundError:
-        raise UserError(f"{flag}: no such file: {path}") from None
+        raise UserError(f"{flag}: no such file: {path}{way_of_address(path)}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
         raise UserError(f"{flag}: {short_repr(path)} cannot be read ({os_reason(error)})") from None
     if stat.S_ISDIR(found.st_mode):
@@ -270,8 +275,8 @@ def no_ending(file: Path, formats: Sequence[str], way: str = "") -> str:
         return f"{file}: {problem}"
     if is_read and file.is_file():
         with Source(file, str(file), "").open() as content:
-            what = recognize(content.read(HEAD))
-        if what is not None:
+            head = content.read(HEAD)
+        if (what := recognize(head) or recognize_markup(head)) is not None:
             return f"{file} is {what}"
         doubt = ", and its first lines do not show what it is; give it one of these"
         way = f"{doubt}, or name what separates its columns with --delimiter{way}"

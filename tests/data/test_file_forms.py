@@ -219,6 +219,27 @@ def test_a_delimiter_that_all_lines_show_is_taken_and_said(tmp_path: Path, capsy
     assert "--delimiter: only for csv, tsv, txt" in fault(put(tmp_path / "x.jsonl", b'{"text": "a"}'), delimiter=";")
 
 
+@pytest.mark.parametrize("names", [None, ["label", "text"]])
+def test_commas_in_texts_do_not_hide_what_separates_the_columns_of_every_line(
+    names: list[str] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["Good, in all", "one", "two, three, four", "five"]
+    lines = "".join(f"{'xy'[number % 2]};{text}\n" for number, text in enumerate(texts))
+    path = put(tmp_path / "rows.csv", lines.encode() if names else f"label;text, as said\n{lines}".encode())
+    settings: dict[str, Any] = {"column_names": names} if names else {"text_column_names": ["text, as said"]}
+    assert [row[settings.get("text_column_names", ["text"])[0]] for row in rows_of(path, **settings)] == texts
+    assert f"Delimiter {path} is read with --delimiter ';', which all its first lines show" in capsys.readouterr().out
+    bad = put(tmp_path / "bad.csv", b"text,label\na,x\nb,c,y\n")
+    assert fault(bad).startswith(f"{bad}, line 3: 3 fields where the header has 2")
+
+
+def test_a_first_row_that_holds_a_value_twice_is_shown_as_it_is(tmp_path: Path) -> None:
+    lines = "".join(f"text of some words {number},0,{number % 2},0\n" for number in range(8))
+    told = fault(put(tmp_path / "rows.csv", lines.encode()))
+    assert "not a header ('text of some words 0', '0', '0', '0')" in told
+    assert "--column_names text column2 label column4;" in told, "no column of one and the same value"
+
+
 @pytest.mark.parametrize(
     ("train", "delimiter", "test", "column", "lines"),
     [
@@ -546,6 +567,15 @@ def test_labels_in_front_as_fasttext_has_them_are_read(
     assert load(listed).labels.names == ("__label__x", "__label__y")
 
 
+@pytest.mark.parametrize("address", ["https://host.org/rows.csv", "https://host.org/export?format=csv", "hf://a/b.csv"])
+def test_an_address_of_the_web_is_not_fetched_and_said_to_be_none_of_the_files(address: str) -> None:
+    told = fault(address)
+    assert address in told
+    assert told.endswith("; from an address nothing is fetched: download it, and name the file")
+    with pytest.raises(UserError, match="download it, and name the file"), find_source(address, None, read_twice=False):
+        pass
+
+
 def test_a_set_is_several_files_a_pattern_or_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (2, 0, 1):
         put(tmp_path / "shards" / f"part-{number}.csv", table(ROWS[2 * number : 2 * number + 2]))
@@ -680,13 +710,18 @@ WORKBOOK = zipped(b"", "[Content_Types].xml", "xl/workbook.xml")
         (b"\n<!DOCTYPE html><html>", "is a page of the web, not the file itself"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS, not the file itself"),
         (b"\x80\x04\x95\x00", "is a pickle, which is never loaded"),
+        (b'<?xml version="1.0" encoding="UTF-8"?>\n<rows><row/></rows>', "is XML; write csv or jsonl of it, as pandas"),
+        (b"```json\n[]\n```\n", "is rows between the marks of a code block (```), as in a chat; leave out the lines"),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_what_is_something_else_than_its_name_says_is_named(content: bytes, told: str, tmp_path: Path) -> None:
     for name in ("rows.csv", "rows.tsv", "rows.jsonl", "rows.json"):
         assert f"{tmp_path / name} {told}" in fault(put(tmp_path / name, content))
     assert "is an Excel workbook" in fault(put(tmp_path / "rows.xlsx", WORKBOOK))
+    assert "rows.xml is XML; write csv or jsonl of it" in fault(
+        put(tmp_path / "rows.xml", b'<?xml version="1.0"?><a/>')
+    )
 
 
 def test_an_encoding_that_makes_other_letters_of_utf8_is_warned_of(

@@ -287,6 +287,18 @@ def test_lists_of_one_are_one_label_where_that_is_asked_for(files: Files) -> Non
     assert "no training row has more than one" not in said(files.load(labelled(["a"], ["a", "b"], [])))
 
 
+def test_tuples_as_text_are_lists_and_intervals_are_classes(files: Files) -> None:
+    """As pandas writes a column made with zip."""
+    vectors = files.load(labelled("(0, 1, 0)", "(1, 0, 0)", "(1, 1, 1)"))
+    assert vectors.labels.names == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert hot(vectors, vectors.train) == [[0, 1, 0], [1, 0, 0], [1, 1, 1]]
+    names = files.load(labelled("('a', 'b')", "('c',)", "('b', \"it's\")"))
+    assert names.labels.names == ("a", "b", "c", "it's")
+    for interval in ("(18, 25)", "(0, 1]", "(1)"):
+        loaded = files.load(labelled("(0, 1)", interval, "(0, 1)"))
+        assert loaded.labels.names == tuple(sorted({"(0, 1)", interval}))
+
+
 def test_a_column_for_each_class_is_one_class_a_row_where_that_is_asked_for(files: Files) -> None:
     """As pandas' get_dummies writes classes; the way that the line of what was read gives."""
     rows = [{"text": "a", "cat": n % 3 == 0, "dog": n % 3 == 1, "hen": n % 3 == 2} for n in range(6)]
