@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
+import ftloop.system.environment  # noqa: F401 - first: it says what is missing before that is imported
 from ftloop.config.recipe import SHIPPED
 from ftloop.config.setting import SCORES
 from ftloop.errors import ExitCode, UserError

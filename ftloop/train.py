@@ -14,7 +14,8 @@ if __package__ in (None, ""):
     # top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ftloop.config.command_line import parse_args, recipe_in_words
+import ftloop.system.environment  # noqa: F401 - first: it says what is missing before that is imported
+from ftloop.config.command_line import check_words, parse_args, recipe_in_words
 from ftloop.config.offline import use_cache_if_hub_is_silent
 from ftloop.config.train_config import TrainConfig
 from ftloop.errors import ExitCode
@@ -46,6 +47,7 @@ def _main(words: list[str], is_own_process: bool = False) -> ExitCode:
     try:
         with SignalHandler(stop) as signals:
             try:
+                words = check_words(words)
                 config = parse_args(words)
                 show_traceback, ddp_timeout = config.traceback, config.ddp_timeout
                 if config.max_train_seconds is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import shutil
 import sys
 import typing
@@ -17,10 +19,12 @@ from ftloop.config.train_config import SETTINGS, TrainConfig
 from ftloop.config.unknown import unknown_setting
 from ftloop.errors import UserError
 from ftloop.system.launcher import is_main_process
+from ftloop.system.text import short_repr
 
 # What gives way where a shipped recipe chose it, nothing of the same group is the user's, and the data or the model do
 # not have it.
 GIVE_WAY = (("metric_for_best_model", "greater_is_better"), ("padding",), ("first_token_only",))
+_SEVERAL_SEEDS = "; --seeds trains once for each of several"
 DESCRIPTION = """\
 Fine-tune a pretrained transformer to classify texts, or pairs of texts.
 
@@ -37,6 +41,29 @@ examples:
 --help-all lists all {count} settings."""
 
 
+def check_words(argv: list[str]) -> list[str]:
+    """Return the words of a command line without what torch.distributed.launch adds of its own, which the environment
+    holds too.
+
+    Raises: UserError for those that a shell or a word processor has made of a right one.
+    """
+    problems = []
+    for before, word in zip(["", *argv], argv, strict=False):
+        name = word.lstrip("-\u2013\u2014\u2212").split("=")[0].rstrip("\r")
+        if word.endswith("\r"):
+            way = "which a script with Windows line endings gives; in a file: sed -i 's/\\r$//' FILE takes them out"
+            problems.append(f"{short_repr(word)} ends in a carriage return, {way}")
+        elif word.isspace() and before != "--delimiter":
+            problems.append(
+                f"a blank stands alone after {before}, as where one follows the backslash at a line's end: take it out"
+            )
+        elif word[0:1] in ("\u2013", "\u2014", "\u2212") and name.replace("-", "_") in SETTINGS:
+            problems.append(f"{word} begins with a dash that is typeset, as pages and documents have it: --{name}")
+    if problems:
+        raise UserError(*problems)
+    return [word for word in argv if not re.fullmatch(r"--local[-_]rank=\d+", word) or "LOCAL_RANK" not in os.environ]
+
+
 def parse_args(argv: list[str]) -> TrainConfig:
     """Return the configuration of a command line: `[RECIPE] [--flag value ...]`, where a flag overrides the recipe.
 
@@ -51,7 +78,7 @@ def parse_args(argv: list[str]) -> TrainConfig:
         raise SystemExit(0)
     problems = [unknown_setting(word.lstrip("-").split("=")[0], SETTINGS) for word in rest if word.startswith("--")]
     if rest and not problems:
-        problems = [f"{rest[0]!r}: not understood; one RECIPE first, then flags of the form --name value"]
+        problems = [f"{rest[0]!r}: {_stray(rest[0], argv)}"]
     settings = read_recipe(recipe) if recipe is not None else {}
     for name, value in settings.items():
         if name not in SETTINGS:
@@ -67,10 +94,21 @@ def parse_args(argv: list[str]) -> TrainConfig:
             names = [name for group in GIVE_WAY if vars(given).keys().isdisjoint(group) for name in group]
             config = replace(config, from_recipe={name: getattr(config, name) for name in names})
     except UserError as error:
-        problems += error.problems
+        several = _SEVERAL_SEEDS if "," in str(settings.get("seed")) else ""
+        problems += [text + several * text.startswith("seed: ") for text in error.problems]
     if problems:
         raise UserError(*problems)
     return config
+
+
+def _stray(word: str, argv: list[str]) -> str:
+    """Say what to do about a word that belongs to no flag."""
+    before = argv[: argv.index(word)] if word in argv else []
+    flag = next((each[2:] for each in reversed(before) if each.startswith("--")), "")
+    if not word.startswith("-") and flag in SETTINGS and len(before) > 1 and before[-2] == f"--{flag}":
+        several = _SEVERAL_SEEDS if flag == "seed" else ""
+        return f"not understood after --{flag} {before[-1]}, which takes one value{several}"
+    return "not understood; one RECIPE first, then flags of the form --name value"
 
 
 def recipe_in_words(argv: list[str]) -> str | None:
@@ -124,7 +162,8 @@ def _parser(list_all: bool = False, recipe: str | None = None) -> argparse.Argum
         parser.add_argument(*flags, action="store_true", help=argparse.SUPPRESS)
     groups = {setting.group: parser.add_argument_group(setting.group) for setting in SETTINGS.values()}
     for setting in SETTINGS.values():
-        nargs = "?" if setting.kind is bool else "+" if typing.get_origin(setting.kind) is list else None
+        is_alone = setting.kind is bool or setting.name == "resume_from_checkpoint"  # which takes `true` for the last
+        nargs = "?" if is_alone else "+" if typing.get_origin(setting.kind) is list else None
         groups[setting.group].add_argument(
             f"--{setting.name}",
             nargs=nargs,

@@ -118,7 +118,9 @@ def _check_flags(args: argparse.Namespace) -> None:
     """Raises: UserError with everything that is wrong."""
     problems = []
     if (args.input is None) == (not args.texts):
-        problems.append("what is to be predicted? Give texts, or a file of them with --input FILE, or - for a pipe")
+        problems.append(
+            "what is to be predicted? Give texts, or a file of them with --input FILE, or a pipe with --input -"
+        )
     if args.input is None:
         for_files = ["input_format", "output_format", "text_column_names", "label_column_name", "strict"]
         for_files += vars(make_reading(args.encoding, args.delimiter, args.column_names))
@@ -131,6 +133,8 @@ def _check_flags(args: argparse.Namespace) -> None:
             for text in args.texts
             if os.path.isfile(text)
         ]
+        if args.texts == ["-"]:
+            problems.append("'-': a pipe is read by --input -, with --input_format text where each line is a text")
     elif args.pairs:
         problems.append("--pairs: of a file the columns say it, two of them with --text_column_names")
     problems += reading_problems(args.encoding, args.delimiter, args.column_names)

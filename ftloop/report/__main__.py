@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         folder = expand_path(args.folder, "DIR")
         final = folder / REPORT if args.output is None else expand_path(args.output, "output")
-        check_replaceable(final)
         run = read_finished_run(folder)
+        check_replaceable(final)
         report = make_report(run, args.set)
         say("Report", write_report(report, final))
         for missing in report["missing"]:

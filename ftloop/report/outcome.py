@@ -50,7 +50,8 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
     root = Path(folder)
     state_file = root / "trainer_state.json"
     if not root.is_dir():
-        raise UserError(f"no folder {root}: name the output_dir of a finished run")
+        what = f"{root} is a file" if root.is_file() else f"no folder {root}"
+        raise UserError(f"{what}: name the output_dir of a finished run")
     if not state_file.is_file():
         within = sorted(file.parent for file in root.glob(f"*/{state_file.name}"))
         there = f", such as {join_some(list(map(str, within)), 3)}" if within else ""

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,17 @@ def _scores(results: dict[str, Any]) -> dict[str, float]:
 
 
 def read_seeds(folder: str | Path) -> SeedRuns:
-    """Read the folders `seed-N`. Unfinished runs, and those of other settings or data than most, are dropped.
+    """Read the folders `seed-N`, or else runs in folders of other names. Unfinished ones, and those of other settings
+    or data than most, are dropped.
 
     Raises: UserError where none is left.
     """
     root = Path(folder)
     paths = {int(p.name[5:]): p for p in root.glob("seed-*") if re.fullmatch(r"seed-(0|[1-9][0-9]*)", p.name)}
+    paths = paths or _by_their_settings(root)
     if not paths:
-        raise UserError(f"{root}: no folder seed-N in it; name the output_dir of a command with --seeds")
+        way = "name the output_dir of a command with --seeds, or the folder in which runs of several seeds lie"
+        raise UserError(f"{root}: no folder seed-N in it; {way}")
     runs: dict[int, FinishedRun] = {}
     kinds: dict[int, dict[str, Any]] = {}
     dropped = {}
@@ -89,6 +93,26 @@ def read_seeds(folder: str | Path) -> SeedRuns:
     if not runs:
         raise UserError(f"{root}: no finished run in it ({_reasons(dropped)})")
     return SeedRuns(root, runs, dropped)
+
+
+def _by_their_settings(root: Path) -> dict[int, Path]:
+    """Return the runs that commands with one seed each have left in folders of any name.
+
+    Raises: UserError for two of one seed.
+    """
+    paths: dict[int, Path] = {}
+    for path in sorted(root.glob("*/")):
+        manifest = None
+        with suppress(UserError):
+            manifest = read_manifest(path)
+        if manifest is None or "complete" not in manifest:  # a checkpoint's
+            continue
+        seed = manifest["config"].get("seed", 42)
+        if seed in paths:
+            both = f"{paths[seed].name} and {path.name} are both of seed {seed}"
+            raise UserError(f"{root}: {both}; a table is made of runs that differ in their seed alone")
+        paths[seed] = path
+    return paths
 
 
 def _kind(outcome: FinishedRun, manifest: dict[str, Any]) -> dict[str, Any]:

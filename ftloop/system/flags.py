@@ -11,7 +11,11 @@ from typing import Any
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(name[:100], list(known), n=1)
+    """Suggest the name that is spelt nearly so, or else the only one that begins so."""
+    names = list(known)
+    match = difflib.get_close_matches(name[:100], names, n=1)
+    if not match and len(begins := [each for each in names if each.startswith(name) and len(name) > 2]) == 1:
+        match = begins
     return f"; did you mean {match[0]}?" if match else ""
 
 

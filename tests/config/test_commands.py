@@ -84,3 +84,14 @@ def test_whoever_wants_to_score_a_model_is_sent_to_predict(word: str, stderr_of:
 def test_versions_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == ExitCode.DONE
     assert capsys.readouterr().out.startswith(f"ftloop {__version__} (Python 3.")
+
+
+@pytest.mark.parametrize("words", [["-m", "ftloop", "--version"], [str(CHECKOUT / "ftloop" / "train.py"), "demo"]])
+def test_a_python_without_what_is_needed_is_told_in_a_line(words: list[str], tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    command = [sys.executable, "-S", *words]  # -S: without its installed packages
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert ended.returncode == ExitCode.USER_ERROR
+    assert ended.stderr.startswith(f"error: this Python, {sys.executable}, has no ")
+    assert ended.stderr.count("\n") == 1
+    assert "torch" in ended.stderr

@@ -13,7 +13,7 @@ from harness.command import CHECKOUT
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from ftloop.config.command_line import parse_args, recipe_in_words
+from ftloop.config.command_line import check_words, parse_args, recipe_in_words
 from ftloop.config.recipe import SHIPPED
 from ftloop.config.setting import SCORES, Setting
 from ftloop.config.train_config import SETTINGS, TrainConfig
@@ -511,3 +511,40 @@ def test_a_metric_is_to_rise_unless_it_is_a_loss_or_an_error(metric: str, compat
 def test_to_resume_from_true_is_to_resume_from_the_last_as_in_trainer(given: Any, meant: str | None) -> None:
     config: Any = {"resume_from_checkpoint": given}
     assert TrainConfig(**config).resume_from_checkpoint == meant
+
+
+@pytest.mark.parametrize("dash", ["\u2013", "\u2014", "\u2212"])
+def test_a_flag_with_a_typeset_dash_is_answered_with_the_typed_one(dash: str) -> None:
+    with pytest.raises(UserError, match=r"a dash that is typeset, .*: --output_dir$"):
+        check_words(["guide", f"{dash}output_dir", "runs"])
+    words = ["--sample_texts", f"{dash}well", f"{dash} yes"]
+    assert check_words(words) == words
+
+
+def test_a_script_with_windows_line_endings_and_a_blank_behind_a_backslash_are_told() -> None:
+    """Each gives a right word's look to a wrong one: a folder `runs\\r`, a file ` `."""
+    with pytest.raises(UserError) as caught:
+        check_words(["--train_file", "a.csv", " ", "--output_dir", "runs\r"])
+    blank, carriage_return = caught.value.problems
+    assert blank.startswith("a blank stands alone after a.csv")
+    assert carriage_return.startswith("'runs\\r' ends in a carriage return")
+    assert check_words(["--delimiter", "\t"]) == ["--delimiter", "\t"]
+
+
+def test_the_flag_of_torchs_old_launcher_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_words(["--local-rank=1", "demo"]) == ["--local-rank=1", "demo"]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert check_words(["--local-rank=1", "demo"]) == check_words(["--local_rank=1", "demo"]) == ["demo"]
+
+
+def test_a_second_value_is_answered_with_the_flag_that_takes_one() -> None:
+    assert (
+        problem("--report_to", "none", "all") == "'all': not understood after --report_to none, which takes one value"
+    )
+    for words in (["1", "2"], ["1,2"]):
+        assert problem("--seed", *words).endswith("; --seeds trains once for each of several")
+
+
+def test_resuming_without_a_name_takes_the_last_checkpoint() -> None:
+    assert parse_args(["--resume_from_checkpoint"]).resume_from_checkpoint == "last"
+    assert problem("--resume") == "resume: its name is --resume_from_checkpoint"

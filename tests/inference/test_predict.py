@@ -815,7 +815,8 @@ def test_what_is_wrong_with_files_and_flags_is_told_in_one_line_each(
     file = tmp_path / "file"
     file.write_text("")
     for words, told in {
-        (): "what is to be predicted?",
+        (): "what is to be predicted? Give texts, or a file of them with --input FILE, or a pipe with --input -",
+        ("-",): "'-': a pipe is read by --input -, with --input_format text where each line is a text",
         ("a", "--input", source): "what is to be predicted?",
         ("a", "--output", "x.csv", "--strict"): "--strict, --output: only with --input",
         ("a", "--input_format", "csv"): "--input_format: only with --input",

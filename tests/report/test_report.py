@@ -238,6 +238,9 @@ def test_a_report_replaces_a_report_and_nothing_else(
     assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == {".staging-checkpoint-7"}
     assert report_main([str(tmp_path / "nowhere")]) == ExitCode.USER_ERROR
     assert "no folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert report_main([str(tmp_path / "file")]) == ExitCode.USER_ERROR
+    assert "file is a file: name the output_dir of a finished run" in capsys.readouterr().err
 
 
 def test_predictions_of_another_run_are_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,19 @@ def test_unfinished_and_other_runs_are_dropped_and_named(tmp_path: Path) -> None
         "seed-7": "other the data than the rest",
     }
     assert "Dropped   seed-3: other learning_rate than the rest; seed-4" in table(runs)
+
+
+def test_runs_of_one_seed_each_are_read_from_folders_of_any_name(tmp_path: Path, stderr_of: Callable[..., str]) -> None:
+    """As a loop of the shell leaves them, or an array of jobs."""
+    for seed in (1, 2):
+        leave(tmp_path / f"job_{9 - seed}", {"eval_loss": seed / 10}, {"seed": seed})
+    (tmp_path / "logs").mkdir()
+    assert read_seeds(tmp_path).scores() == {"eval_loss": {1: 0.1, 2: 0.2}}
+    told = stderr_of(ftloop.seeds.__main__.main, [str(tmp_path / name) for name in ("job_7", "job_8", "logs")])
+    assert told.endswith(f"ftloop seeds {tmp_path}\n")
+    leave(tmp_path / "lr", {"eval_loss": 0.3}, {"seed": 2, "learning_rate": 1.0})
+    with pytest.raises(UserError, match="job_7 and lr are both of seed 2"):
+        read_seeds(tmp_path)
 
 
 def test_a_folder_without_finished_seeds_is_refused(tmp_path: Path) -> None:
