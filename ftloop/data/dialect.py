@@ -18,7 +18,7 @@ from ftloop.data.compression import split_endings
 from ftloop.data.conversions import UnknownForm, told_of_labels_in_front
 from ftloop.data.csv_rows import ROW_NAMES, dialect_of, escapes_quotes, read_table, skips_blanks
 from ftloop.data.encoding import is_utf8_codec
-from ftloop.data.json_rows import texts_by_name
+from ftloop.data.json_rows import told_of_no_columns
 from ftloop.data.readers import read_columns
 from ftloop.data.recognize import DELIMITERS, HEAD, field_counts, fitting_delimiters, is_mostly_tabs, whole_lines
 from ftloop.data.sources import COLUMNAR, FASTTEXT, TABLES, TEXTS, Source, find_format
@@ -210,10 +210,10 @@ def _head(source: Source) -> str:
 def mistaken_names(source: Source) -> str | None:
     """Return what to say where what was taken for the names of columns seems to be none: the first line of a table with
     a number in it, a cell that comes again in its column, or a text of many words where no column shows a name; the
-    names of texts in a JSON object.
+    names of texts in a JSON object, and conversations.
     """
     if source.format in ("json", "jsonl"):
-        return texts_by_name(source)
+        return told_of_no_columns(source)
     if source.reading.column_names is not None or not _is_file_of_table(source):
         return None
     with source.open() as file, source.text(file) as text:

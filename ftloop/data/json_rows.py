@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from io import TextIOWrapper
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 from ftloop.data.encoding import undecodable
@@ -24,8 +24,9 @@ MANY_TEXTS = 4
 """So many texts and nothing else in one object, which has no column that is known, have names and are no row."""
 
 
-def texts_by_name(source: Source) -> str | None:
-    """Return what to say of a file that is one object on a line and holds a text for each name; None for any other."""
+def told_of_no_columns(source: Source) -> str | None:
+    """Return what to say of a file that is one object on a line and holds a text for each name, or a conversation a
+    line; None for any other."""
     if not source.is_file or source.is_document:
         return None
     with source.open() as file, source.text(file) as text:
@@ -35,6 +36,24 @@ def texts_by_name(source: Source) -> str | None:
             return None
     if len(rows) == 1 and _is_by_name(rows[0].values):
         return f"{source.name}: {_describe(rows[0].values)}, and {WANTED}"
+    return _told_of_conversations(source, rows[0].values) if rows else None
+
+
+def _told_of_conversations(source: Source, row: dict[str, Any]) -> str | None:
+    """Say that each line is a conversation, as chat models are tuned with, and give the command that makes a text and a
+    label of its last two messages; None of any other line."""
+    for (column, value), (who, what) in product(row.items(), (("role", "content"), ("from", "value"))):
+        if _is_list_of(value, dict) and len(value) > 1 and all({who, what} <= message.keys() for message in value):
+            told = (
+                f"{source.name}: {short_repr(column)} holds a conversation, and columns of texts and labels are wanted"
+            )
+            made = source.name.removesuffix(".jsonl") + ".rows.jsonl"
+            lines = f'for line in open({json.dumps(source.name)}, "rb") if line.strip()'
+            chats = f"(json.loads(line)[{json.dumps(column)}] {lines})"
+            pair = f'{{"text": chat[-2]["{what}"], "label": chat[-1]["{what}"]}}'
+            command = f"python3 -c {shlex.quote(f'import json; [print(json.dumps({pair})) for chat in {chats}]')}"
+            way = f"this makes {made} of the last two messages of each, which is read: {command} > {shlex.quote(made)}"
+            return f"{told}; {way}" if not source.compression else told
     return None
 
 

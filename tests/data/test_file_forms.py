@@ -696,6 +696,26 @@ def test_the_command_that_is_told_makes_a_file_of_each_set_in_an_object(form: st
         assert "python3" not in fault(put(path, json.dumps(other).encode()))
 
 
+@pytest.mark.parametrize(
+    ("column", "who", "what"), [("messages", "role", "content"), ("conversations", "from", "value")]
+)
+def test_the_command_that_is_given_makes_rows_of_conversations(
+    column: str, who: str, what: str, tmp_path: Path
+) -> None:
+    """As OpenAI and ShareGPT have them, to tune chat models with."""
+    chats = [[{who: "a", what: row["text"]}, {who: "b", what: row["label"]}] for row in ROWS]
+    chats[0].insert(0, {who: "system", what: "You are a classifier."})
+    path = tmp_path / "it's.jsonl"
+    put(path, "\n".join(json.dumps({"id": 1, column: chat}) for chat in chats).encode() + b"\n\n")
+    told = fault(path)
+    assert f"'{column}' holds a conversation, and columns of texts and labels are wanted" in told
+    subprocess.run(told.partition("which is read: ")[2], shell=True, check=True)
+    assert rows_of(tmp_path / "it's.rows.jsonl") == ROWS
+    other = put(tmp_path / "other.jsonl", json.dumps({"tags": [{who: "a"}, {who: "b"}]}).encode())
+    assert "conversation" not in fault(other)
+    assert "conversation" in fault(put(tmp_path / "c.jsonl.gz", gzip.compress(path.read_bytes())))
+
+
 WORKBOOK = zipped(b"", "[Content_Types].xml", "xl/workbook.xml")
 
 
