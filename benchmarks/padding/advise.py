@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ftloop.batching.efficiency import Batches, ModelShape, batches_of
+from ftloop.batching.efficiency import Batches, ModelShape, batches_of, computed_tokens
 from ftloop.batching.order import batch_starts, longest_first
 from ftloop.batching.token_budget import default_token_budget
 from ftloop.config.train_config import TrainConfig
@@ -62,8 +62,10 @@ def advise(
     shape: ModelShape,
     eval_lengths: np.ndarray | None = None,
     num_processes: int = 1,
+    can_be_left_out: bool = False,
 ) -> Advice:
-    """Hold the configuration as it is against the batching that suits these lengths.
+    """Hold the configuration as it is against what suits these lengths: no padding at all where `can_be_left_out`, as
+    a run's own advice has it; else other batches.
 
     `lengths`, `eval_lengths`: tokens of the training and evaluation rows before truncation. `max_length`: the longest
     input.
@@ -75,7 +77,7 @@ def advise(
 
     capped = np.minimum(lengths, max_length)
     has_tail = bool(capped.max() > LONG_TAIL * capped.mean())
-    better = _better(config, capped, has_tail)
+    better = _unpadded(config) if can_be_left_out else _better(config, capped, has_tail)
     best = batches_of(better, lengths, max_length, num_processes)
     saved = _saved(now, best, shape)
     flags: list[str] = []
@@ -83,8 +85,8 @@ def advise(
     rows_cut = saved_cut = 0.0
     if saved < WORTH:
         lines.append(
-            f"Training  there is little padding to remove: batching by length would save {max(saved, 0):.1%} of the "
-            f"FLOPs, which is not worth a change"
+            f"Training  there is little padding to remove: {' '.join(_flags(config, better))} would save "
+            f"{max(saved, 0):.1%} of the FLOPs, which is not worth a change"
         )
         saved, best = 0.0, now
     else:
@@ -103,6 +105,8 @@ def advise(
                 f"--max_seq_length {cut} would truncate {rows_cut:.2%} of the rows and save {saved_cut:.1%} of the "
                 f"FLOPs in all, instead of {saved:.1%}"
             )
+    if "none" in (config.padding, *(flag.removeprefix("--padding ") for flag in flags)):
+        return _advised(lines, flags, optional, _tokens_saved(now, best), saved, rows_cut, saved_cut)
     stand_in = eval_lengths is None
     evaluated = np.minimum(lengths if eval_lengths is None else eval_lengths, max_length).astype(np.int32)
     sort_saves = _sorting_saves(config, evaluated, shape)
@@ -110,15 +114,26 @@ def advise(
         flags.append("--sort_eval")
         guess = " (guessed from the training rows)" if stand_in else ""
         lines.append(f"Evaluate  --sort_eval saves {sort_saves:.1%} of its FLOPs{guess}; the results keep their order")
-    if flags:
-        lines.append(f"Flags     {' '.join(flags)}")
-        if optional:
-            lines.append(
-                f"          and, where truncating {rows_cut:.2%} of the rows is acceptable, {' '.join(optional)}"
-            )
-    else:
-        lines.append("Flags     none: leave the settings as they are")
-    return Advice(tuple(lines), tuple(flags), _tokens_saved(now, best), saved, tuple(optional), rows_cut, saved_cut)
+    return _advised(lines, flags, optional, _tokens_saved(now, best), saved, rows_cut, saved_cut)
+
+
+def _advised(
+    lines: list[str],
+    flags: list[str],
+    optional: list[str],
+    tokens_saved: float,
+    saved: float,
+    rows_cut: float,
+    saved_cut: float,
+) -> Advice:
+    lines.append(f"Flags     {' '.join(flags) or 'none: leave the settings as they are'}")
+    if optional:
+        lines.append(f"          and, where truncating {rows_cut:.2%} of the rows is acceptable, {' '.join(optional)}")
+    return Advice(tuple(lines), tuple(flags), tokens_saved, saved, tuple(optional), rows_cut, saved_cut)
+
+
+def _unpadded(config: TrainConfig) -> TrainConfig:
+    return replace(config, padding="none", pad_to_max_length=False)
 
 
 def _better(config: TrainConfig, capped: np.ndarray, has_tail: bool) -> TrainConfig:
@@ -133,6 +148,8 @@ def _better(config: TrainConfig, capped: np.ndarray, has_tail: bool) -> TrainCon
 
 def _why(config: TrainConfig, better: TrainConfig, capped: np.ndarray, has_tail: bool) -> str:
     rows = config.per_device_train_batch_size
+    if better.padding == "none":
+        return "Gives up nothing: the same rows meet in the same order; evaluation computes no padding either"
     if has_tail:
         return (
             f"{rows} of the longest rows together would be {rows * int(capped.max())} tokens; a budget caps every "
@@ -143,6 +160,8 @@ def _why(config: TrainConfig, better: TrainConfig, capped: np.ndarray, has_tail:
 
 
 def _flags(config: TrainConfig, better: TrainConfig) -> list[str]:
+    if better.padding == "none":
+        return ["--padding none"]
     flags = [f"--batching {better.batching}"]
     if config.padding != better.padding:
         flags.append(f"--padding {better.padding}")
@@ -169,9 +188,10 @@ def _tokens_saved(now: Batches, then: Batches) -> float:
 def _describe(config: TrainConfig, batches: Batches) -> str:
     sizes = batches.sizes
     rows = f"up to {sizes.max()} rows" if config.batching != "token_budget" else f"{sizes.min()} to {sizes.max()} rows"
-    longest = int((sizes * batches.padded_to).max())
+    longest = int(computed_tokens(batches.rows, batches.starts, batches.lengths, batches.edges).max())
+    padded = "without padding" if config.padding == "none" else f"padded to {config.padding}"
     return (
-        f"{config.batching}, padded to {config.padding}: {len(batches)} batches of {rows}, at most {longest} tokens; "
+        f"{config.batching}, {padded}: {len(batches)} batches of {rows}, at most {longest} tokens; "
         f"{batches.padding_share:.1%} of the tokens are padding"
     )
 

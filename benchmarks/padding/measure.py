@@ -40,6 +40,7 @@ from ftloop.config.command_line import parse_args
 from ftloop.config.train_config import TrainConfig
 from ftloop.data.load import load_text_data
 from ftloop.job.fine_tune import quiet_libraries
+from ftloop.job.inputs import padding_unneeded
 from ftloop.models.load import load_shape, load_tokenizer, longest_input
 from ftloop.models.unpadding import can_unpad
 from ftloop.system.exit import report_error
@@ -83,7 +84,8 @@ def advice(config: TrainConfig, made: str | None) -> None:
         f"hidden {shape.hidden}, intermediate {shape.intermediate}; nothing is trained"
     )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    for line in advise(config, lengths, limit, shape, evaluated, processes).lines:
+    unneeded = padding_unneeded(config, model, tokenizer)
+    for line in advise(config, lengths, limit, shape, evaluated, processes, unneeded).lines:
         print(line)
 
 

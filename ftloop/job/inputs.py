@@ -148,6 +148,12 @@ def _special_remark(data: TextData, sets: dict[str, Dataset], tokenizer: Any) ->
     return rows and f"{tokens} are text where a text holds them, not the tokens: in {rows}"
 
 
+def padding_unneeded(config: TrainConfig, model: Any, tokenizer: Any) -> bool:
+    """Whether `padding=none` would do with this model and these settings."""
+    refuses = config.trainer_compat or config.torch_compile or config.attn_implementation is not None
+    return not refuses and can_unpad(model, tokenizer)
+
+
 def measure_padding(
     config: TrainConfig, model: Any, tokenizer: Any, lengths: np.ndarray, max_length: int, num_processes: int
 ) -> Padding:
@@ -159,7 +165,6 @@ def measure_padding(
     left_out = None
     if config.padding == "none":
         left_out, _ = padding_shares(replace(config, padding="longest"), sample, max_length, num_processes)
-    refuses = config.trainer_compat or config.torch_compile or config.attn_implementation is not None
-    can_be_left_out = not refuses and can_unpad(base_model(model), tokenizer)
+    can_be_left_out = padding_unneeded(config, base_model(model), tokenizer)
     mean = float(sample.mean())
     return Padding(edges, share, length_grouped, left_out, can_be_left_out, mean, is_estimate=every > 1)

@@ -216,6 +216,20 @@ def test_advice_for_a_long_tail_is_a_token_budget_and_a_cut() -> None:
     TrainConfig(batching="token_budget", max_tokens_per_batch=budget, max_seq_length=tokens)
 
 
+def test_advice_where_padding_can_be_left_out_is_to_leave_it_out_as_a_run_says() -> None:
+    for lengths in (MRPC_LIKE, LONG_TAIL):
+        found = advise(SIXTEEN, lengths, 512, SHAPE, eval_lengths=lengths[:400], can_be_left_out=True)
+        assert found.flags == ("--padding none",)
+        now, then = (batches_of(replace(SIXTEEN, padding=each), lengths, 512) for each in ("longest", "none"))
+        assert found.tokens_saved == 1 - then.computed_tokens / now.computed_tokens == now.padding_share
+        assert any("the same rows meet in the same order" in line for line in found.lines)
+        assert f"Flags     {found.flags[0]}" in found.lines
+    assert advise(SIXTEEN, NEAR_UNIFORM, 512, SHAPE, can_be_left_out=True).flags == ()
+    without = advise(replace(SIXTEEN, padding="none"), MRPC_LIKE, 512, SHAPE, can_be_left_out=True)
+    assert without.flags == ()
+    assert without.lines[-1] == "Flags     none: leave the settings as they are"
+
+
 def test_advice_counts_rows_that_are_truncated_already() -> None:
     found = advise(SIXTEEN, np.append(MRPC_LIKE, [700, 900]).astype(np.int32), 103, SHAPE)
     assert "2 rows are truncated at 103" in found.lines[0]
@@ -251,7 +265,7 @@ def test_the_advice_command_loads_no_weights(
     assert "train.jsonl" in printed
     assert "2 layers, hidden 32, intermediate 64" in printed
     assert "29 rows, tokens: mean" in printed
-    assert "Flags     --sort_eval" in printed  # 29 rows are too few for groups
+    assert "Flags     --padding none\n" in printed  # 29 rows are too few for groups, and a BERT needs no padding
 
 
 def test_a_mistake_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
