@@ -147,6 +147,20 @@ def test_the_best_evaluation_is_marked_and_nan_is_none(tmp_path: Path) -> None:
     assert '<b class="good">best</b>' in report_page(made)
 
 
+@pytest.mark.parametrize(("count", "is_many"), [(3, False), (20, True)])
+def test_the_confusion_matrix_has_numbered_columns(count: int, is_many: bool, tmp_path: Path) -> None:
+    folder = left_by_a_run(tmp_path / "run", "single_label_classification", count, 300)
+    made = report.make_report(read_finished_run(folder))
+    page = render_page(made, {})
+    (matrix,) = re.findall(r'<table class="matrix.*?</table>', page, re.DOTALL)[:1]
+    assert re.findall(r'<th scope="col"[^>]*>(\d+)</th>', matrix) == [str(number + 1) for number in range(count)]
+    assert len(re.findall(r'<th scope="row">', matrix)) == count
+    cells = [text.strip() for text in re.findall(r"<td[^>]*>([^<]*)", matrix)]
+    counts = [each for row in made["sets"]["test"]["confusion"]["counts"] for each in row]
+    assert cells == ["" if is_many and not each else str(each) for each in counts]
+    assert ("<small>" in matrix) != is_many
+
+
 def test_the_page_explains_baseline_and_missing_intervals(tmp_path: Path) -> None:
     made = report.make_report(read_finished_run(left_by_a_run(tmp_path / "run", "single_label_classification", 2, 20)))
     assert "; as probabilities it gives each class its share. The interval" in report_page(made)
