@@ -165,3 +165,14 @@ def test_another_file_of_the_same_size_and_time_is_read_again(tmp_path: Path, ca
     path.write_text('{"sentence1": "a", "label": 1}\n')
     os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
     assert files.read_table(str(path), ["sentence1"], "label")["label"][0] == "1"
+
+
+def test_the_digest_is_the_same_in_however_many_shards_the_rows_lie(tmp_path: Path) -> None:
+    """As with preprocessing_num_workers, whose shards `datasets` reads again when one process asks."""
+    columns = {"input_ids": [[1, 2], [3], [4, 5, 6]], "text": ["a", "b", "c"], "label": [0, 1, 0]}
+    whole = datasets.Dataset.from_dict(columns)
+    parts = datasets.concatenate_datasets([whole.select([0, 1]), whole.select([2])])
+    assert len(parts.with_format("arrow")[:]["input_ids"].chunks) == 2
+    assert results.digest_rows(parts) == results.digest_rows(whole)
+    other = datasets.Dataset.from_dict(columns | {"input_ids": [[1], [2, 3], [4, 5, 6]]})
+    assert results.digest_rows(other) != results.digest_rows(whole)
