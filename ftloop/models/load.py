@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,8 @@ from ftloop.errors import UserError, summarize
 from ftloop.models.damage import check_files
 from ftloop.models.folder import lacks_model_type, lacks_tokenizer, model_in, no_tokenizer, tokenizer_in
 from ftloop.models.match import added_tokens, embedding_sizes, example, set_padding_token
-from ftloop.models.published import own_code_problem, sentencepiece_problem, that_of_own_code
-from ftloop.models.weights import is_adapter
+from ftloop.models.published import own_code_problem, sentencepiece_problem, that_of_own_code, that_of_quantized
+from ftloop.models.weights import is_adapter, saved_config
 from ftloop.system.console import say
 from ftloop.system.hub import local_model_folder, unavailable
 from ftloop.system.panics import panics_told
@@ -81,8 +82,10 @@ def _load(
                 f"model_name_or_path: {folder / 'config.json'} has no model_type, by which transformers knows what the "
                 'model is; write it there, such as "model_type": "bert"'
             ) from error
-        fault = f"{type(error).__name__}: {summarize(error)}"
-        raise UserError(f"model_name_or_path: {what} {folder} could not be loaded ({fault})") from error
+        fault = f"({type(error).__name__}: {summarize(error)})"
+        with suppress(UserError):  # not readable, and that was the fault
+            fault += that_of_quantized(saved_config(folder).get("quantization_config"))
+        raise UserError(f"model_name_or_path: {what} {folder} could not be loaded {fault}") from error
 
 
 def load_tokenizer(name_or_path: str, adapters: bool = False, model_config: Any = None) -> PreTrainedTokenizerBase:

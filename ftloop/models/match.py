@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ftloop.errors import UserError, summarize
+from ftloop.models.published import that_of_quantized
 from ftloop.models.weights import base_model
 from ftloop.system.panics import panics_told
 
@@ -88,7 +89,8 @@ def match(model: Any, tokenizer: PreTrainedTokenizerBase, name: str, max_length:
                     told.append("changes what this model answers: the rows that share a batch are not independent")
     except Exception as error:
         fault = f"{type(error).__name__}: {summarize(error)}"
-        message = f"model_name_or_path: the model cannot take what the tokenizer of {name} gives ({fault})"
+        fault = f"({fault}){that_of_quantized(getattr(model.config, 'quantization_config', None))}"
+        message = f"model_name_or_path: the model cannot take what the tokenizer of {name} gives {fault}"
         raise UserError(message) from error
     return told
 

@@ -67,6 +67,14 @@ def that_of_own_code(name: str, auto_map: Any, num_labels: int | None = None) ->
     return f"; it comes with {own_code(name, auto_map, num_labels)}" if auto_map else ""
 
 
+def that_of_quantized(quantization: Any) -> str:
+    """Say of a model that does not work that it was made smaller. `quantization`: what its configuration says of it."""
+    if quantization is None:
+        return ""
+    how = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
+    return f"; its weights are quantized ({getattr(how, 'value', how)}), so give the model that they were made from"
+
+
 def own_code(name: str, auto_map: Any = None, num_labels: int | None = None) -> str:
     """Say in a phrase that a model needs code of its own, and how to train it and to predict with it nevertheless."""
     why = "code of its own (auto_map in its files), and ftloop runs no code that comes with a model"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from transformers import DataCollatorWithPadding, default_data_collator
 from ftloop.batching.padding import Collator, is_padding_collator
 from ftloop.config.train_config import SETTINGS, TrainConfig
 from ftloop.data.cache import digest_rows
-from ftloop.errors import UserError
+from ftloop.errors import UserError, summarize
 from ftloop.models.weights import base_model
 from ftloop.run.accelerator import refused_features
 from ftloop.run.check_labels import config_of_classes, label_problems, other_ids
@@ -69,6 +69,22 @@ def check_arguments(
     check_schedule(config)
     if accelerator is not None and (problems := refused_features(accelerator)):
         raise UserError(*problems)
+
+
+def missing_labels_told(compute_loss: Any) -> Any:
+    """The same loss of the user's own, which says that rows have no labels where it fails for want of them."""
+
+    def loss(outputs: Any, labels: Any, num_items_in_batch: Any) -> Any:
+        try:
+            return compute_loss(outputs, labels, num_items_in_batch=num_items_in_batch)
+        except Exception as error:
+            if labels is not None:
+                raise
+            fault = f"({type(error).__name__}: {summarize(error)})"
+            missing = "labels are missing, which rows hold in their column label, labels or label_ids"
+            raise UserError(f"compute_loss_func: {missing} {fault}") from error
+
+    return loss
 
 
 def check_inputs(
@@ -234,13 +250,8 @@ class DataSetCheck:
         columns = column_names(dataset)
         if columns is None:
             return
-        if self.columns is not None and not (set(columns) & self.columns) - {*LABELS}:
-            wanted = [each for each in forward_arguments(self.model) if each not in (*LABELS, "args", "kwargs")]
-            yield (
-                f"none of its columns {join_some(list(columns), 10)} is an argument of {type(self.model).__name__}, "
-                f"which takes {join_some(wanted, 6) or 'none by name'}: tokenize it, or, for a data_collator that "
-                "needs them, set remove_unused_columns=False"
-            )
+        if self.columns is not None and (problem := self._other_arguments(columns, self.columns)):
+            yield problem
             return
         texts = [name for name in columns if _is_text(dataset, name)] if self.columns is None and self.pads else []
         if texts:
@@ -261,6 +272,25 @@ class DataSetCheck:
             way = "dataset.rename_column(name, 'label') makes one of yours"
             way = f"set_format hides {hidden[0]!r}" if hidden else way
             yield f"no column of labels ({', '.join(LABELS)}) among {join_some(list(columns), 10)}: {way}"
+
+    def _other_arguments(self, columns: Sequence[str], taken: Collection[str]) -> str | None:
+        """Return that the model's `forward` takes none of the columns, or wants more. A collator may add the mask."""
+        arguments = forward_arguments(self.model)
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        wanted = [each for each, what in arguments.items() if each not in LABELS and what.kind not in several]
+        given = {*columns, "attention_mask"}
+        missing = [each for each in wanted if arguments[each].default is inspect.Parameter.empty and each not in given]
+        what = f"columns {join_some(list(columns), 10)}"
+        if not ({*columns} & {*taken}) - {*LABELS}:
+            what = f"none of its {what} is an argument of {type(self.model).__name__}"
+        elif missing and self.pads:
+            what = f"its {what} hold no {join_some(missing, 6)}, arguments of {type(self.model).__name__}"
+        else:
+            return None
+        way = "tokenize it, or, for a data_collator that needs them, set remove_unused_columns=False"
+        if "input_ids" in columns:
+            way = "name the arguments of forward as the columns, such as (self, input_ids, attention_mask, labels=None)"
+        return f"{what}, which takes {join_some(wanted, 6) or 'none by name'}: {way}"
 
     def _other_classes(self, dataset: Any, label: str) -> Iterator[str]:
         """Yield that a data set numbers its classes otherwise than the first one: its ids would mean other classes."""

@@ -21,6 +21,7 @@ from ftloop.run.check_inputs import (
     check_arguments,
     check_inputs,
     check_same_on_all_processes,
+    missing_labels_told,
     takes_labels,
 )
 from ftloop.run.loaders import EvalLoaders, LoaderFactory
@@ -110,7 +111,7 @@ def prepare(
         "processing_class": processing_class,
         "compute_metrics": compute_metrics,
         "preprocess_logits_for_metrics": preprocess_logits_for_metrics,
-        "compute_loss_func": compute_loss_func,
+        "compute_loss_func": compute_loss_func and missing_labels_told(compute_loss_func),
         "takes_labels": takes_labels(model),
         "accepts_loss_kwargs": accepts_loss_kwargs(model),
         "class_weights": None if weights is None else weights.to(accelerator.device),

