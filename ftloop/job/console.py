@@ -128,6 +128,9 @@ def announce_baseline(run: Run, inputs: Inputs) -> None:
     """Say what the best constant answers score on the set that decides, so that the run's scores can be read against
     them."""
     name, labels = next(iter(inputs.data.validation), None), inputs.data.labels
+    if name is None and not any(inputs.data.has_labels(rows) for rows in inputs.data.test.values()):
+        way = "--validation_split 0.1 holds rows of the training set out"
+        say("Unscored", f"no validation or test set has labels, so nothing will tell how good the model is; {way}")
     if name is None or run.compute_metrics is None:
         return
     ids, titles = label_ids(inputs.encoded[name]), metric_titles(labels)

@@ -152,14 +152,15 @@ def test_the_advice_works_when_it_is_followed(
     assert told.startswith("error: eval_strategy is epoch, but there is no validation set: give --validation_file, ")
     never = re.findall(r"evaluate never with (.*)", told)[0].split()
     assert main([*words, *never, "--output_dir", str(tmp_path / "never")]) == ExitCode.DONE
+    assert "Unscored  no validation or test set has labels" in capsys.readouterr().out
 
     out = tmp_path / "out"
     split = re.findall(r"with (--validation_split 0.1),", told)[0].split()
     words += [*split, "--output_dir", str(out), "--resume_from_checkpoint", "last"]
-    capsys.readouterr()
     assert main(words) == ExitCode.DONE
     said = capsys.readouterr().out
     assert "Data      train 26, validation 3 rows\n" in said
+    assert "Unscored" not in said
     assert "Split     validation: 3 of the training rows, class by class, by seed 42\n" in said
     whole = weights(out)
     for name in (MANIFEST, "model.safetensors", "checkpoint-4/trainer_state.json"):
