@@ -7,6 +7,7 @@ import csv
 import io
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -133,6 +134,11 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None, like: Sou
         return replace(source, format=TEXTS)
     shown = f"Its lines show {' and '.join(map(repr, fitting))}" if fitting else "Its lines do not show it"
     way = f"; for a text a line --input_format {TEXTS}" if flag == "input" else ""
+    counted = Counter(field_counts(head, "\t"))
+    columns = max(counted, key=lambda count: counted[count], default=0)
+    command = source.copied_by(f"awk -F'\\t' 'NF == {columns}'")
+    if columns > 1 and 2 * counted[columns] > counted.total() and command is not None:
+        way = f"; tabs make {columns} of most lines, and {command} leaves out the other lines"
     assert source.path is not None
     folder = source.path.parent
     with suppress(UserError):
