@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import signal
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -35,6 +36,8 @@ usage: ftloop COMMAND ...
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Returns: its exit code."""
     words = sys.argv[1:] if argv is None else argv
+    if argv is None and words[:1] not in (["train"], ["predict"], ["report"]) and hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever has read enough, as `head`, ends what only prints
     if not words or words[0] in ("-h", "--help", "help"):
         lines = [f"  {name:<9}{what}" for name, (_, what) in COMMANDS.items()]
         print(USAGE.format(commands="\n".join(lines)))

@@ -98,8 +98,10 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> Path
     if resume_from_checkpoint == "last":
         return there[-1] if there else None
     folder = Path(resume_from_checkpoint).expanduser()
+    if within := list_checkpoints(folder):
+        raise UserError(f"resume_from_checkpoint: {folder} is a run's folder; its newest checkpoint is {within[-1]}")
     if not folder.is_dir():
-        listing = f"; {output_dir} has {', '.join(path.name for path in there)}" if there else ""
+        listing = f"; {output_dir} has {', '.join(path.name for path in there)}; or say `last`" if there else ""
         raise UserError(f"resume_from_checkpoint: no checkpoint at {folder}{listing}")
     return folder
 
@@ -113,7 +115,6 @@ def warn_of_another_run(output_dir: str) -> None:
 
 def _held(output_dir: str) -> str:
     """Name what output_dir holds of a run; empty where that is nothing."""
-    there = list_checkpoints(Path(output_dir))
-    if there:
+    if there := list_checkpoints(Path(output_dir)):
         return f"checkpoints ({there[-1].name} is the newest)"
     return "a finished run" if (Path(output_dir) / MANIFEST).is_file() else ""

@@ -11,6 +11,7 @@ import sys
 import typing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from ftloop.config.recipe import SHIPPED, read_recipe
@@ -85,6 +86,11 @@ def parse_args(argv: list[str]) -> TrainConfig:
             is_section = isinstance(value, dict)
             what = f"{name}: a recipe has no sections; write what stands in it without" if is_section else ""
             problems.append(f"{what or unknown_setting(name, SETTINGS)} (in the recipe {recipe})")
+        elif SETTINGS[name].path and name not in given and (variables := _variables(value)):
+            way = (
+                f"a recipe is read as it is written: {variables[0]} is filled in where the shell sees it, --{name} ..."
+            )
+            problems.append(f"{name}: {way} (in the recipe {recipe})")
     if recipe in SHIPPED:
         settings = _without_its_data(settings, vars(given))
     settings = {name: value for name, value in (settings | vars(given)).items() if name in SETTINGS}
@@ -99,6 +105,12 @@ def parse_args(argv: list[str]) -> TrainConfig:
     if problems:
         raise UserError(*problems)
     return config
+
+
+def _variables(paths: Any) -> list[str]:
+    """Return what shells would replace in paths that are not there as they stand."""
+    texts = [each for each in (paths if isinstance(paths, list) else [paths]) if isinstance(each, str) and "$" in each]
+    return [found[0] for text in texts if not Path(text).exists() for found in re.finditer(r"\$(\w+|{\w+})", text)]
 
 
 def _stray(word: str, argv: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,3 +96,15 @@ def test_a_python_without_what_is_needed_is_told_in_a_line(words: list[str], tmp
     assert ended.stderr.startswith(f"error: this Python, {sys.executable}, has no ")
     assert ended.stderr.count("\n") == 1
     assert "torch" in ended.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="a system without it")
+def test_a_help_that_nobody_reads_to_its_end_ends_in_silence(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "ftloop", "--help"]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, cwd=tmp_path, env=environment)
+    os.close(writing)
+    assert ended.returncode == -signal.SIGPIPE
+    assert ended.stderr == b""

@@ -548,3 +548,13 @@ def test_a_second_value_is_answered_with_the_flag_that_takes_one() -> None:
 def test_resuming_without_a_name_takes_the_last_checkpoint() -> None:
     assert parse_args(["--resume_from_checkpoint"]).resume_from_checkpoint == "last"
     assert problem("--resume") == "resume: its name is --resume_from_checkpoint"
+
+
+def test_a_variable_in_a_recipes_path_is_told_and_not_taken_for_a_folders_name(recipe: Any, tmp_path: Path) -> None:
+    path = recipe("output_dir: ${SCRATCH}/run\ntrain_file: [a.csv, $DATA/b.csv]\n")
+    found = problems(path)
+    assert [text.split(":")[0] for text in found] == ["output_dir", "train_file"]
+    assert "${SCRATCH} is filled in where the shell sees it, --output_dir ..." in found[0]
+    assert parse_args([str(path), "--output_dir", "runs", "--train_file", "b.csv"]).output_dir == "runs"
+    (tmp_path / "a$b").mkdir()
+    assert parse_args([str(recipe(f"output_dir: {tmp_path}/a$b\n"))]).output_dir.endswith("a$b")

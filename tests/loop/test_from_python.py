@@ -47,8 +47,10 @@ def test_a_loop_of_ones_own_goes_on_where_the_configuration_says(
     assert [update.global_step for update in updates(again)] == [*range(6, 17)]
     assert "Resuming  after update 5 of 16" in capsys.readouterr().out
     assert weights_digest(again.model) == weights_digest(whole.model)
-    with pytest.raises(UserError, match=r"no checkpoint at .*checkpoint-7"):
+    with pytest.raises(UserError, match=r"no checkpoint at .*checkpoint-7; .*mine has checkpoint-5; or say `last`"):
         next(updates(prepared(tmp_path / "mine", resume_from_checkpoint=str(tmp_path / "mine" / "checkpoint-7"))))
+    with pytest.raises(UserError, match=r"mine is a run's folder; its newest checkpoint is .*checkpoint-5"):
+        next(updates(prepared(tmp_path / "mine", resume_from_checkpoint=str(tmp_path / "mine"))))
     capsys.readouterr()
     assert next(updates(prepared(tmp_path / "mine"))).global_step == 1, "not asked for, a loop of one's own starts anew"
     assert "mine holds checkpoints (checkpoint-5 is the newest), which this run replaces" in capsys.readouterr().out
