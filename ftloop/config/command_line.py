@@ -100,7 +100,7 @@ def parse_args(argv: list[str]) -> TrainConfig:
             names = [name for group in GIVE_WAY if vars(given).keys().isdisjoint(group) for name in group]
             config = replace(config, from_recipe={name: getattr(config, name) for name in names})
     except UserError as error:
-        several = _SEVERAL_SEEDS if "," in str(settings.get("seed")) else ""
+        several = _SEVERAL_SEEDS if isinstance(seed := settings.get("seed"), str) and "," in seed else ""
         problems += [text + several * text.startswith("seed: ") for text in error.problems]
     if problems:
         raise UserError(*problems)
