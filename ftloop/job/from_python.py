@@ -27,6 +27,7 @@ from ftloop.job.console import format_scores
 from ftloop.job.finish import evaluate_and_predict, remove_stale_results
 from ftloop.job.inputs import Inputs, measure_padding
 from ftloop.job.results import record_complete, record_trained, save_metrics, save_state
+from ftloop.run.check_rows import LABELS
 from ftloop.run.run import Run
 from ftloop.system.console import say
 from ftloop.system.text import join_some
@@ -48,6 +49,7 @@ def finish(run: Run, test_dataset: datasets.Dataset | None = None) -> None:
     Where nothing reads these, what is written of single texts is left out, which a line says.
     Raises: UserError where it is not clear which they are; the model and the results of the training are saved by then.
     """
+    _name_classes(run)
     files = save_model(run)
     trained: dict[str, Any] = next((entry for entry in reversed(run.state.log_history) if "train_runtime" in entry), {})
     if not trained and run.config.needs_metric:
@@ -66,6 +68,18 @@ def finish(run: Run, test_dataset: datasets.Dataset | None = None) -> None:
         _only_evaluate(run, test_dataset)
     else:
         evaluate_and_predict(run, inputs)
+
+
+def _name_classes(run: Run) -> None:
+    """Give a model whose classes have the names that transformers makes up those of the training set."""
+    config = getattr(run.unwrapped_model, "config", None)
+    features = getattr(run.train_dataset, "features", None) or {}
+    names = next((getattr(features[name], "names", None) for name in LABELS if name in features), None) or []
+    made_up = {id: f"LABEL_{id}" for id in range(len(names))}
+    if isinstance(config, PretrainedConfig) and names and config.id2label == made_up:
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: id for id, name in enumerate(names)}
+        say("Labels", f"named as in the training set, LABEL_0 is {names[0]!r}: {join_some(names, 10)}")
 
 
 def _only_evaluate(run: Run, test_dataset: Any) -> None:

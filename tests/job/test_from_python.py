@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from harness.models import tiny_bert
 from harness.rows import pad, tiny_pairs, tiny_rows, tiny_tokenizer
 from harness.side_by_side import weights_digest
 from torch.utils.data import TensorDataset
+from transformers import AutoConfig
 
 from ftloop import Run, TrainConfig, finish, load_classifier, predict, prepare, train, updates
 from ftloop.job.fine_tune import fine_tune
@@ -230,3 +231,19 @@ def test_numbers_and_several_labels(kind: str, tmp_path: Path) -> None:
     table = read_predictions(tmp_path / "validation_predictions.parquet").to_pydict()
     expected = [i / 7 for i in range(9)] if count == 1 else [["LABEL_0", "LABEL_1"][1 - i % 2 :] for i in range(9)]
     assert table["label"] == (pytest.approx(expected) if count == 1 else expected)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_classes_without_names_get_those_of_the_data_set(
+    named: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the tutorials, whose model is built with num_labels alone; one that has names keeps them."""
+    rows = tokenized(9).cast_column("label", ClassLabel(names=["different", "equal"]))
+    model = tiny_bert(id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1}) if named else tiny_bert()
+    finish(trained(tmp_path, rows, rows, model, report=False))
+    config = AutoConfig.from_pretrained(tmp_path)
+    names = ["no", "yes"] if named else ["different", "equal"]
+    assert config.id2label == dict(enumerate(names))
+    assert config.label2id == {name: id for id, name in enumerate(names)}
+    assert ("LABEL_0 is 'different': different, equal" in capsys.readouterr().out) != named
+    assert load_classifier(str(tmp_path), device="cpu")([("yes word1", "word2")])[0].label in names
