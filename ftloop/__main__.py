@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": ("ftloop.inference.__main__", "classify texts or files of them with a finished model"),
     "report": ("ftloop.report.__main__", "write the report of a finished run"),
     "seeds": ("ftloop.seeds.__main__", "the table of a run with several seeds, or two such runs compared"),
+    "runs": ("ftloop.report.runs", "the finished runs below a folder, side by side"),
     "compare": ("ftloop.compare.__main__", "say where, and why, two recorded runs differ"),
 }
 USAGE = """\

@@ -30,7 +30,8 @@ from ftloop.config.problem_type import ProblemType
 from ftloop.errors import UserError
 from ftloop.metrics import score
 from ftloop.report.predictions import load_predictions
-from ftloop.seeds.summary import SETS, SeedRuns, aligned
+from ftloop.seeds.summary import SETS, SeedRuns
+from ftloop.system.table import aligned
 from ftloop.system.text import pluralize
 
 if TYPE_CHECKING:

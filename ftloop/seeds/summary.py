@@ -20,6 +20,7 @@ from ftloop.errors import UserError
 from ftloop.report.outcome import FinishedRun, read_finished_run
 from ftloop.system.manifest import read_manifest
 from ftloop.system.scalars import is_timing
+from ftloop.system.table import aligned
 from ftloop.system.text import nan_to_none, pluralize
 
 SEEDS = "seeds.json"
@@ -197,9 +198,3 @@ def table(runs: SeedRuns) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Return a table's lines: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]

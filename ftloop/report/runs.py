@@ -1,0 +1,161 @@
+"""The finished runs below a folder, side by side: the settings in which they differ, and their scores.
+
+ftloop runs FOLDER                        a table of all of them
+ftloop runs FOLDER --sort test_accuracy   the best first
+ftloop runs FOLDER --output runs.csv      the same for a spreadsheet, with every number in full
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftloop.config.train_config import FALLING, SETTINGS
+from ftloop.errors import ExitCode, UserError, summarize
+from ftloop.report.outcome import FinishedRun, read_finished_run
+from ftloop.system.atomic import write_text
+from ftloop.system.console import say
+from ftloop.system.exit import report_error
+from ftloop.system.flags import CommandParser, nearest_name
+from ftloop.system.scalars import is_number, is_timing
+from ftloop.system.table import aligned
+from ftloop.system.text import expand_path, join_some, pluralize
+
+STATE = "trainer_state.json"
+LONGEST = 32  # characters of a setting in the table
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs by their folders below the one that was named, in order."""
+
+    folder: Path
+    settings: list[str]
+    """Those of the training in which the runs differ."""
+    scores: list[str]
+    rows: dict[str, dict[str, Any]]
+    broken: dict[str, str]
+    """Folders that hold a run that cannot be read, and why."""
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """Yield the folders of finished runs, in order; checkpoints are none."""
+    for root, folders, files in os.walk(folder):
+        if STATE in files:
+            yield Path(root)
+        folders[:] = sorted(each for each in folders if not each.startswith((".", "checkpoint-")))
+
+
+def read_runs(folder: Path) -> Table:
+    """Raises: UserError where there is no run."""
+    runs: dict[str, FinishedRun] = {}
+    broken: dict[str, str] = {}
+    for path in find_runs(folder):
+        name = str(path.relative_to(folder))
+        try:
+            runs[name] = read_finished_run(path)
+        except UserError as error:
+            broken[name] = summarize(error)
+    if not runs:
+        found = f"; {join_some([f'{name}: {why}' for name, why in broken.items()], 3)}" if broken else ""
+        raise UserError(f"no finished run in or below {folder}{found}; name a folder that holds output_dirs")
+    every = {name: run.config for name, run in runs.items()}
+    trained = [name for name, setting in SETTINGS.items() if not setting.is_free or name == "test_file"]
+    differ = [name for name in trained if len({repr(values.get(name)) for values in every.values()}) > 1]
+    differ.sort(key=lambda name: not SETTINGS[name].common)  # what most people set comes first
+    scores = {name: _scores(run) for name, run in runs.items()}
+    every_score = dict.fromkeys(key for each in scores.values() for key in each)
+    shown = [key for prefix in ("eval_", "test_") for key in every_score if key.startswith(prefix)]
+    rows = {name: {key: every[name].get(key) for key in differ} | scores[name] for name in runs}
+    return Table(folder, differ, shown, rows, broken)
+
+
+def _scores(run: FinishedRun) -> dict[str, Any]:
+    return {name: value for name, value in run.results.items() if is_number(value) and not is_timing(name)}
+
+
+def sort(table: Table, name: str) -> Table:
+    """Sort by a score, the best first, or by a setting; runs without it come last. Raises: UserError."""
+    if name not in (*table.settings, *table.scores):
+        columns = (*table.scores, *table.settings)
+        raise UserError(f"sort: no column {name!r}, but {join_some(columns, 12)}{nearest_name(name, columns)}")
+    rising = name in table.settings or name.removesuffix("_mm").endswith(FALLING)
+    having = {run: values[name] for run, values in table.rows.items() if values.get(name) is not None}
+
+    def key(run: str) -> tuple[bool, Any]:
+        value = having[run]
+        return (not is_number(value), value if is_number(value) else str(value))
+
+    ordered = [*sorted(having, key=key, reverse=not rising), *(run for run in table.rows if run not in having)]
+    return Table(table.folder, table.settings, table.scores, {run: table.rows[run] for run in ordered}, table.broken)
+
+
+def as_text(table: Table, width: int | None = None) -> str:
+    """Write the table with the columns that fit into `width` characters, scores first; those left out are named."""
+    head = ["run", *table.scores, *table.settings]
+    rows = [[run, *(_cell(values.get(name)) for name in head[1:])] for run, values in table.rows.items()]
+    shown, used = 0, 0
+    for column in zip(head, *rows, strict=True):
+        used += max(map(len, column)) + 2
+        if width is not None and used - 2 > width and shown > 1:
+            break
+        shown += 1
+    lines, left = aligned([row[:shown] for row in [head, *rows]]), head[shown:]
+    lines += [f"Left out  {join_some(left, 4)}: --output FILE.csv has all columns"] if left else []
+    return "\n".join(lines)
+
+
+def as_csv(table: Table) -> str:
+    head, text = ["run", *table.scores, *table.settings], io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([run, *(values.get(name) for name in head[1:])] for run, values in table.rows.items())
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= LONGEST else f"...{text[3 - LONGEST :]}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = CommandParser(
+        prog="ftloop runs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="where the output_dirs of the runs lie, at any depth")
+    parser.add_argument("--sort", metavar="COLUMN", help="a score, the best first, or a setting")
+    parser.add_argument("--output", metavar="FILE", help="write the table there, as csv")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
+    args = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        folder = expand_path(args.folder, "FOLDER")
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}: name one that holds the output_dirs of finished runs")
+        table = read_runs(folder)
+        if args.sort is not None:
+            table = sort(table, args.sort)
+        for name, why in table.broken.items():
+            say("Left out", f"{name}: {why}")
+        if args.output is None:
+            print(as_text(table, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+        else:
+            output = expand_path(args.output, "output")
+            write_text(output, as_csv(table))
+            say("Runs", f"{pluralize(len(table.rows), 'run')} in {output}")
+    except Exception as error:
+        return report_error(error, args.traceback)
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
