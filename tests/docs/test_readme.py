@@ -179,6 +179,7 @@ OF_OTHERS = {
     "advise",
     "curves",
     "set",
+    "sort",
     "input",
     "output",
     "input_format",
