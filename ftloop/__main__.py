@@ -23,6 +23,7 @@ COMMANDS = {
     "report": ("ftloop.report.__main__", "write the report of a finished run"),
     "seeds": ("ftloop.seeds.__main__", "the table of a run with several seeds, or two such runs compared"),
     "runs": ("ftloop.report.runs", "the finished runs below a folder, side by side"),
+    "calibrate": ("ftloop.report.calibrate", "fit temperature and thresholds of a finished run's decisions"),
     "compare": ("ftloop.compare.__main__", "say where, and why, two recorded runs differ"),
 }
 USAGE = """\
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None and words[:1] not in (["train"], ["predict"], ["report"]) and hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever has read enough, as `head`, ends what only prints
     if not words or words[0] in ("-h", "--help", "help"):
-        lines = [f"  {name:<9}{what}" for name, (_, what) in COMMANDS.items()]
+        lines = [f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items()]
         print(USAGE.format(commands="\n".join(lines)))
         return ExitCode.DONE
     if words[0] in ("--version", "version"):

@@ -21,7 +21,8 @@ from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from ftloop.config.problem_type import ProblemType
-from ftloop.data.decode import label_names, predicted_labels, probabilities
+from ftloop.data.decision import PLAIN, Decision, read_decision
+from ftloop.data.decode import label_names
 from ftloop.data.special_tokens import encode_texts
 from ftloop.errors import TrainingError, UserError, summarize
 from ftloop.inference.texts import Text, checked_texts, listed_texts
@@ -50,11 +51,12 @@ class Prediction:
     """What the model says of one text or pair."""
 
     label: str
-    """The most likely class; for regression `LABEL_0`."""
+    """The most likely class, or the one that a fitted decision chooses; for regression `LABEL_0`."""
     score: float
     """Its probability; for regression the predicted number."""
     labels: tuple[str, ...]
-    """Labels with a probability above 0.5, perhaps none, for a model with several labels a row; else `label` alone."""
+    """Labels with a probability above 0.5, or above their fitted thresholds, perhaps none, for a model with several
+    labels a row; else `label` alone."""
     probabilities: dict[str, float]
     """Probability of every class, in the model's order; empty for regression."""
 
@@ -71,6 +73,8 @@ class Classifier(_ModelAndTokenizer):
     """Whether it was trained on pairs; None where that is not known."""
     is_told = False
     """Whether it was said that texts were given for pairs, or pairs for texts."""
+    decision = PLAIN
+    """How probabilities and labels follow from the logits, as `ftloop calibrate` has left it."""
 
     def __call__(self, texts: str | Iterable[Text]) -> list[Prediction]:
         """Classify texts or pairs, in a list or whatever yields them, such as a column of a data frame; one text alone
@@ -88,7 +92,7 @@ class Classifier(_ModelAndTokenizer):
             ways = ("single texts, and these are pairs", "pairs, and these are single texts: give [(text, other), ...]")
             say("Warning", f"the model was trained on {ways[bool(self.takes_pairs)]}", sys.stderr)
             self.is_told = True
-        return classify(self.model, self.tokenizer, listed)
+        return classify(self.model, self.tokenizer, listed, decision=self.decision)
 
     def save(self, folder: str | Path) -> None:
         """Save both as `from_pretrained` reads them; of an adapter, the whole model with the adapter in its weights."""
@@ -134,6 +138,8 @@ def _load_classifier(model_dir: str, device: str | torch.device | None, max_seq_
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with memory_told("the model", model.parameters()):
         classifier = Classifier(model.to(device).eval(), tokenizer)
+    if find_problem_type(model.config) != ProblemType.REGRESSION:
+        classifier.decision = read_decision(folder, class_names(model.config))
     classifier.takes_pairs = len(settings.text_columns) == 2 if settings.text_columns else None
     return classifier
 
@@ -197,11 +203,13 @@ def classify(
     texts: str | Iterable[Text],
     max_seq_length: int | None = None,
     max_tokens: int | None = None,
+    decision: Decision = PLAIN,
 ) -> list[Prediction]:
     """Classify each text, or each pair of texts, in their order. The model is left as it was.
 
     `max_seq_length`: in tokens; by default the tokenizer's limit. `max_tokens` of a batch, padding included: by default
-    what suits the device; halved where it does not fit into memory. Which texts meet in a batch changes the last digits
+    what suits the device; halved where it does not fit into memory. `decision`: how labels follow from the logits;
+    by default the most likely class, or labels above one half. Which texts meet in a batch changes the last digits
     of a score and no more.
     Raises: UserError for what is no text, and for tokens that the model does not know.
     """
@@ -223,10 +231,11 @@ def classify(
             given = f"{values.shape[1]} numbers a row, and its config names {len(names)} classes"
             raise UserError(f"classify: the model gives {given}: num_labels is not set")
         logits[rows] = values
-    shares = probabilities(problem_type, logits)
-    labels = label_names(problem_type, names, predicted_labels(problem_type, logits))
+    shares, chosen = decision.probabilities(problem_type, logits), decision.labels(problem_type, logits)
+    labels = label_names(problem_type, names, chosen)
+    one = chosen if problem_type == ProblemType.SINGLE_LABEL else shares.argmax(axis=1)
     predictions = []
-    for row, best, predicted in zip(shares, shares.argmax(axis=1).tolist(), labels, strict=True):
+    for row, best, predicted in zip(shares, one.tolist(), labels, strict=True):
         by_class = {} if problem_type == ProblemType.REGRESSION else dict(zip(names, row.tolist(), strict=True))
         above = tuple(predicted) if problem_type == ProblemType.MULTI_LABEL else (names[best],)
         predictions.append(Prediction(names[best], float(row[best]), above, by_class))

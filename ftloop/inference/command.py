@@ -20,7 +20,8 @@ from transformers.utils import logging
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.columns import find_text_columns
 from ftloop.data.csv_rows import check_names
-from ftloop.data.decode import label_names, label_scores, predicted_labels, probabilities
+from ftloop.data.decision import DECISION, PLAIN
+from ftloop.data.decode import label_names, label_scores
 from ftloop.data.dialect import mistaken_names
 from ftloop.data.header_rows import head_of, marked_headers
 from ftloop.data.readers import read_chunks
@@ -77,7 +78,11 @@ def _load(args: argparse.Namespace, folder: Path, pair: bool) -> Classifier:
     logging.set_verbosity_error()  # what it would warn of is an error here
     classifier = load_classifier(args.model, max_seq_length=args.max_seq_length)
     check_max_length(classifier.tokenizer, classifier.tokenizer.model_max_length, pair)
-    columns = read_run_settings(folder).text_columns
+    settings = read_run_settings(folder)
+    columns, names = settings.text_columns, class_names(classifier.model.config)
+    if classifier.decision != PLAIN:
+        positive = names.index(settings.positive) if settings.positive in names else 1
+        say("Decision", f"{classifier.decision.describe(names, positive)} ({folder / DECISION})", sys.stderr)
     if columns and len(columns) != 1 + pair:
         learned, given = ("pairs of texts", "single texts") if len(columns) == 2 else ("single texts", "pairs")
         learned = f"{learned} ({', '.join(columns)})"
@@ -310,16 +315,17 @@ def _predict_chunk(
         job.special += encoded.special
     if job.scorer is not None:
         kept = [place for place, number in enumerate(numbers) if chunk.rows[number].error is None]
-        job.scorer.add([true[place] for place in kept], logits[[numbers[place] for place in kept]])
+        job.scorer.add([true[place] for place in kept], logits[[numbers[place] for place in kept]], classifier.decision)
     _report_bad_rows(job, source, chunk.rows, bar)
     job.rows += len(chunk.rows)
     errors = [row.error and f"{job.place(source, row)}: {row.error}" for row in chunk.rows]
-    return _added_columns(job.table, model.config, errors, logits)
+    return _added_columns(job.table, classifier, errors, logits)
 
 
-def _added_columns(table: Table, config: Any, errors: Sequence[str | None], logits: np.ndarray) -> Added:
+def _added_columns(table: Table, classifier: Classifier, errors: Sequence[str | None], logits: np.ndarray) -> Added:
+    config, decision = classifier.model.config, classifier.decision
     problem_type, names = find_problem_type(config), class_names(config)
-    shares, labels = probabilities(problem_type, logits), predicted_labels(problem_type, logits)
+    shares, labels = decision.probabilities(problem_type, logits), decision.labels(problem_type, logits)
     columns: dict[str, Any] = {"label": label_names(problem_type, names, labels)}
     columns["score"] = label_scores(problem_type, labels, shares)
     for index, name in enumerate(names):

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from ftloop.config.problem_type import ProblemType
-from ftloop.data.decode import predicted_labels
+from ftloop.data.decision import Decision
 from ftloop.data.glue import TASKS
 from ftloop.data.label_forms import items_or_name, parse_list
 from ftloop.data.labels import Labels
@@ -89,9 +89,9 @@ class Scorer:
         coded: Any = self.labels.encode(known if self.labels.multi_label else known[0])
         return coded.astype(np.int8) if self.labels.multi_label else coded
 
-    def add(self, true: list[Any], logits: np.ndarray) -> None:
+    def add(self, true: list[Any], logits: np.ndarray, decision: Decision) -> None:
         if true:
-            predicted = predicted_labels(self.labels.problem_type, logits)
+            predicted = decision.labels(self.labels.problem_type, logits)
             self.true.append(np.asarray(true))
             self.predicted.append(predicted.astype(np.int8) if self.labels.multi_label else predicted)
 

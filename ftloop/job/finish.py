@@ -11,6 +11,7 @@ from typing import Any
 from ftloop.checkpoint.save import save_model
 from ftloop.config.reproduce import ftloop_command
 from ftloop.config.train_config import TrainConfig
+from ftloop.data.decision import DECISION
 from ftloop.data.decode import label_names, label_scores, predicted_labels, probabilities
 from ftloop.errors import UserError, summarize
 from ftloop.evaluation import evaluate, predict
@@ -108,7 +109,7 @@ def remove_stale_results(run: Run) -> None:
     """Remove the results of an earlier model in this folder: on sets that no longer exist they would pass for this
     one's."""
     root = Path(run.config.output_dir)
-    for name in (*PREDICTIONS, "eval_results.json", "test_results.json"):
+    for name in (*PREDICTIONS, "eval_results.json", "test_results.json", DECISION):
         (root / name).unlink(missing_ok=True)
     path = root / ALL_RESULTS
     with suppress(UserError):  # broken: `save_metrics` says so

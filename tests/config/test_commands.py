@@ -57,7 +57,7 @@ def test_what_is_for_training_is_sent_there(word: str, stderr_of: Callable[..., 
 
 def test_a_word_that_is_no_command_is_told_with_those_there_are(stderr_of: Callable[..., str]) -> None:
     told = stderr_of(main, ["predcit"])
-    every = "train, predict, report, seeds, runs, compare"
+    every = "train, predict, report, seeds, runs, calibrate, compare"
     assert f"'predcit': no such command, which are {every}; did you mean predict?" in told
 
 

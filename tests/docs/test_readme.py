@@ -180,6 +180,7 @@ OF_OTHERS = {
     "curves",
     "set",
     "sort",
+    "metric",
     "input",
     "output",
     "input_format",
