@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
+from ftloop.config.problem_type import ProblemType
 from ftloop.config.train_config import SETTINGS
 from ftloop.errors import UserError
-from ftloop.report.outcome import FinishedRun, read_finished_run
+from ftloop.report.outcome import FinishedRun, read_finished_run, read_predictions
 from ftloop.system.manifest import read_manifest
 from ftloop.system.scalars import is_timing
 from ftloop.system.table import aligned
-from ftloop.system.text import nan_to_none, pluralize
+from ftloop.system.text import nan_to_none, pluralize, short_repr
 
 SEEDS = "seeds.json"
 MIN_RUNS = 3  # that an interval is made of
@@ -48,6 +49,25 @@ class SeedRuns:
         by_seed = {seed: _scores(run.results) for seed, run in self.runs.items()}
         names = [name for name in next(iter(by_seed.values())) if all(name in each for each in by_seed.values())]
         return {name: {seed: scores[name] for seed, scores in by_seed.items()} for name in names}
+
+    def collapsed(self) -> dict[int, str]:
+        """Return the seeds whose model gives one answer to all rows of a set with several labels, and that answer: such
+        a training has failed, and a mean over it and others describes neither. (Mosbach et al., 2021.)"""
+        answers = {seed: _only_answer(run) for seed, run in self.runs.items()}
+        return {seed: answer for seed, answer in answers.items() if answer is not None}
+
+
+def _only_answer(run: FinishedRun) -> str | None:
+    if run.facts.get("data", {}).get("problem_type") != ProblemType.SINGLE_LABEL:
+        return None
+    name = next(
+        (name for prefix in ("test", "validation") for name in run.predictions if name.startswith(prefix)), None
+    )
+    if name is None:
+        return None
+    rows = read_predictions(run.predictions[name], ["label", "prediction"])
+    answers = rows["prediction"].unique().to_pylist()
+    return str(answers[0]) if len(answers) == 1 and len(rows["label"].unique()) > 1 else None
 
 
 def _scores(results: dict[str, Any]) -> dict[str, float]:
@@ -144,6 +164,7 @@ class SeedSummary:
     high: float | None
     """The 95 % interval of the mean, by Student's t."""
     min: float
+    median: float
     max: float
 
 
@@ -155,19 +176,26 @@ def summarize(values: Iterable[float]) -> SeedSummary:
     if std is not None and n >= MIN_RUNS:
         half = float(t.ppf(0.975, n - 1)) * std / math.sqrt(n)
         low, high = mean - half, mean + half
-    return SeedSummary(n, mean, std, low, high, float(scores.min()), float(scores.max()))
+    return SeedSummary(n, mean, std, low, high, float(scores.min()), float(np.median(scores)), float(scores.max()))
 
 
 def summary(runs: SeedRuns) -> dict[str, Any]:
     """Return what seeds.json holds, of each run and of all together: the same for the same runs."""
     scores, seeds = runs.scores(), list(runs.runs)
+    collapsed = runs.collapsed()
     found = {
         "format": 1,
         "seeds": seeds,
         "dropped": runs.dropped,
         "runs": {str(seed): {name: values[seed] for name, values in scores.items()} for seed in seeds},
         "together": {name: asdict(summarize(values.values())) for name, values in scores.items()},
+        "collapsed": {str(seed): answer for seed, answer in collapsed.items()},
     }
+    if 0 < len(collapsed) < len(seeds):
+        found["without_collapsed"] = {
+            name: asdict(summarize(value for seed, value in values.items() if seed not in collapsed))
+            for name, values in scores.items()
+        }
     plain: dict[str, Any] = nan_to_none(found)
     return plain
 
@@ -181,6 +209,7 @@ def table(runs: SeedRuns) -> str:
         "low": "95 % from",
         "high": "95 % to",
         "min": "lowest",
+        "median": "median",
         "max": "highest",
     }
     rows = [
@@ -192,8 +221,19 @@ def table(runs: SeedRuns) -> str:
     lines = [f"Seeds     {pluralize(n, 'run')} in {runs.folder}", *aligned(rows)]
     lines += ["one run has no deviation: train more seeds"] if n == 1 else [NOTE]
     lines += ["two runs have no interval: train more seeds"] if n == 2 else []
+    lines += _told_of_collapsed(runs.collapsed(), scores)
     lines += [f"Dropped   {_reasons(runs.dropped)}"] if runs.dropped else []
     return "\n".join(lines)
+
+
+def _told_of_collapsed(collapsed: dict[int, str], scores: dict[str, dict[int, float]]) -> list[str]:
+    if not collapsed:
+        return []
+    answers = ", ".join(f"seed {seed} ({short_repr(answer)})" for seed, answer in collapsed.items())
+    rest = {name: [v for seed, v in values.items() if seed not in collapsed] for name, values in scores.items()}
+    means = ", ".join(f"{name}={np.mean(values):.4f}" for name, values in rest.items() if values)
+    told = f"Collapsed {pluralize(len(collapsed), 'run')} with one answer to all rows: {answers}"
+    return [f"{told}; the mean without: {means}" if means else told]
 
 
 def _number(value: float | None) -> str:

@@ -203,7 +203,7 @@ def test_the_summary_of_seeds_is_scipys() -> None:
     two = summarize([0.5, 0.7])
     assert (two.n, two.low, two.high) == (2, None, None)
     assert two.std == pytest.approx(0.02**0.5)
-    assert summarize([0.5]) == SeedSummary(1, 0.5, None, None, None, 0.5, 0.5)
+    assert summarize([0.5]) == SeedSummary(1, 0.5, None, None, None, 0.5, 0.5, 0.5)
 
 
 def leave(
@@ -305,6 +305,29 @@ def test_the_table_and_seeds_json_hold_each_run_and_all(tmp_path: Path, capsys: 
     shutil.rmtree(tmp_path / "seed-2")
     shutil.rmtree(tmp_path / "seed-3")
     assert "one run has no deviation: train more seeds" in table(read_seeds(tmp_path))
+
+
+def test_runs_with_one_answer_to_all_are_named_and_the_rest_is_averaged(tmp_path: Path) -> None:
+    labels = ["no", "yes", "yes", "yes"]
+    answers = {1: labels, 2: ["yes"] * 4, 3: ["no", "yes", "yes", "no"]}
+    for seed, predicted in answers.items():
+        accuracy = float(np.mean([one == other for one, other in zip(labels, predicted, strict=True)]))
+        rows = {"label": labels, "prediction": predicted, "logits": [[0.0, 1.0]] * 4}
+        leave(tmp_path / f"seed-{seed}", {"test_accuracy": accuracy}, {"seed": seed}, rows)
+    runs = read_seeds(tmp_path)
+    assert runs.collapsed() == {2: "yes"}
+    found = summary(runs)
+    assert found["collapsed"] == {"2": "yes"}
+    assert found["together"]["test_accuracy"]["median"] == 0.75
+    assert found["without_collapsed"]["test_accuracy"]["mean"] == 0.875
+    told = "Collapsed 1 run with one answer to all rows: seed 2 ('yes'); the mean without: test_accuracy=0.8750"
+    assert told in table(runs).splitlines()
+    for seed in (1, 3):
+        shutil.rmtree(tmp_path / f"seed-{seed}")
+    assert table(read_seeds(tmp_path)).splitlines()[-1].endswith("seed 2 ('yes')")
+    rows = {"label": ["yes"] * 4, "prediction": ["yes"] * 4, "logits": [[0.0, 1.0]] * 4}
+    leave(tmp_path / "other" / "seed-1", {"test_accuracy": 1.0}, {"seed": 1}, rows)
+    assert read_seeds(tmp_path / "other").collapsed() == {}, "all its rows have that label"
 
 
 # --- statistics of pairs ---------------------------------------------------------------------------------------------
