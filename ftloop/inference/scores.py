@@ -15,11 +15,11 @@ from ftloop.data.label_forms import items_or_name, parse_list
 from ftloop.data.labels import Labels
 from ftloop.data.rows import Row, value_at
 from ftloop.data.sources import Source
-from ftloop.data.values import BITS, ONE, as_names, as_text, plain_number
+from ftloop.data.values import BITS, ONE, as_names, as_text, is_missing, is_written, plain_number
 from ftloop.errors import UserError
 from ftloop.inference.classifier import RunSettings, class_names, find_problem_type
 from ftloop.metrics import metric_titles, metrics_for
-from ftloop.system.text import join_some, short_repr
+from ftloop.system.text import join_some, pluralize, short_repr
 
 
 @dataclass
@@ -34,6 +34,8 @@ class Scorer:
     """Those of the task; None for the usual ones."""
     true: list[np.ndarray] = field(default_factory=list)
     predicted: list[np.ndarray] = field(default_factory=list)
+    unlabelled: int = 0
+    """Rows that were predicted, and not scored."""
 
     @staticmethod
     def of(config: Any, settings: RunSettings, columns: list[str]) -> Scorer:
@@ -48,11 +50,22 @@ class Scorer:
         return Scorer(labels, tuple(columns), settings.label_delimiter, metrics)
 
     def read(self, source: Source, row: Row) -> Any:
-        """Return what a row's label is in numbers. Raises: UserError for one that the model does not know."""
+        """Return what a row's label is in numbers; None where it has none: empty, a null, and -1 or - where that is no
+        class. Raises: UserError for one that the model does not know.
+        """
+        if all(self._is_missing(value_at(row.values, name)) for name in self.columns):
+            return None
         try:
             return self._encode(row)
         except UserError as error:
             raise source.error(row.number, str(error)) from None
+
+    def _is_missing(self, value: Any) -> bool:
+        if is_missing(value) or (self.labels.multi_label and len(self.columns) == 1):
+            return is_missing(value)  # an empty list, or cell, is a row that has none of the labels
+        text = str(value).strip()
+        is_sign = text in ("-1", "-1.0", "-") and text not in self.labels.ids and not self.labels.regression
+        return is_sign or (isinstance(value, str) and not is_written(value))
 
     def _encode(self, row: Row) -> Any:
         where = f"column {join_some(self.columns, 3)}"
@@ -62,7 +75,7 @@ class Scorer:
                 (name for name, bit in zip(self.columns, bits, strict=True) if (bit or "").lower() not in BITS), ""
             )
             if odd:
-                raise UserError(f"column {odd} holds neither 0 nor 1")
+                raise UserError(f"column {odd} holds {short_repr(str(row.values[odd]))}, neither 0 nor 1")
             raw: Any = [name for name, bit in zip(self.columns, bits, strict=True) if str(bit).lower() in ONE]
         else:
             raw = value_at(row.values, self.columns[0])
@@ -72,8 +85,6 @@ class Scorer:
                 raw = as_names(raw, where, self.delimiter)
             else:
                 raw = as_text(raw, where)
-        if raw is None:
-            raise UserError(f"{where} has no value; take rows without a label out of the file")
         names = [raw] if isinstance(raw, str) else raw
         if self.labels.regression:
             try:
@@ -90,7 +101,11 @@ class Scorer:
         return coded.astype(np.int8) if self.labels.multi_label else coded
 
     def add(self, true: list[Any], logits: np.ndarray, decision: Decision) -> None:
-        if true:
+        """Count predictions against labels, and rows without one."""
+        has_label = [label is not None for label in true]
+        self.unlabelled += has_label.count(False)
+        if any(has_label):
+            true, logits = [label for label in true if label is not None], logits[has_label]
             predicted = decision.labels(self.labels.problem_type, logits)
             self.true.append(np.asarray(true))
             self.predicted.append(predicted.astype(np.int8) if self.labels.multi_label else predicted)
@@ -100,6 +115,9 @@ class Scorer:
         return metrics_for(self.labels, self.metrics)(EvalPrediction(predicted, true))
 
     def told(self) -> str:
+        if not self.true:
+            return f"none: not one row has a label in {join_some(self.columns, 3)}"
         titles = metric_titles(self.labels)
         scores = ", ".join(f"{titles.get(name, name)}={value:.4f}" for name, value in self.scores().items())
-        return f"{scores} of {sum(map(len, self.true))} rows"
+        unlabelled = f"; {pluralize(self.unlabelled, 'row')} without a label not scored" if self.unlabelled else ""
+        return f"{scores} of {sum(map(len, self.true))} rows{unlabelled}"

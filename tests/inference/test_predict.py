@@ -1193,6 +1193,35 @@ def test_a_label_that_the_model_does_not_know_is_told_with_file_and_row(predict:
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_rows_without_a_label_are_predicted_and_not_scored(predict: Any, tmp_path: Path) -> None:
+    model = made(tmp_path / "model")
+    gold: list[Any] = ["yes", None, "", "-1", -1, "-", "NaN", "no"]
+    data = pairs_file(tmp_path / "some.jsonl", [{"text": "a b", "gold": label} for label in gold])
+    out = tmp_path / "out.jsonl"
+    told, _ = predict("--input", data, "--output", out, "--label_column_name", "gold", model=model)
+    line = next(line for line in told.splitlines() if line.startswith("Scores"))
+    assert line.startswith("Scores    accuracy=0.5000")
+    assert line.endswith(" of 2 rows; 6 rows without a label not scored")
+    assert len(out.read_text().splitlines()) == 8
+    none = pairs_file(tmp_path / "none.jsonl", [{"text": "a b", "gold": None}])
+    told, _ = predict("--input", none, "--output", out, "--label_column_name", "gold", model=model)
+    assert "Scores    none: not one row has a label in gold" in told
+
+
+def test_of_a_column_for_each_label_minus_one_in_all_is_no_label(predict: Any, tmp_path: Path) -> None:
+    """As in the test set of the toxic comments, whose labels were given later."""
+    model = made(tmp_path / "model", 3, "multi_label_classification")
+    bits = [(0, 1, 0), (-1, -1, -1), (0, 0, 0)]
+    rows = [{"text": "a b", **dict(zip(("no", "yes", "perhaps"), row, strict=True))} for row in bits]
+    words = "--input", pairs_file(tmp_path / "in.jsonl", rows), "--output", tmp_path / "out.jsonl"
+    told, _ = predict(*words, "--label_column_name", "no", "yes", "perhaps", model=model)
+    assert "of 2 rows; 1 row without a label not scored" in told
+    rows[1]["yes"] = 1
+    words = "--input", pairs_file(tmp_path / "in.jsonl", rows), "--output", tmp_path / "out.jsonl"
+    told = predict(*words, "--label_column_name", "no", "yes", "perhaps", model=model, code=ExitCode.USER_ERROR)[1]
+    assert "line 2: column no holds '-1', neither 0 nor 1" in told
+
+
 def test_what_would_evaluate_without_training_names_the_command_that_does(tmp_path: Path) -> None:
     way = "ftloop predict --model DIR --input FILE --output FILE --label_column_name NAME"
     for words in (["--do_eval"], ["--validation_file", "a.csv"], ["--test_file", "a.csv"]):

@@ -107,7 +107,7 @@ TWO = Labels(("no", "yes"), {"0": 0, "1": 1, "no": 0, "yes": 1})
 def test_every_spelling_of_a_class_gets_its_new_id(tmp_path: Path) -> None:
     labels, said, _ = kept(tmp_path, ["Yes", "No"], TWO)
     assert (labels.names, labels.ids) == (("yes", "no"), {"0": 1, "1": 0, "no": 1, "yes": 0})
-    assert said == "the classes keep the order of the model's head: 0=yes, 1=no; F1 is that of class 1, 'no'"
+    assert said == "the classes keep the order of the model's head: 0=yes, 1=no; F1 is that of 'no' (positive_label)"
     assert kept(tmp_path, ["x", "X"], Labels(("X", "x"), {"X": 0, "x": 1}))[0].ids == {"X": 1, "x": 0}
 
 
