@@ -161,8 +161,8 @@ def read(file: str | Path) -> Recording:
     path = Path(file)
     if path.is_dir():
         raise UserError(
-            f"{path} is a folder: compared are two recordings, files that --record FILE writes in training; the scores "
-            "of runs are in their all_results.json, and ftloop seeds A B compares two runs of several --seeds"
+            f"{path} is a folder: compared are two recordings, files that --record FILE writes in training; ftloop "
+            "runs FOLDER puts the scores of runs side by side, ftloop seeds A B compares two runs of several --seeds"
         )
     ranks = [_read_file(path)]
     processes = ranks[0].header["processes"]
@@ -327,7 +327,9 @@ def _compare_update(update: int, a: list[Line], b: list[Line]) -> Iterator[Diffe
     count_a, count_b = (Counter(row for line in rows for micro in line for row in micro) for rows in (rows_a, rows_b))
     if count_a != count_b:
         shared = (count_a & count_b).total()
-        yield Difference(update, "rows", f"rows of the update, {shared} in both", count_a.total(), count_b.total())
+        yield Difference(
+            update, "rows", f"rows of the update (of which {shared} are the same)", count_a.total(), count_b.total()
+        )
     elif rows_a != rows_b:
         sizes = [[[len(micro) for micro in line] for line in rows] for rows in (rows_a, rows_b)]
         yield Difference(update, "order", "rows per process and micro-batch", sizes[0], sizes[1])

@@ -349,10 +349,13 @@ def _words_alone(e: RunEvidence) -> str | None:
     if (model < words) if metric.endswith(FALLING) else (model > words):
         return None
     has = f"{words:.4g}, as this model has" if model == words else f"{words:.4g}, and this model {model:.4g}"
-    return (
-        f"Words alone (TF-IDF with a linear model, seconds on a CPU) have {metric} {has}, on {name}. Try more epochs "
-        "(--num_train_epochs) or another model, or take the simple one"
+    is_perfect = words == (0.0 if metric.endswith(FALLING) else 1.0)
+    way = (
+        "Take the simple one"
+        if is_perfect
+        else "Try more epochs (--num_train_epochs), another model, or the simple one"
     )
+    return f"Words alone (TF-IDF with a linear model, seconds on a CPU) have {metric} {has}, on {name}. {way}"
 
 
 CHECKS: dict[str, Callable[[RunEvidence], str | None]] = {
