@@ -1,12 +1,8 @@
-"""What a training says: the log history, the console with its progress bar, and TensorBoard."""
+"""What a training says: the log history, the console with its progress bar, and trackers."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shlex
-import socket
 import sys
 import time
 from pathlib import Path
@@ -17,7 +13,7 @@ from tqdm.auto import tqdm
 from ftloop.run.meter import store_flos
 from ftloop.run.state import Phase
 from ftloop.system.console import say, write
-from ftloop.system.scalars import is_number, is_timing, write_scalars
+from ftloop.system.scalars import is_number, is_timing
 
 SHORT = 10.0  # seconds: no estimate is made of a run that takes no longer
 
@@ -37,10 +33,11 @@ class Logs:
             unit="update",
             disable=True if not run.is_main else run.config.disable_tqdm,
         )
-        self.writer: Any = None
-        self.throughput: Any = None
-        if run.is_main and run.config.tensorboard:
-            self.writer, self.throughput = _tensorboard(run)
+        self.trackers: Any = None
+        if run.is_main and (run.config.tensorboard or run.config.trackers):
+            from ftloop.run.trackers import Trackers  # only where one is asked for
+
+            self.trackers = Trackers(run)
         self.began = self.epoch_began = time.monotonic()
         self.first_step = run.state.global_step
         self.untimed = 10 if run.config.torch_compile else 1  # updates that make what is not made again, as graphs
@@ -52,20 +49,18 @@ class Logs:
 
     def __exit__(self, *exception: object) -> None:
         self.bar.close()
-        if self.writer is not None:
-            self.writer.close()
+        if self.trackers is not None:
+            self.trackers.close()
 
     def record(self, values: dict[str, Any]) -> None:
-        """Append to the log history and send to TensorBoard. Mirrors: Trainer.log."""
+        """Append to the log history and send to the trackers. Mirrors: Trainer.log."""
         state = self.run.state
         if state.global_step == self.first_step:  # an evaluation before the start is not the first epoch's
             self.epoch_began = time.monotonic()
         values = values | {"epoch": state.epoch}
         state.log_history.append(values | {"step": state.global_step})
-        if self.writer is not None:
-            write_scalars(self.writer, values, state.global_step)
-        if self.throughput is not None:
-            self.throughput.exclude(sum(values.get(f"{prefix}_runtime", 0.0) for prefix in self.run.eval_sets()))
+        if self.trackers is not None:
+            self.trackers.record(values)
 
     def losses(self) -> None:
         """Log the mean loss of the updates since the last log line: the one place where the host waits for it.
@@ -86,8 +81,8 @@ class Logs:
         meter.logged_at = state.global_step
         store_flos(run)
         self.record(values | counted)
-        if self.throughput is not None:  # to TensorBoard alone: the history is Trainer's
-            write_scalars(self.writer, self.throughput.measure(), state.global_step)
+        if self.trackers is not None:
+            self.trackers.record_throughput()
         if self.bar.disable and run.is_main:
             shown = ", ".join(f"{name}={value:.4g}" for name, value in values.items() if value is not None)
             shown += "".join(f", {name}={count}" for name, count in counted.items())
@@ -180,21 +175,3 @@ def scores(metrics: dict[str, float], compute_metrics: Any, prefix: str = "eval"
     titles = getattr(compute_metrics, "titles", {})
     short = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
     return {titles.get(k, k): v for k, v in short.items() if k != "loss" and not is_timing(k) and is_number(v)}
-
-
-def _tensorboard(run: Run) -> tuple[Any, Any]:
-    """Return TensorBoard's writer and the meter of the throughput that it shows."""
-    from torch.utils.tensorboard import SummaryWriter  # only where it is asked for: its import takes a second
-
-    from ftloop.run.throughput import Throughput
-
-    stamp = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
-    folder = run.config.logging_dir or os.environ.get("TENSORBOARD_LOGGING_DIR")
-    run.board = os.path.expanduser(folder or os.path.join(run.config.output_dir, "runs", stamp))
-    say("TensorBoard", f"tensorboard --logdir {shlex.quote(run.board)}")
-    writer = SummaryWriter(log_dir=run.board)
-    writer.add_text("args", json.dumps(run.config.to_dict(), indent=2))
-    model: Any = run.unwrapped_model
-    if getattr(model, "config", None) is not None:
-        writer.add_text("model_config", model.config.to_json_string())
-    return writer, Throughput.of(run)

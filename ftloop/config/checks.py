@@ -5,8 +5,10 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ftloop.system.flags import nearest_name
 from ftloop.system.text import short_repr
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def combination_problems(config: TrainConfig) -> Iterator[str]:
     if config.needs_metric and config.eval_strategy == "no":
         reasons = "load_best_model_at_end, save_strategy=best and early_stopping_patience"
         yield f"eval_strategy: {reasons} decide by an evaluation; set it to epoch or steps"
+    yield from _tracker_problems(config.trackers)
     if config.seeds is not None:
         yield from _seeds_problems(config, config.seeds)
     if isinstance(config.class_weights, dict):
@@ -69,6 +72,20 @@ def reading_problems(encoding: str | None, delimiter: str | None, column_names: 
     names = list(column_names or ())
     if len(set(names)) < len(names):
         yield f"column_names: {max(names, key=names.count)!r} is named twice"
+
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "comet_ml", "trackio", "aim", "clearml", "dvclive", "swanlab")
+"""Accelerate's names, which are those of the packages."""
+
+
+def _tracker_problems(names: list[str]) -> Iterator[str]:
+    for name in names:
+        if name not in TRACKERS:
+            near = nearest_name(name, TRACKERS)
+            yield f"report_to: {short_repr(name)} is not one of {', '.join(TRACKERS)}, nor none alone{near}"
+        elif find_spec(name) is None:
+            package = name.replace("_", "-")
+            yield f"report_to: {name} is not installed; pip install {package} does that, or leave it out"
 
 
 def _length_problems(config: TrainConfig) -> Iterator[str]:

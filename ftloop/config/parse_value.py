@@ -21,7 +21,8 @@ def parse_value(value: Any, wanted: Any) -> Any:
     """
     if typing.get_origin(wanted) in (types.UnionType, typing.Union):  # a Literal makes the older kind
         word = value[0] if isinstance(value, list) and len(value) == 1 else value  # `--sample_texts none`
-        if word is None or (isinstance(word, str) and word.lower() in ("none", "null")):
+        is_none = word is None or (isinstance(word, str) and word.lower() in ("none", "null"))
+        if is_none and types.NoneType in typing.get_args(wanted):
             return None
         kinds = [kind for kind in typing.get_args(wanted) if kind is not types.NoneType]
         if kinds == [list[str], str]:

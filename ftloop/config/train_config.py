@@ -275,7 +275,9 @@ class TrainConfig:
     logging_steps: float = _log(500, "Updates between two log lines, or a share < 1 of all updates.", at_most=MAX_COUNT)
     logging_first_step: bool = _log(False, "Log the first update too.")
     logging_dir: str | None = _log(None, "TensorBoard's folder; giving it turns TensorBoard on.", path=True)
-    report_to: Literal["none", "tensorboard"] = _log("none", "Where logs go besides console and files.", common=True)
+    report_to: list[str] | str = _log(
+        "none", "Where logs go besides: tensorboard, wandb, mlflow, trackio, ...", common=True
+    )
     disable_tqdm: bool | None = _log(
         None, "No progress bars. None: bars where the console is a terminal.", per_machine=True, on_resume="start"
     )
@@ -317,6 +319,8 @@ class TrainConfig:
         if str(self.resume_from_checkpoint).lower() in ("true", "false"):  # of the newest, or of none, as to Trainer
             last = str(self.resume_from_checkpoint).lower() == "true"
             object.__setattr__(self, "resume_from_checkpoint", "last" if last else None)
+        if self.report_to == []:  # as TrainingArguments takes it
+            object.__setattr__(self, "report_to", "none")
         for name, setting in SETTINGS.items():
             try:
                 object.__setattr__(self, name, parse_value(getattr(self, name), setting.type))
@@ -360,7 +364,13 @@ class TrainConfig:
 
     @property
     def tensorboard(self) -> bool:
-        return self.report_to == "tensorboard" or self.logging_dir is not None
+        return "tensorboard" in self.trackers or self.logging_dir is not None
+
+    @property
+    def trackers(self) -> list[str]:
+        """Accelerate's names of all that is reported to."""
+        names = [self.report_to] if isinstance(self.report_to, str) else self.report_to
+        return [name for name in dict.fromkeys(names) if self.report_to != "none"]
 
     @property
     def evaluation_interval(self) -> float:

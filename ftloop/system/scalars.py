@@ -24,11 +24,15 @@ def is_timing(name: str) -> bool:
     return name.removesuffix("_mm").endswith(("runtime", "_per_second"))
 
 
+def tagged(values: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers under Trainer's tags: `eval_x` becomes `eval/x`, `test_x` `test/x`, all else `train/x`."""
+    parts = {name: name.partition("_") for name, value in values.items() if is_number(value)}
+    tags = {name: f"{p}/{rest}" if p in ("eval", "test") else f"train/{name}" for name, (p, _, rest) in parts.items()}
+    return {tag: values[name] for name, tag in tags.items()}
+
+
 def write_scalars(writer: Any, values: dict[str, Any], global_step: int) -> None:
-    """Write to TensorBoard under Trainer's tags: `eval_x` becomes `eval/x`, `test_x` `test/x`, all else `train/x`."""
-    for name, value in values.items():
-        part, _, rest = name.partition("_")
-        tag = f"{part}/{rest}" if part in ("eval", "test") else f"train/{name}"
-        if is_number(value):
-            writer.add_scalar(tag, value, global_step)
+    """Write to TensorBoard."""
+    for tag, value in tagged(values).items():
+        writer.add_scalar(tag, value, global_step)
     writer.flush()

@@ -294,9 +294,12 @@ def test_a_recipe_with_sections_is_answered_with_what_to_do(recipe: Any) -> None
 
 
 def test_a_list_of_one_word_or_none_is_taken_as_training_arguments_takes_it(recipe: Any) -> None:
-    assert TrainConfig(report_to=["tensorboard"]).report_to == "tensorboard"  # type: ignore[arg-type]
+    assert TrainConfig(eval_strategy=["epoch"]).eval_strategy == "epoch"  # type: ignore[arg-type]
+    assert TrainConfig(report_to="tensorboard").trackers == ["tensorboard"]  # type: ignore[arg-type]
+    for none in ("none", ["none"], []):
+        assert TrainConfig(report_to=none).trackers == []  # type: ignore[arg-type]
     assert parse_args([str(recipe("report_to: []"))]).report_to == "none"
-    assert "is not one of none, tensorboard" in problem(report_to=["tensorboard", "none"])
+    assert parse_args(["--report_to", "none"]).report_to == "none"
 
 
 @pytest.mark.parametrize("flag", ["--learning", "--num_train", "--out", "--learning=1"])
@@ -455,9 +458,19 @@ def test_the_guides_own_spellings_still_work() -> None:
 
 def test_tensorboard_is_on_only_where_it_is_asked_for() -> None:
     assert not TrainConfig().tensorboard
-    assert TrainConfig(report_to="tensorboard").tensorboard
+    assert TrainConfig(report_to=["tensorboard"]).tensorboard
     assert TrainConfig(logging_dir="logs").tensorboard
-    assert "'wandb' is not one of none, tensorboard" in problem(report_to="wandb")
+
+
+def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftloop.config.checks.find_spec", lambda name: None if name == "comet_ml" else object())
+    assert TrainConfig(report_to=["wandb", "tensorboard", "wandb"]).trackers == ["wandb", "tensorboard"]
+    assert "report_to: 'all' is not one of tensorboard, wandb, mlflow" in problem(report_to="all")
+    assert "'none' is not one of" in problem(report_to=["none", "wandb"])
+    assert "did you mean wandb?" in problem(report_to=["wanbd"])
+    assert problem(report_to="comet_ml") == (
+        "report_to: comet_ml is not installed; pip install comet-ml does that, or leave it out"
+    )
 
 
 def test_a_setting_is_written_down_in_one_place() -> None:
@@ -539,7 +552,8 @@ def test_the_flag_of_torchs_old_launcher_is_its_own(monkeypatch: pytest.MonkeyPa
 
 def test_a_second_value_is_answered_with_the_flag_that_takes_one() -> None:
     assert (
-        problem("--report_to", "none", "all") == "'all': not understood after --report_to none, which takes one value"
+        problem("--eval_strategy", "no", "all")
+        == "'all': not understood after --eval_strategy no, which takes one value"
     )
     for words in (["1", "2"], ["1,2"]):
         assert problem("--seed", *words).endswith("; --seeds trains once for each of several")

@@ -26,7 +26,7 @@ class Clock:
         self.now = 0.0
         monkeypatch.setattr("ftloop.logs.time", SimpleNamespace(monotonic=lambda: self.now))
         self.state = TrainerState(global_step=first_step, max_steps=max_steps)
-        config = SimpleNamespace(disable_tqdm=True, tensorboard=False, torch_compile=compiles)
+        config = SimpleNamespace(disable_tqdm=True, tensorboard=False, trackers=[], torch_compile=compiles)
         plan = SimpleNamespace(max_steps=max_steps)
         self.logs = Logs(SimpleNamespace(state=self.state, config=config, plan=plan, is_main=True))  # type: ignore[arg-type]
 

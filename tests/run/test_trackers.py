@@ -1,0 +1,98 @@
+"""Experiment trackers get the log under Trainer's tags, by Accelerate's interface, and cannot end a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import tracking
+from harness.prepared_runs import prepared
+
+from ftloop import train
+from ftloop.errors import UserError
+
+
+class Kept(tracking.GeneralTracker):  # type: ignore[misc]
+    """Keeps all it is told."""
+
+    name, requires_logging_directory = "mlflow", False
+    made: Kept
+    broken_at: int | None = None
+    has_no_server = False
+
+    def __init__(self, project: str, **given: Any) -> None:
+        super().__init__()
+        self.project, self.given, self.finished, self.logged = project, given, 0, list[tuple[int, dict[str, Any]]]()
+        type(self).made = self
+
+    @property
+    def tracker(self) -> Kept:
+        return self
+
+    def start(self) -> None:
+        if self.has_no_server:
+            raise ConnectionError("no server at localhost")
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        self.settings = values
+
+    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+        if step == self.broken_at:
+            raise ConnectionError("gone")
+        assert step is not None
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+@pytest.fixture
+def kind(monkeypatch: pytest.MonkeyPatch) -> type[Kept]:
+    fresh = type("Fresh", (Kept,), {})
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "mlflow", fresh)
+    monkeypatch.setattr("ftloop.config.checks.find_spec", lambda name: object())
+    return fresh
+
+
+def test_the_log_goes_there_under_trainers_tags_with_the_settings(
+    kind: type[Kept], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "my project")
+    run = prepared(tmp_path / "run-7", eval_strategy="epoch", report_to=["mlflow"])
+    train(run)
+    kept = kind.made
+    assert (kept.project, kept.given, kept.finished) == ("my project", {"run_name": "run-7"}, 1)
+    assert kept.settings["learning_rate"] == run.config.learning_rate
+    assert all(isinstance(each, (str, int, float, bool)) or each is None for each in kept.settings.values())
+    losses = [(step, values["train/loss"]) for step, values in kept.logged if "train/loss" in values]
+    assert losses == [(line["step"], line["loss"]) for line in run.state.log_history if "loss" in line]
+    scored = [values["eval/accuracy"] for _, values in kept.logged if "eval/accuracy" in values]
+    assert scored == [line["eval_accuracy"] for line in run.state.log_history if "eval_accuracy" in line]
+    assert all(values["train/global_step"] == step for step, values in kept.logged)
+
+
+def test_without_a_variable_the_project_is_trainers(kind: type[Kept], tmp_path: Path) -> None:
+    train(prepared(tmp_path, report_to=["mlflow"], max_steps=1))
+    assert kind.made.project == "huggingface"
+
+
+def test_a_tracker_that_fails_amid_a_training_is_told_and_left_out(
+    kind: type[Kept], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind.broken_at = 3
+    run = prepared(tmp_path, report_to=["mlflow"], max_steps=6)
+    train(run)
+    assert capsys.readouterr().out.count("Tracker   mlflow failed and gets no more (ConnectionError: gone)") == 1
+    assert {step for step, _ in kind.made.logged} == {1, 2}
+    plain = prepared(tmp_path / "plain", max_steps=6)
+    train(plain)
+    assert [x.get("loss") for x in run.state.log_history] == [x.get("loss") for x in plain.state.log_history]
+
+
+def test_a_tracker_that_cannot_start_is_told_before_the_first_update(kind: type[Kept], tmp_path: Path) -> None:
+    kind.has_no_server = True
+    run = prepared(tmp_path, report_to=["mlflow"])
+    with pytest.raises(UserError, match=r"report_to: mlflow could not be started \(ConnectionError: no server"):
+        train(run)
+    assert run.state.global_step == 0
