@@ -161,8 +161,8 @@ def read(file: str | Path) -> Recording:
     path = Path(file)
     if path.is_dir():
         raise UserError(
-            f"{path} is a folder: compared are two recordings, files that --record FILE writes in training; ftloop "
-            "runs FOLDER puts the scores of runs side by side, ftloop seeds A B compares two runs of several --seeds"
+            f"{path} is a folder: what is compared are two recordings, files that --record FILE writes in training; "
+            "ftloop runs FOLDER puts the scores of runs side by side, ftloop seeds A B those of two with --seeds"
         )
     ranks = [_read_file(path)]
     processes = ranks[0].header["processes"]

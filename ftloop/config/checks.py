@@ -82,7 +82,7 @@ def _tracker_problems(names: list[str]) -> Iterator[str]:
     for name in names:
         if name not in TRACKERS:
             near = nearest_name(name, TRACKERS)
-            yield f"report_to: {short_repr(name)} is not one of {', '.join(TRACKERS)}, nor none alone{near}"
+            yield f"report_to: {short_repr(name)} is not one of {', '.join(TRACKERS)}, or none by itself{near}"
         elif find_spec(name) is None:
             package = name.replace("_", "-")
             yield f"report_to: {name} is not installed; pip install {package} does that, or leave it out"

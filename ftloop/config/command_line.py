@@ -54,12 +54,12 @@ def check_words(argv: list[str]) -> list[str]:
         if word.endswith("\r"):
             way = "which a script with Windows line endings gives; in a file: sed -i 's/\\r$//' FILE takes them out"
             problems.append(f"{short_repr(word)} ends in a carriage return, {way}")
-        elif word.isspace() and before != "--delimiter":
+        elif word.isspace() and before not in ("--delimiter", "--label_delimiter"):
             problems.append(
-                f"a blank stands alone after {before}, as where one follows the backslash at a line's end: take it out"
+                f"there is a lone blank after {before}; one behind the backslash at a line's end does that: take it out"
             )
         elif word[0:1] in ("\u2013", "\u2014", "\u2212") and name.replace("-", "_") in SETTINGS:
-            problems.append(f"{word} begins with a dash that is typeset, as pages and documents have it: --{name}")
+            problems.append(f"{word} begins with a typographic dash, as web pages and documents have; write --{name}")
     if problems:
         raise UserError(*problems)
     return [word for word in argv if not re.fullmatch(r"--local[-_]rank=\d+", word) or "LOCAL_RANK" not in os.environ]

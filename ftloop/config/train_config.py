@@ -369,8 +369,9 @@ class TrainConfig:
     @property
     def trackers(self) -> list[str]:
         """Accelerate's names of all that is reported to."""
-        names = [self.report_to] if isinstance(self.report_to, str) else self.report_to
-        return [name for name in dict.fromkeys(names) if self.report_to != "none"]
+        given = [self.report_to] if isinstance(self.report_to, str) else self.report_to
+        names = [name.strip() for each in given for name in each.split(",")]
+        return [name for name in dict.fromkeys(names) if names != ["none"]]
 
     @property
     def evaluation_interval(self) -> float:

@@ -17,8 +17,8 @@ import numpy as np
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.decode import predicted_labels, probabilities
 from ftloop.errors import UserError, summarize
-
-DECISION = "decision.json"
+from ftloop.system.atomic import write_text
+from ftloop.system.manifest import DECISION
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,17 @@ def read_decision(folder: Path, names: Sequence[str]) -> Decision:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: not readable ({type(error).__name__}: {summarize(error)}); {way}") from None
     if labels != list(names):
-        raise UserError(f"{path} is of a model with other classes; {way}")
+        raise UserError(f"{path} belongs to a model with other classes; {way}")
     fits = thresholds is None or len(thresholds) == len(names)
     if not (0 < decision.temperature < np.inf) or not fits or not all(0 <= each <= 1 for each in thresholds or ()):
-        raise UserError(f"{path}: a temperature or threshold that is none; {way}")
+        raise UserError(f"{path}: this is not a valid temperature or threshold; {way}")
     return decision
+
+
+def write_decision(folder: Path, decision: Decision, names: Sequence[str]) -> None:
+    """Leave the decision beside a model that was saved; of the plain one no file, also not one of an earlier model."""
+    if decision == PLAIN:
+        (folder / DECISION).unlink(missing_ok=True)
+        return
+    values = {"labels": list(names), "temperature": decision.temperature, "thresholds": decision.thresholds}
+    write_text(folder / DECISION, json.dumps(values, indent=2) + "\n")

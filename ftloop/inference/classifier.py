@@ -21,7 +21,7 @@ from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from ftloop.config.problem_type import ProblemType
-from ftloop.data.decision import PLAIN, Decision, read_decision
+from ftloop.data.decision import PLAIN, Decision, read_decision, write_decision
 from ftloop.data.decode import label_names
 from ftloop.data.special_tokens import encode_texts
 from ftloop.errors import TrainingError, UserError, summarize
@@ -34,7 +34,7 @@ from ftloop.models.match import added_tokens, embedding_sizes, match, takes
 from ftloop.models.published import that_of_own_code
 from ftloop.models.weights import holds_adapter
 from ftloop.system.console import say
-from ftloop.system.manifest import RUN_FACTS, read_json, read_manifest
+from ftloop.system.manifest import DECISION, RUN_FACTS, read_json, read_manifest
 from ftloop.system.out_of_memory import is_out_of_memory, memory_told
 from ftloop.system.text import join_some
 
@@ -98,6 +98,7 @@ class Classifier(_ModelAndTokenizer):
         """Save both as `from_pretrained` reads them; of an adapter, the whole model with the adapter in its weights."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        write_decision(Path(folder), self.decision, class_names(self.model.config))
 
 
 def load_classifier(
@@ -139,7 +140,11 @@ def _load_classifier(model_dir: str, device: str | torch.device | None, max_seq_
     with memory_told("the model", model.parameters()):
         classifier = Classifier(model.to(device).eval(), tokenizer)
     if find_problem_type(model.config) != ProblemType.REGRESSION:
-        classifier.decision = read_decision(folder, class_names(model.config))
+        names = class_names(model.config)
+        classifier.decision = read_decision(folder, names)
+        if classifier.decision != PLAIN:
+            positive = names.index(settings.positive) if settings.positive in names else 1
+            say("Decision", f"{classifier.decision.describe(names, positive)} ({folder / DECISION})", sys.stderr)
     classifier.takes_pairs = len(settings.text_columns) == 2 if settings.text_columns else None
     return classifier
 

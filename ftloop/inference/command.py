@@ -20,7 +20,6 @@ from transformers.utils import logging
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.columns import find_text_columns
 from ftloop.data.csv_rows import check_names
-from ftloop.data.decision import DECISION, PLAIN
 from ftloop.data.decode import label_names, label_scores
 from ftloop.data.dialect import mistaken_names
 from ftloop.data.header_rows import head_of, marked_headers
@@ -78,11 +77,7 @@ def _load(args: argparse.Namespace, folder: Path, pair: bool) -> Classifier:
     logging.set_verbosity_error()  # what it would warn of is an error here
     classifier = load_classifier(args.model, max_seq_length=args.max_seq_length)
     check_max_length(classifier.tokenizer, classifier.tokenizer.model_max_length, pair)
-    settings = read_run_settings(folder)
-    columns, names = settings.text_columns, class_names(classifier.model.config)
-    if classifier.decision != PLAIN:
-        positive = names.index(settings.positive) if settings.positive in names else 1
-        say("Decision", f"{classifier.decision.describe(names, positive)} ({folder / DECISION})", sys.stderr)
+    columns = read_run_settings(folder).text_columns
     if columns and len(columns) != 1 + pair:
         learned, given = ("pairs of texts", "single texts") if len(columns) == 2 else ("single texts", "pairs")
         learned = f"{learned} ({', '.join(columns)})"

@@ -75,7 +75,9 @@ class Scorer:
                 (name for name, bit in zip(self.columns, bits, strict=True) if (bit or "").lower() not in BITS), ""
             )
             if odd:
-                raise UserError(f"column {odd} holds {short_repr(str(row.values[odd]))}, neither 0 nor 1")
+                value = value_at(row.values, odd)
+                has = "has no value" if is_missing(value) else f"holds {short_repr(str(value))}, neither 0 nor 1"
+                raise UserError(f"column {odd} {has}")
             raw: Any = [name for name, bit in zip(self.columns, bits, strict=True) if str(bit).lower() in ONE]
         else:
             raw = value_at(row.values, self.columns[0])

@@ -47,9 +47,10 @@ def score_bag_of_words(inputs: Inputs) -> dict[str, Any]:
     texts = _texts(data.train.select(chosen), data.text_columns)
     features = _Features()
     try:
-        model = _fitted(features.fit(texts), true, labels)
+        fitted = features.fit(texts)
     except ValueError:  # no word of two letters in any row, as in Chinese without spaces or in ids
         return {"left_out": "the texts hold no words between spaces"}
+    model = _fitted(fitted, true, labels)
     sets, compute_metrics = {}, metrics_for(labels, data.metrics)
     for name, dataset in scored.items():
         predicted = model.predict(features.of(_texts(dataset, data.text_columns)))

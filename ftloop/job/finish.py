@@ -11,7 +11,6 @@ from typing import Any
 from ftloop.checkpoint.save import save_model
 from ftloop.config.reproduce import ftloop_command
 from ftloop.config.train_config import TrainConfig
-from ftloop.data.decision import DECISION
 from ftloop.data.decode import label_names, label_scores, predicted_labels, probabilities
 from ftloop.errors import UserError, summarize
 from ftloop.evaluation import evaluate, predict
@@ -37,7 +36,7 @@ from ftloop.system.atomic import save_text
 from ftloop.system.console import say, write
 from ftloop.system.distributed import destroy_group, main_process_first, new_cpu_group
 from ftloop.system.launcher import is_main_process
-from ftloop.system.manifest import read_json
+from ftloop.system.manifest import DECISION, read_json
 from ftloop.system.row_numbers import row_numbers
 
 

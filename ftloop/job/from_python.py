@@ -17,6 +17,7 @@ from ftloop.checkpoint.save import save_model
 from ftloop.checkpoint.trainer_state import TRAINER_STATE
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.columns import DEFAULT_PAIRS, find_text_columns
+from ftloop.data.find_labels import with_positive
 from ftloop.data.labels import Labels, label_ids
 from ftloop.data.load import TextData
 from ftloop.errors import UserError
@@ -102,7 +103,7 @@ def _inputs(run: Run, test_dataset: Any) -> Inputs:
         raise _Unsaid(f"finish: {type(model).__name__} has no config, a PretrainedConfig, that names its labels")
     kind = find_problem_type(model.config)
     names = () if kind == ProblemType.REGRESSION else tuple(class_names(model.config))
-    labels = Labels(names, {name: id for id, name in enumerate(names)}, kind)
+    labels = with_positive(Labels(names, {name: id for id, name in enumerate(names)}, kind), config.positive_label)
     sets: dict[str, Any] = {"train": run.train_dataset}
     if run.eval_dataset is not None and not isinstance(run.eval_dataset, dict):
         sets["validation"] = run.eval_dataset
@@ -224,7 +225,10 @@ def _as_read(rows: datasets.Dataset, columns: tuple[str, ...], labels: Labels, n
         return texts.add_column("label", [[labels.names[i] for i in np.flatnonzero(row)] for row in ids])
     if (ids >= labels.count).any():
         highest = f"the {name} set has the label {ids.max()}"
-        raise _Unsaid(f"finish: {highest}, and the model's config names {labels.count} classes: num_labels is not set")
+        told = f"finish: {highest}, and the model's config names {labels.count} classes"
+        if name == "train":
+            raise _Unsaid(f"{told}: num_labels is not set")
+        raise UserError(f"{told}; filter such rows out")
     outside = ids < 0
     if outside.any():
         raise UserError(f"finish: row {int(outside.argmax()) + 1} of the {name} set has no class; filter such rows out")

@@ -30,7 +30,7 @@ from ftloop.report.outcome import PREDICTIONS_FILE
 from ftloop.run.run import Run
 from ftloop.system.atomic import atomic_write, retry_once, save_text
 from ftloop.system.console import say
-from ftloop.system.manifest import MANIFEST, RUN_FACTS, file_digests, read_json, read_manifest, write_manifest
+from ftloop.system.manifest import DECISION, MANIFEST, RUN_FACTS, file_digests, read_json, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,6 +50,7 @@ def record_trained(run: Run, files: list[str]) -> None:
     """
     if run.is_main:
         root = Path(run.config.output_dir)
+        (root / DECISION).unlink(missing_ok=True)  # an earlier model's
         facts = run_manifest(run) | {"complete": False, "files": file_digests(root, files)}
         retry_once(MANIFEST, lambda: write_manifest(root, facts))
 

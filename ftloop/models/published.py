@@ -68,7 +68,7 @@ def that_of_own_code(name: str, auto_map: Any, num_labels: int | None = None) ->
 
 
 def that_of_quantized(quantization: Any) -> str:
-    """Say of a model that does not work that it was made smaller. `quantization`: what its configuration says of it."""
+    """Say that a model which does not load is quantized. `quantization`: what its configuration says of it."""
     if quantization is None:
         return ""
     how = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method

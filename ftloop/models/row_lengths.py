@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Told:
-    """A batch on the CPU with the lengths of its rows: who moves it to a device gets the batch alone."""
+    """A batch on the CPU with the lengths of its rows: whoever moves it to a device gets just the batch."""
 
     batch: MutableMapping[str, Any]
     row_lengths: tuple[int, ...]

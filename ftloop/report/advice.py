@@ -32,6 +32,7 @@ FAR_TOO_HIGH = 1e-3  # twenty times the highest of these rates; of a smaller mod
 OVERFITTED = 1.1  # times the best validation loss ...
 OVERFITTED_BY = 0.05  # ... and so much above it: a loss of 0.01 that becomes 0.012 is no overfitting
 MIN_ROWS = 20  # of the validation set, and so many that ...
+MANY_ROWS = 100  # that two models are held against each other on
 MIN_OTHERS = 5  # ... are of another class than the one predicted: fewer are missed by chance, but for these few, ...
 FEW_ROWS, FEW_OTHERS = 10, 2  # ... where the validation loss, too, is that of a model that ignores the texts
 TRUNCATED = 0.5  # of the rows
@@ -335,12 +336,12 @@ def _padding(e: RunEvidence) -> str | None:
 
 def _words_alone(e: RunEvidence) -> str | None:
     """Whether a model of words, trained in seconds, does as well on the set that decides: the test set, where it has
-    labels. No matter by how much: nobody would take the larger model for that."""
+    labels, and of so many rows that it is hardly by chance, or where the words alone are always right."""
     sets = (e.run.facts.get("words") or {}).get("sets", {})
     name = next((each for each in ("test", "validation") if each in sets), None)
-    if name is None or e.data["sets"][name]["rows"] < MIN_ROWS:
+    rows, prefix = (0, "") if name is None else (e.data["sets"][name]["rows"], "test" if name == "test" else "eval")
+    if name is None or rows < MIN_ROWS:
         return None
-    prefix = "test" if name == "test" else "eval"
     wanted = str(e.run.config.get("metric_for_best_model") or "").removeprefix("eval_")
     metric = wanted if wanted in sets[name] else next(iter(sets[name]))
     words, model = sets[name][metric], e.run.results.get(f"{prefix}_{metric}")
@@ -348,14 +349,13 @@ def _words_alone(e: RunEvidence) -> str | None:
         return None
     if (model < words) if metric.endswith(FALLING) else (model > words):
         return None
-    has = f"{words:.4g}, as this model has" if model == words else f"{words:.4g}, and this model {model:.4g}"
+    has = ", the same as this model" if model == words else f", and this model {model:.4g}"
     is_perfect = words == (0.0 if metric.endswith(FALLING) else 1.0)
-    way = (
-        "Take the simple one"
-        if is_perfect
-        else "Try more epochs (--num_train_epochs), another model, or the simple one"
-    )
-    return f"Words alone (TF-IDF with a linear model, seconds on a CPU) have {metric} {has}, on {name}. {way}"
+    if rows < MANY_ROWS and not is_perfect:
+        return None
+    told = f"Words alone (TF-IDF with a linear model, seconds on a CPU) reach {metric} {words:.4g} on {name}{has}"
+    ways = "Try more epochs (--num_train_epochs), another model, or the simple one"
+    return f"{told}. {'Take the simple one' if is_perfect else ways}"
 
 
 CHECKS: dict[str, Callable[[RunEvidence], str | None]] = {

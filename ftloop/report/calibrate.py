@@ -23,21 +23,22 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from ftloop.config.problem_type import ProblemType
-from ftloop.data.decision import DECISION, Decision
+from ftloop.data.decision import Decision
 from ftloop.errors import ExitCode, UserError
-from ftloop.report.outcome import FinishedRun, read_finished_run
+from ftloop.report.outcome import MERGED, FinishedRun, read_finished_run
 from ftloop.report.predictions import Predictions, load_predictions
 from ftloop.report.scoring import score_predictions
 from ftloop.system.atomic import write_text
 from ftloop.system.console import say, write
 from ftloop.system.exit import report_error
 from ftloop.system.flags import CommandParser
+from ftloop.system.manifest import DECISION
 from ftloop.system.table import aligned
 from ftloop.system.text import expand_path, pluralize
 
 METRICS = ("f1", "accuracy", "balanced_accuracy", "matthews_correlation", "none")
-OF_LABELS = ("accuracy", "f1", "f1_macro", "balanced_accuracy", "matthews_correlation")
-SHOWN = (*OF_LABELS, "log_loss", "brier", "calibration_error")
+SHOWN: tuple[str, ...] = ("accuracy", "f1", "f1_macro", "balanced_accuracy", "matthews_correlation", "log_loss")
+SHOWN = (*SHOWN, "brier", "calibration_error")
 MIN_ROWS = 50  # of the validation set; fewer tell no temperature
 MIN_OF_CLASS = 10  # rows with and without a label; fewer tell no threshold
 BOUNDS = (-3.0, 3.0)  # of the temperature's logarithm: from 0.05 to 20
@@ -72,8 +73,11 @@ def fit(predictions: Predictions, metric: str = "f1") -> Decision:
 
 def fit_temperature(predictions: Predictions) -> float:
     """Return the temperature under which the labels are most likely: of the cross-entropy the minimum, over all labels
-    where a row has several. (Guo et al., 2017.)
+    where a row has several. (Guo et al., 2017.) Where no row is wrong it is 1: the likeliest would be next to 0, and
+    make every new row certain.
     """
+    if np.array_equal(predictions.labels, predictions.predicted):
+        return 1.0
     logits, labels = predictions.logits.astype(np.float64), predictions.labels
 
     def loss(log_temperature: float) -> float:
@@ -127,7 +131,7 @@ def decided(predictions: Predictions, decision: Decision) -> Predictions:
 def calibrate(run: FinishedRun, metric: str) -> dict[str, Any]:
     """Fit to the validation set and judge on the test set, if that has labels. Returns: what decision.json holds."""
     if not run.facts:
-        raise UserError(f"{run.folder}: no run of the command ftloop train or of finish has ended here")
+        raise UserError(f"{run.folder}: no run of ftloop train or finish() has ended here")
     fitted_on = next((name for name in run.predictions if name.startswith("validation")), None)
     if fitted_on is None:
         way = "train with --validation_file, or --validation_split 0.1"
@@ -155,6 +159,8 @@ def announce(folder: Path, found: dict[str, Any], positive: int) -> None:
     decision = Decision(found["temperature"], found["thresholds"])
     fitted, judged = found["fitted_on"], found["judged_on"]
     what = decision.describe(found["labels"], positive)
+    if decision.temperature == 1.0:
+        say("Note", f"no row of {fitted['set']} is wrong, which tells no temperature: probabilities stay as they are")
     of_metric = "" if decision.thresholds is None else f" for {found['metric']}"
     say("Fitted", f"{what}{of_metric}, to {fitted['rows']} rows of {fitted['set']}")
     if judged["set"] == fitted["set"]:
@@ -188,7 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = expand_path(args.folder, "DIR")
         run = read_finished_run(folder)
         found = calibrate(run, args.metric)
-        write_text(folder / DECISION, json.dumps(found, indent=2) + "\n")
+        for each in (folder, folder / MERGED):  # of an adapter, beside the whole model too
+            if each.is_dir():
+                write_text(each / DECISION, json.dumps(found, indent=2) + "\n")
         positive = run.facts["data"].get("positive")
         announce(folder, found, found["labels"].index(positive) if positive in found["labels"] else 1)
     except Exception as error:

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def find_runs(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
         if STATE in files:
             yield Path(root)
-        folders[:] = sorted(each for each in folders if not each.startswith((".", "checkpoint-")))
+        folders[:] = sorted(each for each in folders if not each.startswith((".", "checkpoint-", "broken-")))
 
 
 def read_runs(folder: Path) -> Table:
@@ -87,15 +87,14 @@ def sort(table: Table, name: str) -> Table:
     if name not in (*table.settings, *table.scores):
         columns = (*table.scores, *table.settings)
         raise UserError(f"sort: no column {name!r}, but {join_some(columns, 12)}{nearest_name(name, columns)}")
-    rising = name in table.settings or name.removesuffix("_mm").endswith(FALLING)
+    rising = name in table.settings or name.removesuffix("_mm").endswith((*FALLING, "mae"))
     having = {run: values[name] for run, values in table.rows.items() if values.get(name) is not None}
 
     def key(run: str) -> tuple[bool, Any]:
-        value = having[run]
-        return (not is_number(value), value if is_number(value) else str(value))
+        return (False, having[run]) if is_number(having[run]) else (True, str(having[run]))
 
     ordered = [*sorted(having, key=key, reverse=not rising), *(run for run in table.rows if run not in having)]
-    return Table(table.folder, table.settings, table.scores, {run: table.rows[run] for run in ordered}, table.broken)
+    return replace(table, rows={run: table.rows[run] for run in ordered})
 
 
 def as_text(table: Table, width: int | None = None) -> str:

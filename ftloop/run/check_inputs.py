@@ -77,7 +77,7 @@ def missing_labels_told(compute_loss: Any) -> Any:
     def loss(outputs: Any, labels: Any, num_items_in_batch: Any) -> Any:
         try:
             return compute_loss(outputs, labels, num_items_in_batch=num_items_in_batch)
-        except Exception as error:
+        except (TypeError, AttributeError, ValueError) as error:
             if labels is not None:
                 raise
             fault = f"({type(error).__name__}: {summarize(error)})"

@@ -66,7 +66,7 @@ class LoaderFactory:
             config_of_labels = config_of_classes(self.check.model) if self.check.reads_labels else None
             looks: dict[str, Any] = {"config": config_of_labels, "rows": self.check.rows}
             collate = partial(_collate_made_rows, collate=collate, columns=self.columns, **looks)
-        if accelerator.device.type != "cpu" and accelerator.device_placement:
+        if accelerator.device.type != "cpu" and accelerator.device_placement and not accelerator.dispatch_batches:
             collate = telling(collate)
         loader: DataLoader[Any] = DataLoader(
             dataset,

@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 
     from ftloop.run.run import Run
 
-PROJECTS = ("WANDB_PROJECT", "TRACKIO_PROJECT", "COMET_PROJECT_NAME", "MLFLOW_EXPERIMENT_NAME", "CLEARML_PROJECT")
-"""Variables of the environment that name the project, as Trainer's callbacks read them ..."""
+PROJECTS = {
+    "wandb": "WANDB_PROJECT",
+    "trackio": "TRACKIO_PROJECT",
+    "comet_ml": "COMET_PROJECT_NAME",
+    "mlflow": "MLFLOW_EXPERIMENT_NAME",
+    "clearml": "CLEARML_PROJECT",
+    "swanlab": "SWANLAB_PROJECT",
+}
+"""The variable of the environment that names a tracker's project, as Trainer's callbacks read it ..."""
 PROJECT = "huggingface"  # ... and its name without one, Trainer's
 RUN_NAMES = {"wandb": "name", "trackio": "name", "mlflow": "run_name"}
 """What a tracker calls the name of a run."""
@@ -55,7 +62,8 @@ class Trackers:
                 tracker.log(tagged(values) | {"train/global_step": step}, step=step)
             except Exception as error:  # a server that is gone is no reason to lose a training
                 del self.others[name]
-                say("Tracker", f"{name} failed and gets no more ({type(error).__name__}: {summarize(error)})")
+                why = f"{type(error).__name__}: {summarize(error)}"
+                say("Tracker", f"{name} failed, and nothing more is sent to it ({why})")
 
     def close(self) -> None:
         if self.board is not None:
@@ -73,7 +81,7 @@ def _started(run: Run, name: str) -> GeneralTracker:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     kind = LOGGER_TYPE_TO_CLASS[name]
-    project = next((os.environ[variable] for variable in PROJECTS if os.environ.get(variable)), PROJECT)
+    project = os.environ.get(PROJECTS.get(name, "")) or PROJECT
     folder = [run.config.logging_dir or run.config.output_dir] if kind.requires_logging_directory else []
     given = {RUN_NAMES[name]: Path(run.config.output_dir).resolve().name} if name in RUN_NAMES else {}
     plain = {
@@ -86,7 +94,7 @@ def _started(run: Run, name: str) -> GeneralTracker:
         tracker.store_init_configuration(plain)
     except Exception as error:
         told = f"{type(error).__name__}: {summarize(error)}"
-        raise UserError(f"report_to: {name} could not be started ({told}); leave it out, or see to it") from error
+        raise UserError(f"report_to: {name} could not be started ({told}); mend that, or leave it out") from error
     return tracker
 
 

@@ -226,6 +226,8 @@ def _paired_rows(a: SeedRuns, b: SeedRuns, seeds: list[int], prefix: str, notes:
         return None
     if data_a.get("labels") != data_b.get("labels"):
         raise _OtherRows("their classes differ")
+    if data_a.get("positive") != data_b.get("positive"):
+        raise _OtherRows("F1 is that of another class (positive_label)")
     first, loaded = None, []
     for run, name in zip(runs, names, strict=True):
         table, predictions = load_predictions(run, name)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class SeedRuns:
         names = [name for name in next(iter(by_seed.values())) if all(name in each for each in by_seed.values())]
         return {name: {seed: scores[name] for seed, scores in by_seed.items()} for name in names}
 
+    @cached_property
     def collapsed(self) -> dict[int, str]:
         """Return the seeds whose model gives one answer to all rows of a set with several labels, and that answer: such
         a training has failed, and a mean over it and others describes neither. (Mosbach et al., 2021.)"""
@@ -65,7 +67,10 @@ def _only_answer(run: FinishedRun) -> str | None:
     )
     if name is None:
         return None
-    rows = read_predictions(run.predictions[name], ["label", "prediction"])
+    try:
+        rows = read_predictions(run.predictions[name], ["label", "prediction"])
+    except UserError:  # damaged: the scores are there without
+        return None
     answers = rows["prediction"].unique().to_pylist()
     return str(answers[0]) if len(answers) == 1 and len(rows["label"].unique()) > 1 else None
 
@@ -182,7 +187,7 @@ def summarize(values: Iterable[float]) -> SeedSummary:
 def summary(runs: SeedRuns) -> dict[str, Any]:
     """Return what seeds.json holds, of each run and of all together: the same for the same runs."""
     scores, seeds = runs.scores(), list(runs.runs)
-    collapsed = runs.collapsed()
+    collapsed = runs.collapsed
     found = {
         "format": 1,
         "seeds": seeds,
@@ -221,7 +226,7 @@ def table(runs: SeedRuns) -> str:
     lines = [f"Seeds     {pluralize(n, 'run')} in {runs.folder}", *aligned(rows)]
     lines += ["one run has no deviation: train more seeds"] if n == 1 else [NOTE]
     lines += ["two runs have no interval: train more seeds"] if n == 2 else []
-    lines += _told_of_collapsed(runs.collapsed(), scores)
+    lines += _told_of_collapsed(runs.collapsed, scores)
     lines += [f"Dropped   {_reasons(runs.dropped)}"] if runs.dropped else []
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Imported first by the commands: ends one that a Python was asked for which ftloop is not installed for, in a line.
+"""Imported first by the commands: ends in one line a command run by a Python that ftloop is not installed for.
 
 It needs nothing but that Python itself, an old one too.
 """

@@ -13,6 +13,7 @@ from ftloop.system.atomic import write_text
 
 MANIFEST = "ftloop_manifest.json"
 RUN_FACTS = "ftloop_run.json"
+DECISION = "decision.json"  # how a finished model decides, where that was fitted
 
 
 def file_digests(folder: Path, names: list[str] | None = None) -> dict[str, dict[str, Any]]:

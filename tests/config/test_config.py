@@ -466,6 +466,7 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch: pyte
     monkeypatch.setattr("ftloop.config.checks.find_spec", lambda name: None if name == "comet_ml" else object())
     assert TrainConfig(report_to=["wandb", "tensorboard", "wandb"]).trackers == ["wandb", "tensorboard"]
     assert "report_to: 'all' is not one of tensorboard, wandb, mlflow" in problem(report_to="all")
+    assert TrainConfig(report_to="tensorboard,wandb").trackers == ["tensorboard", "wandb"]  # type: ignore[arg-type]
     assert "'none' is not one of" in problem(report_to=["none", "wandb"])
     assert "did you mean wandb?" in problem(report_to=["wanbd"])
     assert problem(report_to="comet_ml") == (
@@ -528,7 +529,7 @@ def test_to_resume_from_true_is_to_resume_from_the_last_as_in_trainer(given: Any
 
 @pytest.mark.parametrize("dash", ["\u2013", "\u2014", "\u2212"])
 def test_a_flag_with_a_typeset_dash_is_answered_with_the_typed_one(dash: str) -> None:
-    with pytest.raises(UserError, match=r"a dash that is typeset, .*: --output_dir$"):
+    with pytest.raises(UserError, match=r"a typographic dash, .*; write --output_dir$"):
         check_words(["guide", f"{dash}output_dir", "runs"])
     words = ["--sample_texts", f"{dash}well", f"{dash} yes"]
     assert check_words(words) == words
@@ -539,9 +540,10 @@ def test_a_script_with_windows_line_endings_and_a_blank_behind_a_backslash_are_t
     with pytest.raises(UserError) as caught:
         check_words(["--train_file", "a.csv", " ", "--output_dir", "runs\r"])
     blank, carriage_return = caught.value.problems
-    assert blank.startswith("a blank stands alone after a.csv")
+    assert blank.startswith("there is a lone blank after a.csv")
     assert carriage_return.startswith("'runs\\r' ends in a carriage return")
     assert check_words(["--delimiter", "\t"]) == ["--delimiter", "\t"]
+    assert check_words(["--label_delimiter", " "]) == ["--label_delimiter", " "]
 
 
 def test_the_flag_of_torchs_old_launcher_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

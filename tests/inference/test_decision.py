@@ -12,9 +12,9 @@ from harness.models import tiny_bert, tiny_tokenizer
 from scipy.special import expit, softmax
 
 from ftloop import load_classifier
-from ftloop.data.decision import DECISION
 from ftloop.errors import ExitCode, UserError
 from ftloop.inference.__main__ import main
+from ftloop.system.manifest import DECISION
 
 TEXTS = [f"word{i} word{i + 7} word{3 * i}" for i in range(30)]
 NAMES = {0: "no", 1: "yes"}
@@ -78,3 +78,14 @@ def test_the_command_says_and_writes_what_was_decided(tmp_path: Path, capsys: py
     (folder / DECISION).write_text("{")
     with pytest.raises(UserError, match="not readable"):
         load_classifier(folder)
+
+
+def test_a_model_that_is_saved_again_takes_its_decision_along(tmp_path: Path) -> None:
+    folder, other = model_folder(tmp_path / "model"), tmp_path / "other"
+    decide(folder, temperature=2.0, thresholds=[0.7, 0.3])
+    decided = load_classifier(folder)
+    decided.save(other)
+    assert load_classifier(other).decision == decided.decision
+    (folder / DECISION).unlink()
+    load_classifier(folder).save(other)
+    assert not (other / DECISION).exists()

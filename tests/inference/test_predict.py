@@ -1220,6 +1220,10 @@ def test_of_a_column_for_each_label_minus_one_in_all_is_no_label(predict: Any, t
     words = "--input", pairs_file(tmp_path / "in.jsonl", rows), "--output", tmp_path / "out.jsonl"
     told = predict(*words, "--label_column_name", "no", "yes", "perhaps", model=model, code=ExitCode.USER_ERROR)[1]
     assert "line 2: column no holds '-1', neither 0 nor 1" in told
+    del rows[1]["no"]
+    words = "--input", pairs_file(tmp_path / "in.jsonl", rows), "--output", tmp_path / "out.jsonl"
+    told = predict(*words, "--label_column_name", "no", "yes", "perhaps", model=model, code=ExitCode.USER_ERROR)[1]
+    assert "line 2: column no has no value" in told
 
 
 def test_what_would_evaluate_without_training_names_the_command_that_does(tmp_path: Path) -> None:

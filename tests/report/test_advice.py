@@ -562,21 +562,22 @@ def test_logging_steps_that_are_advised_fit_the_run(updates: int, text: str) -> 
 @pytest.mark.parametrize(
     ("words", "model", "told"),
     [
-        (0.9, 0.8, "have accuracy 0.9, and this model 0.8, on test"),
-        (0.9, 0.9, "have accuracy 0.9, as this model has, on test"),
+        (0.9, 0.8, "reach accuracy 0.9 on test, and this model 0.8."),
+        (0.9, 0.9, "reach accuracy 0.9 on test, the same as this model."),
         (0.8, 0.9, ""),
         (None, 0.9, ""),
     ],
 )
 def test_words_alone_that_do_as_well_are_told(words: float | None, model: float, told: str, tmp_path: Path) -> None:
-    found = words_beside(tmp_path, "accuracy", words, model, rows=60)
+    found = words_beside(tmp_path, "accuracy", words, model, rows=120)
     assert [told in text for text in found] == ([True] if told else [])
 
 
 def test_of_an_error_less_is_better_and_of_few_rows_nothing_is_said(tmp_path: Path) -> None:
-    assert words_beside(tmp_path / "a", "mse", 0.5, 0.6, rows=60)
-    assert not words_beside(tmp_path / "b", "mse", 0.6, 0.5, rows=60)
-    assert not words_beside(tmp_path / "c", "accuracy", 0.9, 0.8, rows=19)
+    assert words_beside(tmp_path / "a", "mse", 0.5, 0.6, rows=120)
+    assert not words_beside(tmp_path / "b", "mse", 0.6, 0.5, rows=120)
+    assert not words_beside(tmp_path / "c", "accuracy", 0.9, 0.8, rows=99)
+    assert words_beside(tmp_path / "d", "accuracy", 1.0, 0.9, rows=99)[0].endswith("Take the simple one")
 
 
 def words_beside(root: Path, metric: str, words: float | None, model: float, rows: int) -> list[str]:

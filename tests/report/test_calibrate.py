@@ -16,10 +16,11 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 from ftloop.config.problem_type import ProblemType
-from ftloop.data.decision import DECISION, PLAIN, Decision, read_decision
+from ftloop.data.decision import PLAIN, Decision, read_decision
 from ftloop.errors import ExitCode, UserError
 from ftloop.report.calibrate import best_threshold, decided, fit, fit_temperature, main
 from ftloop.report.predictions import Predictions
+from ftloop.system.manifest import DECISION
 
 SINGLE, SEVERAL = ProblemType.SINGLE_LABEL, ProblemType.MULTI_LABEL
 
@@ -116,6 +117,12 @@ def test_numbers_and_few_rows_are_refused() -> None:
         fit(Predictions(ProblemType.REGRESSION, (), number, number, number[:, None]))
 
 
+def test_where_no_row_is_wrong_probabilities_stay_as_they_are() -> None:
+    rows = overconfident(2)
+    right = Predictions(SINGLE, rows.names, rows.predicted, rows.predicted, rows.logits)
+    assert fit_temperature(right) == 1.0
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -154,10 +161,10 @@ def test_without_a_test_set_it_says_so_and_without_a_validation_set_it_refuses(
     [
         ("{", "not readable"),
         ('{"temperature": 1, "labels": ["a", "b"]}', "not readable"),
-        ('{"temperature": 0, "thresholds": null, "labels": ["a", "b"]}', "a temperature or threshold that is none"),
-        ('{"temperature": 1, "thresholds": [0.5], "labels": ["a", "b"]}', "a temperature or threshold that is none"),
-        ('{"temperature": 1, "thresholds": [0.5, 2], "labels": ["a", "b"]}', "a temperature or threshold that is none"),
-        ('{"temperature": 1, "thresholds": null, "labels": ["b", "a"]}', "of a model with other classes"),
+        ('{"temperature": 0, "thresholds": null, "labels": ["a", "b"]}', "not a valid temperature or threshold"),
+        ('{"temperature": 1, "thresholds": [0.5], "labels": ["a", "b"]}', "not a valid temperature or threshold"),
+        ('{"temperature": 1, "thresholds": [0.5, 2], "labels": ["a", "b"]}', "not a valid temperature or threshold"),
+        ('{"temperature": 1, "thresholds": null, "labels": ["b", "a"]}', "belongs to a model with other classes"),
     ],
 )
 def test_a_damaged_decision_is_refused_with_the_way_out(text: str, message: str, tmp_path: Path) -> None:

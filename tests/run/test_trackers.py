@@ -59,6 +59,7 @@ def test_the_log_goes_there_under_trainers_tags_with_the_settings(
     kind: type[Kept], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "my project")
+    monkeypatch.setenv("WANDB_PROJECT", "of another tracker")
     run = prepared(tmp_path / "run-7", eval_strategy="epoch", report_to=["mlflow"])
     train(run)
     kept = kind.made
@@ -83,7 +84,8 @@ def test_a_tracker_that_fails_amid_a_training_is_told_and_left_out(
     kind.broken_at = 3
     run = prepared(tmp_path, report_to=["mlflow"], max_steps=6)
     train(run)
-    assert capsys.readouterr().out.count("Tracker   mlflow failed and gets no more (ConnectionError: gone)") == 1
+    told = "Tracker   mlflow failed, and nothing more is sent to it (ConnectionError: gone)\n"
+    assert capsys.readouterr().out.count(told) == 1
     assert {step for step, _ in kind.made.logged} == {1, 2}
     plain = prepared(tmp_path / "plain", max_steps=6)
     train(plain)

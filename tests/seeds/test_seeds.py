@@ -315,7 +315,7 @@ def test_runs_with_one_answer_to_all_are_named_and_the_rest_is_averaged(tmp_path
         rows = {"label": labels, "prediction": predicted, "logits": [[0.0, 1.0]] * 4}
         leave(tmp_path / f"seed-{seed}", {"test_accuracy": accuracy}, {"seed": seed}, rows)
     runs = read_seeds(tmp_path)
-    assert runs.collapsed() == {2: "yes"}
+    assert runs.collapsed == {2: "yes"}
     found = summary(runs)
     assert found["collapsed"] == {"2": "yes"}
     assert found["together"]["test_accuracy"]["median"] == 0.75
@@ -327,7 +327,7 @@ def test_runs_with_one_answer_to_all_are_named_and_the_rest_is_averaged(tmp_path
     assert table(read_seeds(tmp_path)).splitlines()[-1].endswith("seed 2 ('yes')")
     rows = {"label": ["yes"] * 4, "prediction": ["yes"] * 4, "logits": [[0.0, 1.0]] * 4}
     leave(tmp_path / "other" / "seed-1", {"test_accuracy": 1.0}, {"seed": 1}, rows)
-    assert read_seeds(tmp_path / "other").collapsed() == {}, "all its rows have that label"
+    assert read_seeds(tmp_path / "other").collapsed == {}, "all its rows have that label"
 
 
 # --- statistics of pairs ---------------------------------------------------------------------------------------------
