@@ -50,7 +50,8 @@ def record_trained(run: Run, files: list[str]) -> None:
     """
     if run.is_main:
         root = Path(run.config.output_dir)
-        (root / DECISION).unlink(missing_ok=True)  # an earlier model's
+        if (root / DECISION).exists():  # an earlier model's
+            (root / DECISION).unlink()
         facts = run_manifest(run) | {"complete": False, "files": file_digests(root, files)}
         retry_once(MANIFEST, lambda: write_manifest(root, facts))
 

@@ -20,6 +20,7 @@ from ftloop.evaluation import Predictions
 from ftloop.job import results
 from ftloop.job.fine_tune import fine_tune
 from ftloop.report import outcome
+from ftloop.system.manifest import DECISION
 
 
 def a_run(output_dir: Path) -> Any:
@@ -39,8 +40,11 @@ def test_a_finished_run_is_read_back_with_what_it_said_of_each_row(tmp_path: Pat
         max_seq_length=8,
         disable_tqdm=True,
     )
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / DECISION).write_text("{}")
     run = fine_tune(config)
     assert run is not None
+    assert not (tmp_path / "out" / DECISION).exists(), "it was fitted to an earlier model"
     left = outcome.read_finished_run(tmp_path / "out")
     assert left.config == config.to_dict()
     assert left.history == run.state.log_history
