@@ -27,8 +27,8 @@ class Decision:
 
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None
-    """Of two classes, of each the probability from which on it is chosen (together 1); where a row has several labels,
-    that of each label. None: the most likely class, or one half."""
+    """The probability above which each label is given, where a row may have several, or each of two classes chosen (then
+    they add up to 1). None: one half, or the most likely class."""
 
     def probabilities(self, problem_type: ProblemType, logits: np.ndarray) -> np.ndarray:
         """Return rows x classes."""

@@ -23,7 +23,7 @@ class Labels:
     """Id of each raw label, as text."""
     problem_type: ProblemType = ProblemType.SINGLE_LABEL
     positive_name: str | None = None
-    """Of two classes, the one whose F1, precision and recall are given; None: the second."""
+    """The class, of two, whose F1, precision and recall are given; None: the second."""
 
     def __post_init__(self) -> None:
         if self.regression == bool(self.names):
@@ -50,7 +50,7 @@ class Labels:
 
     @property
     def positive(self) -> int:
-        """Of two classes, the id of the one whose F1, precision and recall are given."""
+        """The id of the class, of two, whose F1, precision and recall are given."""
         return 1 if self.positive_name is None else self.names.index(self.positive_name)
 
     def encode(self, raw: Any) -> int | float | np.ndarray:

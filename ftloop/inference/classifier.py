@@ -160,7 +160,7 @@ class RunSettings:
     text_columns: tuple[str, ...] = ()
     """Columns it has read, named by the user or not."""
     positive: str | None = None
-    """Of two classes, the one whose F1 is given."""
+    """The class, of two, whose F1 is given."""
 
 
 def read_run_settings(folder: Path) -> RunSettings:

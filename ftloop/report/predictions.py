@@ -31,7 +31,7 @@ class Predictions:
     logits: np.ndarray
     """Rows x classes, without a copy of what was read: a set may be large."""
     positive: str | None = None
-    """Of two classes, the one whose F1 and curve are given; None: the second."""
+    """The class, of two, whose F1 and curve are given; None: the second."""
 
     @property
     def classes(self) -> Labels:
