@@ -171,7 +171,7 @@ def format_numbers(values: dict[str, float]) -> str:
 
 
 def scores(metrics: dict[str, float], compute_metrics: Any, prefix: str = "eval") -> dict[str, float]:
-    """Return the metrics a person reads, by the titles that their function gives them, without prefix, loss and timings."""
+    """Return the metrics a person reads, by the titles of their function: without prefix, loss and timings."""
     titles = getattr(compute_metrics, "titles", {})
     short = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
     return {titles.get(k, k): v for k, v in short.items() if k != "loss" and not is_timing(k) and is_number(v)}

@@ -27,8 +27,8 @@ class Decision:
 
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None
-    """The probability above which each label is given, where a row may have several, or each of two classes chosen (then
-    they add up to 1). None: one half, or the most likely class."""
+    """The probability above which a label is given, where a row may have several, or a class of two is chosen (they add
+    up to 1 then), for each. None: one half, or the most likely class."""
 
     def probabilities(self, problem_type: ProblemType, logits: np.ndarray) -> np.ndarray:
         """Return rows x classes."""

@@ -61,8 +61,10 @@ class Scorer:
             raise source.error(row.number, str(error)) from None
 
     def _is_missing(self, value: Any) -> bool:
-        if is_missing(value) or (self.labels.multi_label and len(self.columns) == 1):
-            return is_missing(value)  # an empty list, or cell, is a row that has none of the labels
+        if is_missing(value):
+            return True
+        if self.labels.multi_label and len(self.columns) == 1:  # an empty list, or cell, says that it has none of them
+            return False
         text = str(value).strip()
         is_sign = text in ("-1", "-1.0", "-") and text not in self.labels.ids and not self.labels.regression
         return is_sign or (isinstance(value, str) and not is_written(value))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
+import argparse
 import sys
 from collections.abc import Sequence
 
-from ftloop.errors import ExitCode
 from ftloop.report.model_card import write_missing_card
 from ftloop.report.outcome import REPORT, read_finished_run
 from ftloop.report.report import check_replaceable, make_report, write_report
 from ftloop.system.console import say
-from ftloop.system.exit import report_error
+from ftloop.system.exit import end_of
 from ftloop.system.flags import CommandParser
 from ftloop.system.text import expand_path
 
@@ -24,22 +23,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", metavar="DIR", help="where to write it; by default DIR/report")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     args = parser.parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        folder = expand_path(args.folder, "DIR")
-        final = folder / REPORT if args.output is None else expand_path(args.output, "output")
-        run = read_finished_run(folder)
-        check_replaceable(final)
-        report = make_report(run, args.set)
-        say("Report", write_report(report, final))
-        for missing in report["missing"]:
-            say("Missing", missing)
-        if run.facts:  # the card is of these
-            write_missing_card(run)
-    except Exception as error:
-        return report_error(error, args.traceback)
-    return ExitCode.DONE
+    return end_of(lambda: _report(args), args.traceback)
+
+
+def _report(args: argparse.Namespace) -> None:
+    folder = expand_path(args.folder, "DIR")
+    final = folder / REPORT if args.output is None else expand_path(args.output, "output")
+    run = read_finished_run(folder)
+    check_replaceable(final)
+    report = make_report(run, args.set)
+    say("Report", write_report(report, final))
+    for missing in report["missing"]:
+        say("Missing", missing)
+    if run.facts:  # the card is of these
+        write_missing_card(run)
 
 
 if __name__ == "__main__":

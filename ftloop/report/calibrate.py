@@ -10,7 +10,6 @@ Writes DIR/decision.json, which `ftloop predict` and `load_classifier` use from 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -24,21 +23,23 @@ from scipy.special import log_softmax
 
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.decision import Decision
-from ftloop.errors import ExitCode, UserError
+from ftloop.errors import UserError
 from ftloop.report.outcome import MERGED, FinishedRun, read_finished_run
 from ftloop.report.predictions import Predictions, load_predictions
 from ftloop.report.scoring import score_predictions
 from ftloop.system.atomic import write_text
 from ftloop.system.console import say, write
-from ftloop.system.exit import report_error
+from ftloop.system.exit import end_of
 from ftloop.system.flags import CommandParser
 from ftloop.system.manifest import DECISION
 from ftloop.system.table import aligned
 from ftloop.system.text import expand_path, pluralize
 
 METRICS = ("f1", "accuracy", "balanced_accuracy", "matthews_correlation", "none")
-SHOWN: tuple[str, ...] = ("accuracy", "f1", "f1_macro", "balanced_accuracy", "matthews_correlation", "log_loss")
-SHOWN = (*SHOWN, "brier", "calibration_error")
+SHOWN = (
+    *("accuracy", "f1", "f1_macro", "balanced_accuracy", "matthews_correlation"),
+    *("log_loss", "brier", "calibration_error"),
+)
 MIN_ROWS = 50  # of the validation set; fewer tell no temperature
 MIN_OF_CLASS = 10  # rows with and without a label; fewer tell no threshold
 BOUNDS = (-3.0, 3.0)  # of the temperature's logarithm: from 0.05 to 20
@@ -188,20 +189,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--metric", choices=METRICS, default="f1", help="what the thresholds are for; f1 by default")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     args = parser.parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        folder = expand_path(args.folder, "DIR")
-        run = read_finished_run(folder)
-        found = calibrate(run, args.metric)
-        for each in (folder, folder / MERGED):  # of an adapter, beside the whole model too
-            if each.is_dir():
-                write_text(each / DECISION, json.dumps(found, indent=2) + "\n")
-        positive = run.facts["data"].get("positive")
-        announce(folder, found, found["labels"].index(positive) if positive in found["labels"] else 1)
-    except Exception as error:
-        return report_error(error, args.traceback)
-    return ExitCode.DONE
+    return end_of(lambda: _calibrate(args), args.traceback)
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    folder = expand_path(args.folder, "DIR")
+    run = read_finished_run(folder)
+    found = calibrate(run, args.metric)
+    for each in (folder, folder / MERGED):  # of an adapter, beside the whole model too
+        if each.is_dir():
+            write_text(each / DECISION, json.dumps(found, indent=2) + "\n")
+    positive = run.facts["data"].get("positive")
+    announce(folder, found, found["labels"].index(positive) if positive in found["labels"] else 1)
 
 
 if __name__ == "__main__":

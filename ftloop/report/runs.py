@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from ftloop.config.train_config import FALLING, SETTINGS
-from ftloop.errors import ExitCode, UserError, summarize
+from ftloop.errors import UserError, summarize
 from ftloop.report.outcome import FinishedRun, read_finished_run
 from ftloop.system.atomic import write_text
 from ftloop.system.console import say
-from ftloop.system.exit import report_error
+from ftloop.system.exit import end_of
 from ftloop.system.flags import CommandParser, nearest_name
 from ftloop.system.scalars import is_number, is_timing
 from ftloop.system.table import aligned
@@ -134,26 +134,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", metavar="FILE", help="write the table there, as csv")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     args = parser.parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        folder = expand_path(args.folder, "FOLDER")
-        if not folder.is_dir():
-            raise UserError(f"no folder {folder}: name one that holds the output_dirs of finished runs")
-        table = read_runs(folder)
-        if args.sort is not None:
-            table = sort(table, args.sort)
-        for name, why in table.broken.items():
-            say("Left out", f"{name}: {why}")
-        if args.output is None:
-            print(as_text(table, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
-        else:
-            output = expand_path(args.output, "output")
-            write_text(output, as_csv(table))
-            say("Runs", f"{pluralize(len(table.rows), 'run')} in {output}")
-    except Exception as error:
-        return report_error(error, args.traceback)
-    return ExitCode.DONE
+    return end_of(lambda: _show(args), args.traceback)
+
+
+def _show(args: argparse.Namespace) -> None:
+    folder = expand_path(args.folder, "FOLDER")
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: name one that holds the output_dirs of finished runs")
+    table = read_runs(folder)
+    if args.sort is not None:
+        table = sort(table, args.sort)
+    for name, why in table.broken.items():
+        say("Left out", f"{name}: {why}")
+    if args.output is None:
+        print(as_text(table, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+    else:
+        output = expand_path(args.output, "output")
+        write_text(output, as_csv(table))
+        say("Runs", f"{pluralize(len(table.rows), 'run')} in {output}")
 
 
 if __name__ == "__main__":

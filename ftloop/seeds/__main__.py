@@ -8,16 +8,15 @@ ftloop seeds A B    whether the runs of B are better than those of A, seed by se
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from pathlib import Path
 
-from ftloop.errors import ExitCode, UserError
+from ftloop.errors import UserError
 from ftloop.seeds.significance import compare_seeds, describe
 from ftloop.seeds.summary import SEEDS, read_seeds, summary, table
 from ftloop.system.atomic import write_text
-from ftloop.system.exit import report_error
+from ftloop.system.exit import end_of
 from ftloop.system.flags import CommandParser
 
 
@@ -29,21 +28,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("other", type=Path, metavar="B", nargs="*", help="another, to be compared with it")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     args = parser.parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        if len(args.other) > 1:
-            way = f"runs of one seed each are read from the folder that they lie in: ftloop seeds {args.folder.parent}"
-            raise UserError(f"one folder is read, or two are compared; {way}")
-        runs = read_seeds(args.folder)
-        if args.other:
-            print(describe(compare_seeds(runs, read_seeds(args.other[0]))))
-        else:
-            write_text(runs.folder / SEEDS, json.dumps(summary(runs), indent=2) + "\n")
-            print(table(runs))
-    except Exception as error:
-        return report_error(error, args.traceback)
-    return ExitCode.DONE
+    return end_of(lambda: _show(args), args.traceback)
+
+
+def _show(args: argparse.Namespace) -> None:
+    if len(args.other) > 1:
+        way = f"runs of one seed each are read from the folder that they lie in: ftloop seeds {args.folder.parent}"
+        raise UserError(f"one folder is read, or two are compared; {way}")
+    runs = read_seeds(args.folder)
+    if args.other:
+        print(describe(compare_seeds(runs, read_seeds(args.other[0]))))
+    else:
+        write_text(runs.folder / SEEDS, json.dumps(summary(runs), indent=2) + "\n")
+        print(table(runs))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,6 +61,20 @@ def is_reported_elsewhere(error: Exception, told_to_end: bool) -> bool:
     if launched_rank() != 0 and not found_by_one:
         time.sleep(_SECONDS_TO_LISTEN)
     return False
+
+
+def end_of(work: Callable[[], None], show_traceback: bool) -> ExitCode:
+    """Do the work of a command that prints, and report what ends it. Returns: the exit code.
+
+    A console that cannot show a character shows its number.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        work()
+    except Exception as error:
+        return report_error(error, show_traceback)
+    return ExitCode.DONE
 
 
 def report_error(error: Exception, show_traceback: bool, ddp_timeout: int | None = None) -> ExitCode:

@@ -99,7 +99,7 @@ def test_a_python_without_what_is_needed_is_told_in_a_line(words: list[str], tmp
     assert "torch" in ended.stderr
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="SIGPIPE is a signal of POSIX; this system (Windows) has none")
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="Windows has no SIGPIPE, a signal of POSIX")
 def test_a_help_that_nobody_reads_to_its_end_ends_in_silence(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
