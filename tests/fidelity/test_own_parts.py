@@ -21,6 +21,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ftloop import TrainConfig, UserError, evaluate, prepare, train, updates
+from ftloop.run.check_inputs import missing_labels_told
 
 
 def summed(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
@@ -226,3 +227,13 @@ def test_parts_that_do_not_fit_are_told(name: str, tmp_path: Path) -> None:
                 **{"train_dataset": tiny_rows(8), "data_collator": pad} | others,
             )
         )
+
+
+def test_what_fails_for_another_reason_than_missing_labels_is_told_as_that() -> None:
+    """Out of memory, above all, which splits a micro-batch or is told with a way out."""
+
+    def full(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        missing_labels_told(full)(None, None, None)

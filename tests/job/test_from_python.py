@@ -247,3 +247,10 @@ def test_classes_without_names_get_those_of_the_data_set(
     assert config.label2id == {name: id for id, name in enumerate(names)}
     assert ("LABEL_0 is 'different': different, equal" in capsys.readouterr().out) != named
     assert load_classifier(str(tmp_path), device="cpu")([("yes word1", "word2")])[0].label in names
+
+
+def test_the_positive_class_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    run = trained(tmp_path, tokenized(29), tokenized(13), positive_label="no", num_train_epochs=1)
+    finish(run)
+    assert json.loads((tmp_path / "ftloop_run.json").read_text())["data"]["positive"] == "no"
+    assert "F1, precision and recall are those of `no`." in (tmp_path / "README.md").read_text()

@@ -1,6 +1,7 @@
 """What a run leaves beside the model: its facts, and what it said of each row."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,13 @@ def a_run(output_dir: Path) -> Any:
     return SimpleNamespace(config=TrainConfig(output_dir=str(output_dir)), say=print, is_main=True)
 
 
-def test_a_finished_run_is_read_back_with_what_it_said_of_each_row(tmp_path: Path, tiny_folder: Path) -> None:
+def fail(*_: Any) -> None:
+    raise InterruptedError("after the training")
+
+
+def test_a_finished_run_is_read_back_with_what_it_said_of_each_row(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = tiny_pairs(30)
     rows[7] = {**rows[6], "label": 1 - rows[6]["label"]}
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -42,9 +49,13 @@ def test_a_finished_run_is_read_back_with_what_it_said_of_each_row(tmp_path: Pat
     )
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / DECISION).write_text("{}")
-    run = fine_tune(config)
-    assert run is not None
+    with monkeypatch.context() as killed, pytest.raises(InterruptedError):
+        killed.setattr("ftloop.job.fine_tune.evaluate_and_predict", fail)
+        fine_tune(config)
     assert not (tmp_path / "out" / DECISION).exists(), "it was fitted to an earlier model"
+    run = fine_tune(replace(config, resume_from_checkpoint="last"))
+    assert run is not None
+    config = run.config
     left = outcome.read_finished_run(tmp_path / "out")
     assert left.config == config.to_dict()
     assert left.history == run.state.log_history

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -331,3 +332,17 @@ def test_predictions_of_other_classes_are_refused() -> None:
     both = parse_predictions(lists, "multi_label_classification", ["a", "b"])
     assert both.labels.tolist() == [[True, True], [False, False]]
     assert both.predicted.tolist() == [[False, True], [True, False]]
+
+
+def test_scores_and_curve_of_two_classes_are_those_of_the_positive_one() -> None:
+    second = classes(200, 2)
+    first = replace(second, positive="class 0")
+    scored, other = score_predictions(first), score_predictions(second)
+    assert (scored["positive"], other["positive"]) == ("class 0", "class 1")
+    assert list(scored["curves"]["classes"]) == ["class 0"]
+    by_class = {each["name"]: each for each in scored["classes"]}
+    for name in ("precision", "recall", "f1"):
+        assert values(scored)[name] == pytest.approx(by_class["class 0"][name])
+        assert values(other)[name] == pytest.approx(by_class["class 1"][name])
+    share = float((first.labels == 0).mean())
+    assert scored["metrics"]["average_precision"]["baseline"] == pytest.approx(share)

@@ -498,6 +498,16 @@ def test_numbers_are_compared_by_their_errors(tmp_path: Path) -> None:
     assert "B is better" in text
 
 
+def test_the_f1_of_one_class_is_not_compared_with_that_of_another(tmp_path: Path) -> None:
+    sides = [set_of_runs(tmp_path / name, {1: [0], 2: [1], 3: [0, 1]}) for name in ("a", "b")]
+    for file in sides[1].rglob("ftloop_run.json"):
+        facts = json.loads(file.read_text())
+        facts["data"]["positive"] = "no"
+        file.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"test, not compared: F1 is that of another class \(positive_label\)"):
+        compare_seeds(*map(read_seeds, sides))
+
+
 def test_other_rows_are_not_compared(tmp_path: Path) -> None:
     a = read_seeds(set_of_runs(tmp_path / "a", {1: [0], 2: [1], 3: [0, 1]}))
     turned = read_seeds(set_of_runs(tmp_path / "turned", {1: [0], 2: [2], 3: []}, labels=[1, 0] * 30))
