@@ -49,9 +49,10 @@ def test_a_finished_run_is_read_back_with_what_it_said_of_each_row(
     )
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / DECISION).write_text("{}")
-    with monkeypatch.context() as killed, pytest.raises(InterruptedError):
-        killed.setattr("ftloop.job.fine_tune.evaluate_and_predict", fail)
+    monkeypatch.setattr("ftloop.job.fine_tune.evaluate_and_predict", fail)
+    with pytest.raises(InterruptedError):
         fine_tune(config)
+    monkeypatch.undo()
     assert not (tmp_path / "out" / DECISION).exists(), "it was fitted to an earlier model"
     run = fine_tune(replace(config, resume_from_checkpoint="last"))
     assert run is not None

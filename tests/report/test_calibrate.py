@@ -123,6 +123,15 @@ def test_where_no_row_is_wrong_probabilities_stay_as_they_are() -> None:
     assert fit_temperature(right) == 1.0
 
 
+def test_what_is_judged_are_the_probabilities_of_the_decision() -> None:
+    rows = overconfident(3)
+    decision = fit(rows)
+    judged = decided(rows, decision).probabilities()
+    np.testing.assert_allclose(judged, decision.probabilities(SINGLE, rows.logits.astype(np.float64)), atol=1e-6)
+    before, after = (theirs.log_loss(rows.labels, each) for each in (rows.probabilities(), judged))
+    assert after < before
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
