@@ -106,7 +106,7 @@ def found(output: Path) -> dict[str, Any]:
     state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
     results = json.loads((output / "eval_results.json").read_text(encoding="utf-8"))
     lines = (output / "test_predictions.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    predicted = [line.split("\t")[1:] for line in lines]
+    predicted = [line.split("\t")[1:3] for line in lines]
     labels = [str(row["label"]) for row in chosen_rows("validation")]
 
     def curve(name: str) -> list[list[float]]:

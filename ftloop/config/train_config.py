@@ -289,10 +289,10 @@ class TrainConfig:
         None, "Record every update in this file, for ftloop compare.", path=True, on_resume="start"
     )
     record_full: bool = _log(
-        False,
-        "Every parameter's and gradient's digest and each update's random state too; slower.",
-        needs="record",
-        on_resume="start",
+        False, "Digests of all parameters, gradients and random states too; slower.", needs="record", on_resume="start"
+    )
+    predictions_format: Literal["parquet", "csv", "jsonl"] | None = _log(
+        None, "Of the predictions of each row. None: parquet; tsv where rows have no labels.", on_resume="results"
     )
     explain: int | None = _log(
         None, "Narrate this many updates: rows, losses, gradients, weights.", common=True, above=0, on_resume="start"

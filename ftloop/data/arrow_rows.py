@@ -46,7 +46,7 @@ def read_chunks(
         rows_at_once = max(1, min(chunk_rows, chunk_bytes * (table.total_rows or 0) // max(table.bytes, 1)))
         try:
             for batch in _batches(table, columns, rows_at_once if table.bytes else chunk_rows):
-                values = zip(*(_python_values(column, strict) for column in batch.columns), strict=True)
+                values = zip(*(python_values(column, strict) for column in batch.columns), strict=True)
                 names = header if columns is None else batch.schema.names
                 rows = [Row(number + i, dict(zip(names, row, strict=True))) for i, row in enumerate(values, start=1)]
                 number += len(rows)
@@ -125,7 +125,10 @@ def _batches(table: _Table, columns: Sequence[str] | None, rows: int) -> Iterato
             yield chosen.slice(start, rows)
 
 
-def _python_values(column: Any, strict: bool) -> list[Any]:
+def python_values(column: Any, strict: bool) -> list[Any]:
+    """Return the values of an Arrow column. `strict`: those for which Python has no type raise one of READ_ERRORS; else
+    they become text.
+    """
     try:
         values: list[Any] = column.to_pylist()
     except (pyarrow.ArrowException, ValueError, OverflowError):

@@ -24,6 +24,7 @@ from ftloop.data.contradictions import count_contradictions
 from ftloop.data.conversions import told_of_labels_in_front, told_of_parallel
 from ftloop.data.demo import SPLIT_SIZES, demo_rows
 from ftloop.data.dialect import mistaken_names
+from ftloop.data.extra_columns import DatasetColumns, ExtraColumns, FileColumns
 from ftloop.data.files import column_names, file_class_names, holds_lists, name_class, read_table
 from ftloop.data.find_labels import check_known_labels, check_wanted, find_labels, with_positive, with_spellings_of
 from ftloop.data.first_rows import labels_left_out
@@ -76,6 +77,8 @@ class TextData:
     """What is to be said of the rows and labels before training."""
     in_train: dict[str, int] = field(default_factory=dict)
     """How many rows of another set have the texts of a training row; without the sets that have none."""
+    extra: Mapping[str, ExtraColumns] = field(default_factory=dict)
+    """The other columns of the sets."""
 
     def has_labels(self, dataset: Dataset) -> bool:
         return self.label_column in dataset.column_names
@@ -98,6 +101,7 @@ def load_text_data(config: TrainConfig) -> TextData:
         labels = find_labels(train, label_column, names, wanted, test.values())
         train, held_out = hold_out(train, label_column, labels, config.validation_split, config.split_seed)
         validation = {"validation": held_out}
+        sets = sets._replace(extra={**sets.extra, "validation": sets.extra["train"]})
     rows_read = {name: len(dataset) for name, dataset in ({"train": train} | validation | test).items()}
     read, train = train, _first(train, config.max_train_samples)
     validation = {name: _first(dataset, config.max_eval_samples) for name, dataset in validation.items()}
@@ -129,8 +133,9 @@ def load_text_data(config: TrainConfig) -> TextData:
     remarks += one_class_remarks(validation | test, label_column, labels, shortened)
     remarks += empty_texts_remark({"train": train} | validation | test, columns)
     in_train = count_in_train(train, validation | test, columns)
+    said = tuple(remarks)
     return TextData(
-        train, validation, test, columns, label_column, labels, metrics, rows_read, tuple(remarks), in_train
+        train, validation, test, columns, label_column, labels, metrics, rows_read, said, in_train, sets.extra
     )
 
 
@@ -149,6 +154,7 @@ class _Sets(NamedTuple):
     """Names of all splits of a data set that is loaded by its name."""
     files: Mapping[str, str] = {}
     """What to call the files of each set."""
+    extra: Mapping[str, ExtraColumns] = {}
 
 
 def _check_validation_set(config: TrainConfig, sets: _Sets) -> None:
@@ -186,8 +192,8 @@ def _settle(config: TrainConfig, sets: _Sets, wanted: ProblemType | None) -> tup
     names = of_columns or names or (task.label_names if task else sets.class_names)
     every, dropped = leave_out(config, every, sets.text_columns, label_column, names, sets.test)
     validation, test = ({name: every[name] for name in part} for part in (sets.validation, sets.test))
-    settled = _Sets(
-        every["train"], validation, test, sets.text_columns, (label_column,), names, sets.splits, sets.files
+    settled = sets._replace(
+        train=every["train"], validation=validation, test=test, label_columns=(label_column,), class_names=names
     )
     return settled, unlabelled + said + dropped
 
@@ -224,10 +230,11 @@ def _load_from_files(config: TrainConfig) -> _Sets:
         say("Warning", warning)
     if len(column_names([first])) > 2:
         _warn_of_unread(config, first.name, (row.values for row in read_rows(first)), columns, labels)
-    tables: dict[str, Dataset] = {}
+    tables, extra = dict[str, Dataset](), dict[str, ExtraColumns]()
     trained = Trained(first.name, columns, labels, column_names([first]), (), config.label_delimiter)
     for split, given_files in files.items():
         sources, has_label = find_own_columns(given_files, trained, split)
+        extra[split] = FileColumns(tuple(sources), columns, labels)
         check_header_rows(sources, [*columns, *(labels if has_label else ())])
         if len(labels) > 1:
             tables[split] = read_table(sources, [*columns, *(labels if has_label else ())], None)
@@ -255,7 +262,7 @@ def _load_from_files(config: TrainConfig) -> _Sets:
         say("Warning", f"{first.name}: {told}")
     names = file_class_names(first, labels[0]) if len(labels) == 1 else None
     places = {split: join_some([source.name for source in sources], 2) for split, sources in files.items()}
-    return _Sets(train, tables, test, columns, labels, tuple(names) if names else None, files=places)
+    return _Sets(train, tables, test, columns, labels, tuple(names) if names else None, (), places, extra)
 
 
 def _warn_of_unread(
@@ -309,8 +316,10 @@ def _load_by_name(config: TrainConfig) -> _Sets:
     trained = Trained("train", columns, labels, splits["train"].column_names, values, config.label_delimiter)
     for split in (*validation.values(), *test.values()):
         if split in splits:
-            named_alike = with_trained_names(splits[split], trained, split, split not in validation.values())
-            rows[split] = _as_text_rows(named_alike, columns, labels, config.label_delimiter)
+            splits[split] = with_trained_names(splits[split], trained, split, split not in validation.values())
+            rows[split] = _as_text_rows(splits[split], columns, labels, config.label_delimiter)
+    used = (("train", "train"), *validation.items(), *test.items())
+    extra = {name: DatasetColumns(splits[split], columns, labels) for name, split in used if split in rows}
     return _Sets(
         rows["train"],
         {name: rows[split] for name, split in validation.items() if split in rows},
@@ -319,6 +328,7 @@ def _load_by_name(config: TrainConfig) -> _Sets:
         labels,
         tuple(class_names) if class_names else None,
         tuple(splits),
+        extra=extra,
     )
 
 

@@ -219,13 +219,13 @@ def _jsonl_writer(text: IO[str], table: Table) -> Write:
             entries = row.values | dict(zip(added, values, strict=True))
             if row.error is None:
                 del entries[table.added["error"]]
-            text.write(_json(entries) + "\n")
+            text.write(json_line(entries) + "\n")
         text.flush()
 
     return write
 
 
-def _json(value: Any) -> str:
+def json_line(value: Any) -> str:
     """Return one line of JSON; what JSON has no value for as text, and a number that is not finite as null."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
@@ -234,27 +234,35 @@ def _json(value: Any) -> str:
 
 
 def _csv_writer(text: IO[str], table: Table) -> Write:
-    delimiter = "\t" if table.format == "tsv" else ","
+    write_row = row_writer(text, "\t" if table.format == "tsv" else ",")
+
+    def joined(value: Any) -> str:
+        return table.label_delimiter.join(map(as_cell, value)) if isinstance(value, list) else as_cell(value)
+
+    def write(chunk: Chunk, added: Added) -> None:
+        for row, *values in zip(chunk.rows, *added.values(), strict=True):
+            write_row([*(as_cell(row.values.get(name)) for name in table.columns), *map(joined, values)])
+        text.flush()
+
+    write_row([*table.columns, *table.added.values()])
+    return write
+
+
+def row_writer(text: IO[str], delimiter: str) -> Callable[[Sequence[str]], None]:
+    """Return a function that writes the cells of a row of csv or tsv, or its header."""
     plain, quoting_all = (
         csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator="\n")
         for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
     )
 
-    def joined(value: Any) -> str:
-        return table.label_delimiter.join(map(_cell, value)) if isinstance(value, list) else _cell(value)
+    def write(cells: Sequence[str]) -> None:
+        # Before Python 3.13 the csv module leaves a lone "\r" without quotes, and reads that as an error.
+        (quoting_all if any("\r" in cell for cell in cells) else plain).writerow(cells)
 
-    def write(chunk: Chunk, added: Added) -> None:
-        for row, *values in zip(chunk.rows, *added.values(), strict=True):
-            cells = [*(_cell(row.values.get(name)) for name in table.columns), *map(joined, values)]
-            # Before Python 3.13 the csv module leaves a lone "\r" without quotes, and reads that as an error.
-            (quoting_all if any("\r" in cell for cell in cells) else plain).writerow(cells)
-        text.flush()
-
-    plain.writerow([*table.columns, *table.added.values()])
     return write
 
 
-def _cell(value: Any) -> str:
+def as_cell(value: Any) -> str:
     """Return a value as text: a missing one empty, what is neither text nor number as JSON."""
     if isinstance(value, str):
         return value
@@ -262,7 +270,7 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return _json(value) if isinstance(value, (dict, list)) else str(value)
+    return json_line(value) if isinstance(value, (dict, list)) else str(value)
 
 
 def _arrow_table(table: Table, chunk: Chunk, added: Added) -> Any:
@@ -270,7 +278,7 @@ def _arrow_table(table: Table, chunk: Chunk, added: Added) -> Any:
     for name, wanted in table.types.items():
         values = [row.values.get(name) for row in chunk.rows]
         if wanted == "string":
-            values = [None if value is None else _storable(_cell(value)) for value in values]
+            values = [None if value is None else storable(as_cell(value)) for value in values]
         columns.append([value if _fits(value, wanted) else None for value in values])
     arrays = [
         pyarrow.array(values, field.type) if isinstance(values, list) else values
@@ -279,6 +287,6 @@ def _arrow_table(table: Table, chunk: Chunk, added: Added) -> Any:
     return pyarrow.Table.from_arrays(arrays, schema=table.schema)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Name half a surrogate pair, which JSON can name and parquet cannot hold."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

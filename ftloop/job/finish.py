@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,22 +9,20 @@ from typing import Any
 from ftloop.checkpoint.save import save_model
 from ftloop.config.reproduce import ftloop_command
 from ftloop.config.train_config import TrainConfig
-from ftloop.data.decode import label_names, label_scores, predicted_labels, probabilities
 from ftloop.errors import UserError, summarize
 from ftloop.evaluation import evaluate, predict
 from ftloop.inference.classifier import classify
 from ftloop.job.bag_of_words import describe, score_bag_of_words
 from ftloop.job.console import format_scores, print_next_steps
 from ftloop.job.inputs import Inputs
+from ftloop.job.prediction_files import keeps_predictions, save_predictions, save_unlabelled
 from ftloop.job.results import (
     ALL_RESULTS,
     PREDICTIONS,
-    keeps_predictions,
     record_complete,
     results_text,
     save_facts,
     save_metrics,
-    save_predictions,
 )
 from ftloop.report.advice import advice_lines
 from ftloop.report.model_card import write_card
@@ -37,7 +33,6 @@ from ftloop.system.console import say, write
 from ftloop.system.distributed import destroy_group, main_process_first, new_cpu_group
 from ftloop.system.launcher import is_main_process
 from ftloop.system.manifest import DECISION, read_json
-from ftloop.system.row_numbers import row_numbers
 
 
 def evaluate_and_predict(run: Run, inputs: Inputs) -> None:
@@ -128,8 +123,7 @@ def _final_evaluation(run: Run, inputs: Inputs, names: list[str], prefix: str) -
             predicted = predict(run, rows, metric_key_prefix=prefix)
             metrics = predicted.metrics
             if run.is_main:
-                texts = (data.validation | data.test)[name].select_columns(list(data.text_columns))
-                save_predictions(run, name, texts, data.labels, predicted)
+                save_predictions(run, data, name, predicted)
         else:
             metrics = evaluate(run, rows, metric_key_prefix=prefix)
             size = f"{len(rows)} rows x {data.labels.count} classes"
@@ -141,31 +135,11 @@ def _final_evaluation(run: Run, inputs: Inputs, names: list[str], prefix: str) -
 
 
 def _write_predictions(run: Run, inputs: Inputs, name: str) -> None:
-    """Predict a test set without labels into `<name>_predictions.tsv`: one line a row, with the place that it has where
-    it was read, from 0. Between the labels of a row that has several, and their probabilities, stands
-    `label_delimiter`, or a bar.
-    """
-    rows, labels = inputs.rows_to_predict(name), inputs.data.labels
+    rows = inputs.rows_to_predict(name)
     logits = predict(run, rows).predictions
-    if not run.is_main:
-        return
-    kind, join = labels.problem_type, (run.config.label_delimiter or "|").join
-    ids = predicted_labels(kind, logits)
-    predicted, scores = label_names(kind, labels.names, ids), label_scores(kind, ids, probabilities(kind, logits))
-    if scores is None:
-        columns = [[f"{value:.6g}" for value in predicted]]
-    elif labels.multi_label:
-        columns = [[join(names) for names in predicted], [join(f"{score:.6f}" for score in row) for row in scores]]
-    else:
-        columns = [predicted, [f"{score:.6f}" for score in scores]]
-    path = Path(run.config.output_dir) / f"{name}_predictions.tsv"
-    text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n")  # quotes a name with a tab or a line end in it
-    table.writerow(["index", "prediction", "score"][: 1 + len(columns)])
-    places = [number - 1 for number in row_numbers(rows, range(len(rows)))]
-    table.writerows(zip(places, *columns, strict=True))
-    save_text(path, text.getvalue())
-    say(name.capitalize(), f"{len(rows)} rows without labels, predicted into {path}")
+    if run.is_main:
+        path = save_unlabelled(run, inputs.data, name, logits)
+        say(name.capitalize(), f"{len(rows)} rows without labels, predicted into {path}")
 
 
 def _predict_samples(run: Run, inputs: Inputs) -> None:

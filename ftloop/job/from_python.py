@@ -17,6 +17,7 @@ from ftloop.checkpoint.save import save_model
 from ftloop.checkpoint.trainer_state import TRAINER_STATE
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.columns import DEFAULT_PAIRS, find_text_columns
+from ftloop.data.extra_columns import DatasetColumns
 from ftloop.data.find_labels import with_positive
 from ftloop.data.labels import Labels, label_ids
 from ftloop.data.load import TextData
@@ -28,12 +29,23 @@ from ftloop.job.console import format_scores
 from ftloop.job.finish import evaluate_and_predict, remove_stale_results
 from ftloop.job.inputs import Inputs, measure_padding
 from ftloop.job.results import record_complete, record_trained, save_metrics, save_state
+from ftloop.run.check_inputs import forward_arguments
 from ftloop.run.check_rows import LABELS
 from ftloop.run.run import Run
 from ftloop.system.console import say
 from ftloop.system.text import join_some
 
 NO_LIMIT = 100_000  # tokens; a tokenizer without a limit has a larger one
+# What the model does not take of a tokenizer's output: no columns of somebody's data.
+MADE_BY_TOKENIZERS = (
+    "special_tokens_mask",
+    "token_type_ids",
+    "offset_mapping",
+    "overflow_to_sample_mapping",
+    "overflowing_tokens",
+    "num_truncated_tokens",
+    "length",
+)
 
 
 class _Unsaid(UserError):
@@ -117,6 +129,7 @@ def _inputs(run: Run, test_dataset: Any) -> Inputs:
     if not columns:
         columns, texts = _decoded(tokenizer, sets)
     read = {name: _as_read(rows, columns, labels, name) for name, rows in texts.items()}
+    inputs = {*forward_arguments(model), *LABELS, *MADE_BY_TOKENIZERS}
     lengths = _lengths(sets["train"], run.train_loader.collate_fn)
     limit: int = config.max_seq_length or getattr(tokenizer, "model_max_length", None) or NO_LIMIT
     longest = limit if limit < NO_LIMIT else int(lengths.max())
@@ -130,6 +143,7 @@ def _inputs(run: Run, test_dataset: Any) -> Inputs:
             label_column="label",
             labels=labels,
             metrics=None,
+            extra={name: DatasetColumns(rows.with_format(None), columns, tuple(inputs)) for name, rows in sets.items()},
         ),
         tokenizer=tokenizer,
         model=model,

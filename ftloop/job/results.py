@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from ftloop.checkpoint.folders import delete_folders, list_checkpoints, was_on_request
 from ftloop.checkpoint.save import run_manifest
 from ftloop.checkpoint.trainer_state import TRAINER_STATE, trainer_state_json
 from ftloop.data.contradictions import count_contradictions
-from ftloop.data.decode import predicted_labels, probabilities
 from ftloop.data.glue import EVALUATED
 from ftloop.data.labels import Labels, label_ids
 from ftloop.errors import UserError
-from ftloop.evaluation import Predictions
 from ftloop.job.inputs import Inputs
 from ftloop.models.adapters import describe_adapter
 from ftloop.models.freeze import trained_parameters
 from ftloop.models.published import loading_in_python
 from ftloop.models.weights import base_model, is_adapter
-from ftloop.report.outcome import PREDICTIONS_FILE
+from ftloop.report.outcome import PREDICTIONS_FILE, RESERVED
 from ftloop.run.run import Run
-from ftloop.system.atomic import atomic_write, retry_once, save_text
+from ftloop.system.atomic import retry_once, save_text
 from ftloop.system.console import say
 from ftloop.system.manifest import DECISION, MANIFEST, RUN_FACTS, file_digests, read_json, read_manifest, write_manifest
 
@@ -38,10 +33,8 @@ if TYPE_CHECKING:
 
 ALL_RESULTS = "all_results.json"
 # What a run writes of its sets; a user's own predictions may lie beside them.
-PREDICTIONS = tuple(f"{name}_predictions.{ending}" for name in EVALUATED for ending in ("parquet", "tsv"))
+PREDICTIONS = tuple(f"{name}{PREDICTIONS_FILE}{ending}" for name in EVALUATED for ending in RESERVED)
 RESULTS = (ALL_RESULTS, *(f"{name}_results.json" for name in ("train", "eval", "test")), *PREDICTIONS, RUN_FACTS)
-MAX_LOGITS = 50_000_000  # 200 MB of float32; of a larger set only the metrics are kept
-ROWS_AT_ONCE = 10_000
 
 
 def record_trained(run: Run, files: list[str]) -> None:
@@ -164,59 +157,3 @@ def _label_counts(rows: Dataset, labels: Labels) -> dict[str, float] | dict[str,
     several = labels.multi_label
     counts = values.sum(axis=0, dtype=np.int64) if several else np.bincount(values, minlength=labels.count)
     return {name: int(count) for name, count in zip(labels.names, counts, strict=True)}
-
-
-def keeps_predictions(rows: Dataset, labels: Labels) -> bool:
-    return len(rows) * labels.count <= MAX_LOGITS
-
-
-def save_predictions(run: Run, name: str, texts: Dataset, labels: Labels, predicted: Predictions) -> None:
-    """Write `<name>_predictions.parquet`. `texts` are the set's rows as they were read, in the order predicted."""
-    assert predicted.label_ids is not None
-    texts = texts.select(range(len(predicted.label_ids)))  # with trainer_compat, drop_last leaves the last ones out
-    path = Path(run.config.output_dir) / f"{name}{PREDICTIONS_FILE}"
-    retry_once(path.name, lambda: _write(_tables(texts, labels, predicted), path))
-
-
-def _write(tables: Iterator[pa.Table], path: Path) -> None:
-    first = next(tables)
-    with atomic_write(path) as file, pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
-        writer.write_table(first)
-        for table in tables:
-            writer.write_table(table)
-
-
-def _tables(texts: Dataset, labels: Labels, predicted: Predictions) -> Iterator[pa.Table]:
-    assert predicted.label_ids is not None
-    columns = texts.column_names
-    for start in range(0, max(len(texts), 1), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        logits = np.asarray(predicted.predictions[part], np.float32).reshape(-1, labels.count)
-        read = texts.with_format("arrow")[part]
-        values = {_free(column): read[column] for column in columns}
-        values |= prediction_columns(labels, logits, predicted.label_ids[part])
-        values["logits"] = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1)), labels.count)
-        yield pa.table(values)
-
-
-def _free(column: str) -> str:
-    """Return a name for a text column, which may be called as one of ours."""
-    return f"{column}_text" if column in ("label", "prediction", "score", "logits") else column
-
-
-def prediction_columns(labels: Labels, logits: np.ndarray, label_ids: np.ndarray) -> dict[str, Any]:
-    """Return of each row its label, the predicted one, and its probability; lists of names where a row has several."""
-    predicted = predicted_labels(labels.problem_type, logits)
-    if labels.regression:
-        return {"label": label_ids.astype(np.float32).reshape(-1), "prediction": predicted}
-    if labels.multi_label:
-        return {"label": _names(labels, label_ids > 0), "prediction": _names(labels, predicted)}
-    names = np.asarray(labels.names, object)
-    score = probabilities(labels.problem_type, logits)[np.arange(len(predicted)), predicted]
-    return {"label": names[label_ids], "prediction": names[predicted], "score": score.astype(np.float32)}
-
-
-def _names(labels: Labels, hot: np.ndarray) -> pa.Array:
-    """Return a list of names for each row of rows x classes."""
-    rows = [[labels.names[label] for label in np.flatnonzero(row)] for row in hot]
-    return pa.array(rows, pa.list_(pa.string()))

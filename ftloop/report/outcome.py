@@ -1,12 +1,13 @@
 """Read what the command leaves of a finished run beside the model.
 
-`ftloop_run.json` holds what is known of model, data and plan; `<set>_predictions.parquet` the rows of a labelled set
-with their texts, label, prediction and logits. Both are the same bytes each time the same run is made.
+`ftloop_run.json` holds what is known of model, data and plan; `<set>_predictions.parquet`, .csv or .jsonl the rows of a
+labelled set with their texts, label, prediction and logits. Both are the same bytes each time the same run is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,13 @@ from ftloop.system.text import join_some
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PREDICTIONS_FILE = "_predictions.parquet"
+PREDICTIONS_FILE = "_predictions."  # and the format
+OURS = ("row", "label", "prediction", "score", "logits")
+REQUIRED = ("label", "prediction", "logits")
+LABELLED = ("parquet", "csv", "jsonl")
+"""The formats of predictions of rows with labels."""
+RESERVED = {**dict.fromkeys(LABELLED, OURS), "tsv": ("index", "prediction", "score")}
+"""The names of columns that are ours in each format."""
 REPORT = "report"  # a folder
 MERGED = "merged"  # a folder, with the whole model beside an adapter
 
@@ -67,7 +74,6 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
     optional = {
         name: read_json(root / name) if (root / name).is_file() else {} for name in (RUN_FACTS, "all_results.json")
     }
-    files = {name: root / f"{name}{PREDICTIONS_FILE}" for name in reversed(EVALUATED)}
     return FinishedRun(
         folder=root,
         config=manifest.get("config", {}),
@@ -77,8 +83,16 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
         history=history,
         state=state,
         results=optional["all_results.json"],
-        predictions={name: path for name, path in files.items() if path.is_file()},
+        predictions=_labelled_predictions(root, optional[RUN_FACTS]),
     )
+
+
+def _labelled_predictions(root: Path, facts: dict[str, Any]) -> dict[str, Path]:
+    """Return the files of predictions by set: of those without labels none, which nothing can be scored by."""
+    sets = facts.get("data", {}).get("sets", {})
+    labelled = [name for name in reversed(EVALUATED) if sets.get(name, {}).get("labels", {}) is not None]
+    paths = [(name, root / f"{name}{PREDICTIONS_FILE}{ending}") for name in labelled for ending in LABELLED]
+    return {name: path for name, path in paths if path.is_file()}
 
 
 def describe_labels(labels: dict[str, Any] | None, show: Callable[[str], str] = str, most: int = 8) -> str:
@@ -90,15 +104,66 @@ def describe_labels(labels: dict[str, Any] | None, show: Callable[[str], str] = 
     return ", ".join(counts[:most]) + (f", ... ({len(counts)} in all)" if len(counts) > most else "")
 
 
-def read_predictions(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read all columns, or some: the texts under their own names, `label`, `prediction`, `score` (where a row has one
-    class), `logits`.
+def name_in_predictions(column: str, is_text: bool, ours: Collection[str] = OURS) -> str:
+    """Return the name that a column of the data has in a file of predictions: another where its own is one of ours."""
+    if column not in ours:
+        return column
+    return f"{column}_text" if is_text else f"original_{column}"
 
-    Raises: UserError when the file cannot be read.
+
+def read_predictions(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read all columns, or those of some that are there: the number of the `row`, the texts and what else the data have
+    under their own names, `label`, `prediction`, `score` (where a row has one class), `logits`.
+
+    Raises: UserError when the file cannot be read, or lacks a column of REQUIRED that is asked for.
     """
     import pyarrow.parquet as pq  # a training that predicts nothing needs none of it
 
+    def chosen(names: Sequence[str]) -> list[str]:
+        wanted = names if columns is None else columns
+        if lacking := [name for name in wanted if name in REQUIRED and name not in names]:
+            raise UserError(f"{path}: not the predictions of this run (no column {', '.join(lacking)})")
+        return [name for name in wanted if name in names]
+
     try:
-        return pq.read_table(path, columns=columns, pre_buffer=False)
+        if path.suffix != ".parquet":
+            return _read_text(path, chosen)
+        return pq.read_table(path, columns=chosen(pq.read_schema(path).names), pre_buffer=False)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{path}: not readable ({summarize(error)})") from error
+
+
+def _read_text(path: Path, chosen: Callable[[Sequence[str]], list[str]]) -> pa.Table:
+    """Read csv or jsonl. Labels are numbers or lists where a row has no score."""
+    import pyarrow as pa
+
+    from ftloop.data.readers import read_columns, read_rows
+    from ftloop.data.sources import file_source
+
+    source = file_source(path)
+    all_names = read_columns(source)
+    columns: dict[str, Any] = {name: [] for name in chosen(all_names)}
+    for row in read_rows(source):
+        for name, values in columns.items():
+            values.append(row.values[name])
+    numbers = {"row", "score", "logits", *(() if "score" in all_names else ("label", "prediction"))}
+    for name in columns.keys() & numbers if source.format == "csv" else ():
+        columns[name] = [_number_or_list(value) for value in columns[name]]
+    for name, values in columns.items():
+        if name == "row":
+            columns[name] = pa.array(values, pa.int64())
+        elif name == "logits":
+            columns[name] = pa.array(values, pa.list_(pa.float32()))
+        elif name in REQUIRED:
+            first = next((value for value in values if value is not None), None)
+            kind = pa.list_(pa.string()) if isinstance(first, list) else pa.float32()
+            columns[name] = pa.array(values, pa.string() if isinstance(first, str) else kind)
+        elif name not in OURS and not all(isinstance(value, (str, type(None))) for value in values):
+            columns[name] = [None if value is None else str(value) for value in values]
+    return pa.table(columns)
+
+
+def _number_or_list(cell: str) -> Any:
+    return json.loads(cell) if cell.startswith("[") else float(cell) if cell else None

@@ -12,7 +12,7 @@ from scipy.special import expit, log_softmax, softmax
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.labels import Labels
 from ftloop.errors import UserError, summarize
-from ftloop.report.outcome import FinishedRun, read_predictions
+from ftloop.report.outcome import REQUIRED, FinishedRun, name_in_predictions, read_predictions
 
 MAX_CLASSES_SHOWN = 20  # of more, the most confused pairs stand in place of the matrix, and no class has a curve
 
@@ -71,10 +71,12 @@ class Predictions:
 
 
 def load_predictions(run: FinishedRun, name: str) -> tuple[pa.Table, Predictions]:
-    """Read a set's predictions, as they are in their file and as arrays. Raises: UserError where they are damaged or of
-    another run.
+    """Read a set's predictions, as they are in their file and as arrays: `row`, the texts and what is ours, but none of
+    the other columns of the data. Raises: UserError where they are damaged or of another run.
     """
-    table, data = read_predictions(run.predictions[name]), run.facts.get("data", {})
+    data = run.facts.get("data", {})
+    texts = [name_in_predictions(column, is_text=True) for column in data.get("text_columns", [])]
+    table = read_predictions(run.predictions[name], ["row", *texts, *REQUIRED] if texts else None)
     try:
         return table, parse_predictions(table, data["problem_type"], data["labels"], data.get("positive"))
     except (UserError, KeyError, ValueError, TypeError) as error:

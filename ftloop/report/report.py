@@ -115,7 +115,7 @@ def _history(run: FinishedRun) -> dict[str, Any]:
 
 
 def worst_mistakes(predictions: Predictions, table: pa.Table) -> list[dict[str, Any]]:
-    """Return the most confident wrong predictions; of numbers, the largest errors. Rows are counted from 1."""
+    """Return the most confident wrong predictions; of numbers, the largest errors. Rows are numbered as in the data."""
     is_number = predictions.problem_type == ProblemType.REGRESSION
     missed = predictions.predicted != predictions.labels
     with np.errstate(all="ignore"):
@@ -129,10 +129,11 @@ def worst_mistakes(predictions: Predictions, table: pa.Table) -> list[dict[str, 
             sizes = predictions.probabilities().max(axis=1, initial=0.0)
     sizes, wrong = np.nan_to_num(sizes, nan=0.0, posinf=0.0), np.flatnonzero(missed)
     worst = wrong[np.argsort(-sizes[wrong], kind="stable")][:MAX_MISTAKES]
-    text_columns = table.column_names[: table.column_names.index("label")]
+    before = table.column_names[: table.column_names.index("label")]
+    text_columns = [name for name in before if name != "row"]
     return [
         {
-            "row": index + 1,
+            "row": row.get("row", index + 1),  # earlier runs wrote no numbers
             "texts": {name: _shortened(str(row[name])) for name in text_columns},
             "label": row["label"],
             "prediction": row["prediction"],

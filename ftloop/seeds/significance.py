@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 GROUPS = 100
 ROUNDING = 1e-9  # of differences: scores are recorded as means of floats
-PREDICTED = ("prediction", "score", "logits")  # the columns in which two runs on the same rows differ
+PREDICTED = ("row", "prediction", "score", "logits")  # in which two runs on the same rows may differ
 POINTS = ("accuracy", "f1", "f1_macro")  # given in hundredths
 
 

@@ -17,8 +17,6 @@ from ftloop.config.train_config import TrainConfig
 from ftloop.data.contradictions import count_contradictions
 from ftloop.data.labels import Labels
 from ftloop.errors import UserError
-from ftloop.evaluation import Predictions
-from ftloop.job import results
 from ftloop.job.fine_tune import fine_tune
 from ftloop.report import outcome
 from ftloop.system.manifest import DECISION
@@ -96,31 +94,6 @@ def test_a_finished_run_is_read_back_with_what_it_said_of_each_row(
 def test_rows_contradict_by_class_and_not_by_how_it_is_written(labels: Labels, raw: list[Any], rows: int) -> None:
     train = Dataset.from_dict({"text": ["x", "x", "y", "y", "z", "z"], "label": raw})
     assert count_contradictions(train, ("text",), "label", labels) == {"rows": rows, "of": 6}
-
-
-@pytest.mark.parametrize("count", [0, 1, 4, 5])
-def test_predictions_of_any_number_of_rows_and_columns_of_any_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    monkeypatch.setattr(results, "ROWS_AT_ONCE", 2)
-    texts = Dataset.from_dict({"label": [f"text {i}" for i in range(count)]})
-    logits = np.arange(3 * count, dtype=np.float32).reshape(count, 3) % 5
-    predicted = Predictions(logits, np.arange(count) % 3, {})
-    labels = Labels(("a", "b", "c"), {"a": 0, "b": 1, "c": 2})
-    results.save_predictions(a_run(tmp_path), "test", texts, labels, predicted)
-    table = outcome.read_predictions(tmp_path / "test_predictions.parquet")
-    assert table.column_names == ["label_text", "label", "prediction", "score", "logits"]
-    assert table["label_text"].to_pylist() == texts["label"][:]
-    assert table["label"].to_pylist() == [labels.names[i % 3] for i in range(count)]
-    assert table["logits"].to_pylist() == logits.tolist()
-
-
-def test_numbers_are_predicted_without_a_score(tmp_path: Path) -> None:
-    texts = Dataset.from_dict({"text": ["a", "b"]})
-    predicted = Predictions(np.float32([[0.5], [1.5]]), np.float32([0.25, 2.0]), {})
-    results.save_predictions(a_run(tmp_path), "test", texts, Labels((), {}, ProblemType.REGRESSION), predicted)
-    table = outcome.read_predictions(tmp_path / "test_predictions.parquet").to_pylist()
-    assert table[1] == {"text": "b", "label": 2.0, "prediction": 1.5, "logits": [1.5]}
 
 
 def test_a_folder_without_a_run_or_with_a_damaged_file_is_told(tmp_path: Path) -> None:
