@@ -217,6 +217,8 @@ def print_next_steps(config: TrainConfig, pairs: bool, model: Any = None) -> Non
         say("", f"{python_command()} -c {shlex.quote(code)}  # the whole model, which transformers.pipeline reads")
     if not config.report:
         say("", ftloop_command("report", config.output_dir))
+    if loading is None:
+        say("", "hf upload, optimum-cli export onnx: both are in docs/guides/share.md")
     if config.task_name == "demo":
         files = ("--train_file", "YOURS.csv", "--validation_file", "MORE.csv", "--output_dir", "runs/yours")
         say("", ftloop_command("train", "guide", "--model_name_or_path", PACKAGED_MODEL, *files))

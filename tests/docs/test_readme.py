@@ -188,6 +188,9 @@ OF_OTHERS = {
     "all_probabilities",
     "continue",
     "no",
+    "exclude",
+    "private",
+    "task",
 }
 """Flags of launchers, of make's benchmarks and of the other commands."""
 
@@ -366,6 +369,9 @@ OF_RUNS = {
 """Files whose names hold that of a set."""
 OUTSIDE = {
     *(
+        "YOU/NAME",
+        "model.onnx",
+        "optimum-onnx",
         "venv",
         "wheel",
         "exec",

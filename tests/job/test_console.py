@@ -49,11 +49,15 @@ def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_next_command_predicts_and_can_be_typed_as_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command, report = next_commands(capsys, pairs=True, output_dir="runs/it's mine")
+    command, report, share = next_commands(capsys, pairs=True, output_dir="runs/it's mine")
     words = ["ftloop", "predict", "--model", "runs/it's mine", "--pairs", "A text.", "Another one."]
     assert shlex.split(command) == words
     assert shlex.split(report) == ["ftloop", "report", "runs/it's mine"]
-    (command,) = next_commands(capsys, pairs=False, output_dir="out", report=True)
+    assert share == "hf upload, optimum-cli export onnx: both are in docs/guides/share.md"
+    guide = (CHECKOUT / "docs" / "guides" / "share.md").read_text(encoding="utf-8")
+    assert "\nhf upload " in guide
+    assert "optimum-cli export onnx " in guide
+    command, share = next_commands(capsys, pairs=False, output_dir="out", report=True)
     assert command == 'ftloop predict --model out "A text."'
 
 
