@@ -49,7 +49,7 @@ def test_it_does_nothing_more_whatever_was_deleted(
     before = {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")}
     assert main(words(tiny_folder, output_dir)) == ExitCode.DONE
     assert {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")} == before
-    finished, following, _ = capsys.readouterr().out.splitlines()
+    finished, following, *_ = capsys.readouterr().out.splitlines()
     assert finished == f"Finished  already: {output_dir} holds this run, complete"
     assert following.endswith(f' predict --model {output_dir} --pairs "A text." "Another one."')
 

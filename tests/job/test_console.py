@@ -119,7 +119,7 @@ def test_a_run_with_everything_on_prints_lines_of_ours_alone(tiny_folder: Path, 
     assert not_ours(longer) == []
     assert any(line.startswith("Resuming  ") for line in longer)
     again = said(*command, "--num_train_epochs", "2")
-    assert [line.split(" ")[0] for line in again] == ["Recipe", "Finished", "Next", ""]
+    assert [line.split(" ")[0] for line in again] == ["Recipe", "Finished", "Next", "", ""]
 
 
 @pytest.mark.slow
