@@ -114,6 +114,8 @@ def describe_changes(run: Run, folder: Path) -> list[str]:
     exact = {name for name in changed.keys() & meaning_of if meaning_of[name] in exact_meanings}
     if run.config.eval_strategy == "steps" and not run.config.eval_steps:
         exact.discard("logging_steps")  # it is the evaluation's interval too
+    if run.train_loader.fetches.other_workers:
+        exact.discard("dataloader_num_workers")
     same = {name: changed[name] for name in changed if name in exact}
     other = {name: changed[name] for name in changed if name not in exact}
     lines = [f"Changed   {in_words(same)}: the training stays the same"] if same else []

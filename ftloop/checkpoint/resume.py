@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from ftloop.checkpoint.changed_settings import check_same_data, describe_changes, in_words, refuse_another_run
@@ -24,7 +23,6 @@ from ftloop.system.rng import own_rng_state, rng_files
 
 if TYPE_CHECKING:
     from ftloop.run.run import Run
-    from ftloop.run.state import TrainerState
 
 
 def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:
@@ -47,6 +45,7 @@ def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:
     with _way_out(folder, is_ours=manifest is not None):
         own, rng_state = _load_parts(run, folder, manifest)
     run.state = read_trainer_state(folder / TRAINER_STATE)
+    run.train_loader.fetches.resume(folder, rng_state)
     run.resume = ResumePoint(folder, rng_state)
     if not run.follows_settings:
         from ftloop.run.optim import check_length  # nobody else who resumes needs it
@@ -58,14 +57,18 @@ def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:
     state = run.state
     init_from_plan(state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
     if state.best_model_checkpoint is not None:
-        state.best_model_checkpoint = _find_best(run, folder, Path(state.best_model_checkpoint))
+        state.best_model_checkpoint = _find_best(run, folder, state.best_model_checkpoint)
     if not run.rules.resumes_exactly:
         run.meter.logged_at = run.meter.epoch_began_at = state.global_step
         state.evaluations_without_better = 0  # Trainer's early stopping starts counting anew
     else:
         if run.follows_settings:
             _follow_settings(run)
-        _restore_own_state(run, _read_from_log_history(run) if own is None else own)
+        if own is None:
+            from ftloop.checkpoint.log_history import read_own_state  # no checkpoint of ours needs it
+
+            own = read_own_state(run)
+        _restore_own_state(run, own)
     if is_here and folder.name == list_checkpoints(folder.parent)[-1].name:
         delete_surplus(run, folder)  # the process may have died before it did
     say("Resuming", f"after update {state.global_step} of {run.plan.max_steps}, from {folder}")
@@ -116,12 +119,13 @@ def load_saved_weights(run: Run, folder: Path) -> None:
         say("Differs", f"from Trainer's weights, from here on: it {theirs}")
 
 
-def _find_best(run: Run, folder: Path, best: Path) -> str | None:
+def _find_best(run: Run, folder: Path, best: str) -> str | None:
     """Find the best checkpoint: beside the one resumed from, wherever both have been moved to, or as it was.
 
     Differs: Trainer, and trainer_compat, look where it was alone.
     """
-    places = [folder.parent / best.name, best] if run.rules.resumes_exactly else [best]
+    beside = folder.parent / PureWindowsPath(best).name  # which reads the paths of every system
+    places = [beside, Path(best)] if run.rules.resumes_exactly else [Path(best)]
     return next((str(place) for place in places if place.is_dir()), None)
 
 
@@ -178,7 +182,9 @@ def _check_resumable(run: Run, folder: Path, manifest: dict[str, Any] | None) ->
         raise UserError(f"{folder}: is at update {state.global_step}, and this run ends at {run.plan.max_steps}; {way}")
     if manifest is not None:
         return read_json(folder / FTLOOP_STATE), processes
-    _warn_of_other_epochs(run, folder, state)
+    from ftloop.checkpoint.log_history import warn_of_other_epochs  # as above
+
+    warn_of_other_epochs(run, folder, state, _start_anew(folder))
     changed = {}
     if max(there, 1) != processes:
         changed["num_processes"] = (max(there, 1), processes)
@@ -187,15 +193,6 @@ def _check_resumable(run: Run, folder: Path, manifest: dict[str, Any] | None) ->
     if changed:
         raise UserError(f"{folder}: saved by a run with other {in_words(changed)}; resume with the same")
     return None, processes
-
-
-def _warn_of_other_epochs(run: Run, folder: Path, state: TrainerState) -> None:
-    """Tell of a checkpoint of Trainer's whose epochs had another number of updates, with which Trainer goes on."""
-    here = run.plan.updates_per_epoch
-    # In an epoch, whose micro-batches Trainer counts, an update may be more or less.
-    if state.epoch and abs(state.epoch * here - state.global_step) > 1 + here / 100:
-        there = f"had {state.global_step / state.epoch:.0f} updates an epoch, and this one has {here}"
-        say("Warning", f"the run that saved {folder} {there}: other rows, or other batches. {_start_anew(folder)}")
 
 
 def _restore(part: Any, path: Path, settings: Sequence[dict[str, Any]] = ()) -> None:
@@ -208,37 +205,6 @@ def _restore(part: Any, path: Path, settings: Sequence[dict[str, Any]] = ()) -> 
         part.load_state_dict(state)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(f"{path}: is not what its name says ({error!r})") from error
-
-
-def _read_from_log_history(run: Run) -> dict[str, Any]:
-    """What `_own_state` would have said, as far as the log history in Trainer's checkpoint tells it.
-
-    An evaluation that has been done is logged; one that is not is still due. Lost is the loss since the last log line:
-    the next line and `train_loss` are means over the other updates.
-    """
-    config, state = run.config, run.state
-    total, logged_at, evaluated_at = 0.0, 0, set()
-    for entry in state.log_history:
-        if "loss" in entry:
-            # The line is a float32 sum divided by the updates it tells of: rounded again, it is that sum to the bit.
-            total += float(np.float32(entry["loss"] * (entry["step"] - logged_at)))
-            logged_at = entry["step"]
-        if any(name.startswith("eval_") for name in entry):
-            evaluated_at.add(entry["step"])
-    nothing = [0.0] * run.accelerator.num_processes
-    is_due = config.eval_strategy == "epoch" and config.eval_delay <= state.epoch
-    return {
-        "eval_workers_persist": config.dataloader_persistent_workers and bool(evaluated_at),
-        "epoch_began_at": state.global_step,
-        "epoch_losses": nothing,
-        "grad_norm": None,
-        "learning_rate": None,
-        "logged_at": state.global_step,
-        "phase": "update" if is_due and state.global_step not in evaluated_at else "epoch",
-        "lost_updates": state.global_step - logged_at,
-        "total_loss": total,
-        "window_losses": nothing,
-    }
 
 
 def _restore_own_state(run: Run, own: dict[str, Any]) -> None:

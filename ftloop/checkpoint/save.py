@@ -80,7 +80,7 @@ def _write_checkpoint(run: Run, final: Path, due: Due, own_state: dict[str, Any]
 
     def random_state() -> None:
         name = rng_files(run.accelerator.num_processes)[run.accelerator.process_index]
-        save_rng_state(staging / name, run.accelerator.use_distributed)
+        save_rng_state(staging / name, run.accelerator.use_distributed, run.train_loader.fetches.state())
 
     def commit() -> None:
         write_text(staging / FTLOOP_STATE, json.dumps(own_state, indent=2, sort_keys=True) + "\n")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import numpy as np
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
@@ -23,6 +24,7 @@ from ftloop.models.row_lengths import telling
 from ftloop.run.check_inputs import DataSetCheck
 from ftloop.run.check_labels import config_of_classes, label_problems
 from ftloop.run.check_rows import LABELS, RowCheck, has_transform
+from ftloop.run.fetches import DrawingFetches, Fetches
 from ftloop.system.signals import ignore_signals_in_worker
 
 if TYPE_CHECKING:
@@ -47,16 +49,17 @@ class LoaderFactory:
         rank, workers = self.accelerator.process_index, self.config.dataloader_num_workers
         begin_worker = partial(_begin_worker, num_workers=workers, rank=rank)
         if isinstance(sampler, BudgetSampler):
-            return self.make(dataset, batch_sampler=sampler, worker_init_fn=begin_worker)
+            return self.make(dataset, is_training=True, batch_sampler=sampler, worker_init_fn=begin_worker)
         return self.make(
             dataset,
+            is_training=True,
             batch_size=self.config.per_device_train_batch_size,
             sampler=sampler,
             drop_last=self.config.dataloader_drop_last,
             worker_init_fn=begin_worker,
         )
 
-    def make(self, dataset: Any, **kind: Any) -> DataLoader[Any]:
+    def make(self, dataset: Any, is_training: bool = False, **kind: Any) -> DataLoader[Any]:
         config, accelerator, collate = self.config, self.accelerator, self.collate
         if hasattr(dataset, "column_names") and hasattr(dataset, "remove_columns") and not has_transform(dataset):
             dropped = [name for name in dataset.column_names if self.columns is not None and name not in self.columns]
@@ -68,6 +71,11 @@ class LoaderFactory:
             collate = partial(_collate_made_rows, collate=collate, columns=self.columns, **looks)
         if accelerator.device.type != "cpu" and accelerator.device_placement and not accelerator.dispatch_batches:
             collate = telling(collate)
+        fetches = Fetches()
+        if is_training and not self._draws_nothing(dataset):
+            workers, persist = config.dataloader_num_workers, config.dataloader_persistent_workers
+            dataset = fetches = DrawingFetches(dataset, collate, workers, persist)
+            collate = fetches.collate
         loader: DataLoader[Any] = DataLoader(
             dataset,
             collate_fn=collate,
@@ -77,7 +85,7 @@ class LoaderFactory:
             pin_memory=config.dataloader_pin_memory and accelerator.device.type == "cuda",
             **kind,
         )
-        prepared: DataLoader[Any]
+        prepared: Any
         if "batch_sampler" in kind:  # which has assigned the rows to the processes already
             prepared = prepare_data_loader(
                 loader,
@@ -91,7 +99,14 @@ class LoaderFactory:
             prepared = accelerator.prepare(loader)
         if config.dataloader_persistent_workers:
             atexit.register(_end_workers, weakref.ref(prepared))
-        return prepared
+        prepared.fetches = fetches
+        return prepared  # type: ignore[no-any-return]
+
+    def _draws_nothing(self, dataset: Any) -> bool:
+        """Whether nothing is drawn where rows are fetched, or nobody asks: rows that lie ready, and a collator of ours
+        or transformers'."""
+        lie_ready = isinstance(dataset, datasets.Dataset) and not has_transform(dataset)
+        return self.config.trainer_compat or (lie_ready and self.check.rows is not None)
 
 
 @dataclass

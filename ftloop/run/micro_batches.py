@@ -55,14 +55,15 @@ def windows(run: Run, epoch: int) -> Iterator[Window]:
     Mirrors: Trainer.get_batch_samples and the part of Trainer._run_epoch that skips what a resumed run has done.
     """
     plan, loader = run.plan, run.train_loader
-    done = run.state.global_step - epoch * plan.updates_per_epoch
+    fetches, done = loader.fetches, run.state.global_step - epoch * plan.updates_per_epoch
     skip = done * plan.gradient_accumulation_steps
-    if skip and not workers_persist(run):
+    if skip and not (workers_persist(run) or fetches.reads_again()):
         loader, skip = skip_first_batches(loader, skip), 0
     elif not skip and (epoch == 0 or not workers_persist(run)):
         restore_rng(run)
     loader.set_epoch(epoch)  # Accelerate's own counter only moves when a loader is read to its very end
     run.sampler.epoch = epoch  # Accelerate's call does not reach one below what it wraps around it
+    fetches.begin_epoch(epoch, done > 0, lambda: restore_rng(run))
     batches = iter(loader)
     for _ in range(skip):
         next(batches)
@@ -102,6 +103,7 @@ def restore_rng(run: Run) -> None:
     if run.resume is not None and run.resume.rng_state is not None:
         restore_rng_state(run.resume.rng_state)
         run.resume.rng_state = None
+        run.train_loader.fetches.tell()
 
 
 def rows_of_update(run: Run, global_step: int) -> list[int]:

@@ -82,8 +82,7 @@ def prepare(
     of the model's parameters, in groups as you like, and its schedule, or None for the configuration's. Seed before
     you build the model (`set_seed(config.seed)`), as for Trainer: its new head is drawn then. `padding_edges`: the
     lengths to which `data_collator` pads, where that is not each batch's longest row; a token budget counts them.
-    `source_rows`: the training rows as they were read, to quote them in messages. `stop`: the request by which a caller
-    can stop the run.
+    `source_rows`: the training rows as they were read, to quote them. `stop`: how a caller can stop the run.
 
     Returns: the run. Without a training set it is an EvaluationRun, which can evaluate and predict.
     Raises: UserError when the configuration cannot be carried out.
@@ -121,8 +120,7 @@ def prepare(
         "stop": stop or StopRequest(),
     }
     if train_dataset is None:
-        evaluation = EvaluationRun(model=accelerator.prepare_model(model, evaluation_mode=True), **shared)
-        return cast("Run", evaluation)
+        return cast("Run", EvaluationRun(model=accelerator.prepare_model(model, evaluation_mode=True), **shared))
     if weights is not None:
         settle_problem_type(model, train_dataset)
     check_same_on_all_processes(config, accelerator, model, {"train": train_dataset}, eval_dataset)

@@ -23,6 +23,7 @@ class FakeGPUs:
     """Its own, the device that is current."""
     drawn: list[int] = field(default_factory=list)
     """How often each generator was drawn from since it was seeded."""
+    kind: str = "cuda"
 
     def __post_init__(self) -> None:
         self.drawn = self.drawn or [0] * self.visible
@@ -30,14 +31,14 @@ class FakeGPUs:
     def draw(self, times: int) -> None:
         self.drawn[self.own] += times
 
-    def state(self, device: Any = "cuda") -> Tensor:
-        number = self.own if device == "cuda" else device
+    def state(self, device: Any = None) -> Tensor:
+        number = self.own if device in (None, self.kind) else device
         return torch.tensor([SEED, self.drawn[number]]).view(torch.uint8)
 
-    def set_state(self, state: Tensor, device: Any = "cuda") -> None:
+    def set_state(self, state: Tensor, device: Any = None) -> None:
         seed, drawn = state.view(torch.int64).tolist()
         assert seed == SEED
-        self.drawn[self.own if device == "cuda" else device] = drawn
+        self.drawn[self.own if device in (None, self.kind) else device] = drawn
 
     def seed(self, seed: int) -> None:
         assert seed == SEED
@@ -47,10 +48,14 @@ class FakeGPUs:
     def in_use(self) -> Iterator[FakeGPUs]:
         """Put them in the place of torch's."""
         with pytest.MonkeyPatch.context() as patch:
-            for place in (torch.cuda, torch.cuda.random):
-                patch.setattr(place, "is_initialized", lambda: True)
+            module = getattr(torch, self.kind)
+            is_used, seed = (
+                ("is_available", "manual_seed") if self.kind == "mps" else ("is_initialized", "manual_seed_all")
+            )
+            for place in (module, getattr(module, "random", module)):
+                patch.setattr(place, is_used, lambda: True, raising=False)
                 patch.setattr(place, "device_count", lambda: self.visible)
                 patch.setattr(place, "get_rng_state", self.state)
                 patch.setattr(place, "set_rng_state", self.set_state)
-                patch.setattr(place, "manual_seed_all", self.seed)
+                patch.setattr(place, seed, self.seed)
             yield self

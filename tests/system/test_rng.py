@@ -145,3 +145,42 @@ def test_a_run_goes_on_with_its_own_gpus_generator(tmp_path: Path) -> None:
     torch.save(load(checkpoint / "rng_state.pth") | {"cuda": []}, checkpoint / "rng_state.pth")
     with pytest.raises(UserError, match="no state of random number generators"):
         load_checkpoint(prepared(tmp_path / "again", **arguments), checkpoint, is_whole=True)
+
+
+@pytest.mark.parametrize("kind", ["xpu", "mps"])
+def test_a_run_on_another_kind_of_device_goes_on_with_its_generator_too(kind: str, tmp_path: Path) -> None:
+    """Trainer saves no state of these. It draws 7 times in each micro-batch."""
+    arguments = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+
+    def step(run: Run, micro_batch: MicroBatch) -> torch.Tensor:
+        gpus.draw(7)
+        return training_step(run, micro_batch)
+
+    with FakeGPUs(1, 0, kind=kind).in_use() as gpus:
+        train(prepared(tmp_path, **arguments), step)
+        assert gpus.drawn == [28]
+    checkpoint = tmp_path / "checkpoint-2"
+    assert list(load(checkpoint / "rng_state.pth")) == ["python", "numpy", "cpu", kind]
+    with FakeGPUs(1, 0, kind=kind).in_use() as gpus:
+        run = prepared(tmp_path / "resumed", **arguments)
+        load_checkpoint(run, checkpoint)
+        train(run, step)
+        assert gpus.drawn == [28]
+    run = prepared(tmp_path / "on the CPU", **arguments)
+    load_checkpoint(run, checkpoint)
+    train(run)
+    assert kind not in load(tmp_path / "on the CPU" / "checkpoint-4" / "rng_state.pth")
+
+
+@pytest.mark.parametrize("kind", ["xpu", "mps"])
+def test_several_processes_on_another_kind_of_device_each_find_their_own(kind: str, tmp_path: Path) -> None:
+    for rank in range(2):
+        with FakeGPUs(2, rank, kind=kind).in_use() as gpus:
+            gpus.draw(100 + rank)
+            save_rng_state(tmp_path / f"{rank}", distributed=True)
+    for rank in range(2):
+        with FakeGPUs(2, rank, kind=kind).in_use() as gpus:
+            state = own_rng_state(load(tmp_path / f"{rank}"), rank)
+            assert state is not None
+            restore_rng_state(state)
+            assert gpus.drawn[rank] == 100 + rank
