@@ -351,6 +351,6 @@ def _open(path: Path, resumed: bool) -> Any:
     if resumed and path.is_file():
         old = path.read_bytes()
         path.write_bytes(old[: old.rfind(b"\n") + 1])
-        return path.open("a", encoding="utf-8")
+        return path.open("a", encoding="utf-8", newline="\n")
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("w", encoding="utf-8")
+    return path.open("w", encoding="utf-8", newline="\n")

@@ -244,11 +244,11 @@ def find_source(path: str, format: str | None, read_twice: bool, reading: Readin
     if not read_twice and source.format in ("csv", "jsonl", TEXTS) and source.compression != "zip":
         yield source
         return
-    with tempfile.NamedTemporaryFile(suffix=f".{source.format}") as copy:
-        with replace(source, compression=None).open() as stream:
+    with tempfile.TemporaryDirectory() as folder:
+        copied = Path(folder, f"input.{source.format}")
+        with replace(source, compression=None).open() as stream, open(copied, "wb") as copy:
             shutil.copyfileobj(stream, copy)
-        copy.flush()
-        yield replace(source, path=Path(copy.name))
+        yield replace(source, path=copied)
 
 
 def format_of(file: Path, flag: str, formats: Sequence[str]) -> str:

@@ -83,7 +83,7 @@ def _train_one(command: list[str], stop: StopRequest) -> int:
     def pass_on(number: int, frame: Any) -> None:
         stop.request(signal.Signals(number).name)
         let_readers_go()
-        if process is not None:
+        if process is not None and sys.platform != "win32":  # there a Ctrl-C reaches all of a console
             process.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in signals_to_handle()}

@@ -109,7 +109,7 @@ def _save_adapter(model: Any, folder: Path) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     # PEFT writes them from a set, in an order that differs from process to process.
     values |= {name: sorted(values[name]) for name in ("target_modules",) if isinstance(values.get(name), list)}
-    path.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
+    path.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8", newline="\n")
     config: Any = getattr(base_model(model), "config", None)
     if hasattr(config, "to_json_file"):
         config.to_json_file(folder / BASE_CONFIG)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +196,8 @@ def _write(files: dict[str, bytes], final: Path) -> None:
 
 
 def _is_alive(process: str) -> bool:
+    if sys.platform == "win32":  # where this question would be a Ctrl-C
+        return process != str(os.getpid())
     try:
         os.kill(int(process), 0)
     except (ValueError, ProcessLookupError):

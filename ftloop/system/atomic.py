@@ -7,8 +7,10 @@ the next start.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,7 +55,7 @@ def _is_final(error: Exception) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that it is there whole or not at all."""
     with atomic_write(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on every system
 
 
 def save_text(path: Path, text: str) -> None:
@@ -151,10 +153,17 @@ def remove_partial_saves(root: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file or a folder to the disk: a rename lasts through a power cut only once its folder is there too."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Force a file or a folder to the disk: a rename lasts through a power cut only once its folder is there too. Where
+    the system or its file system syncs no folders, that is left to them."""
+    is_windows = sys.platform == "win32"
+    if is_windows and path.is_dir():  # it opens none
+        return
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)  # there it syncs what it may write
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP) or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

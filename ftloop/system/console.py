@@ -19,5 +19,7 @@ def write(line: str, file: TextIO | None = None) -> None:
     if is_main_process():
         from tqdm import tqdm  # not at the top: a run can be recorded where there is no tqdm
 
-        tqdm.write(line, file=file)
-        (file or sys.stdout).flush()
+        stream = file or sys.stdout
+        encoding = getattr(stream, "encoding", None) or "utf-8"  # what a console cannot show ends no run
+        tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+        stream.flush()

@@ -50,7 +50,8 @@ def local_model_folder(name_or_path: str, flag: str = "model_name_or_path") -> P
             way += ": in Python, load the weights into the model that was trained, model.load_state_dict(...), and "
             way += "save both, model.save_pretrained(FOLDER) and tokenizer.save_pretrained(FOLDER)"
         raise UserError(f"{flag}: {name_or_path} is a file; give the folder {way}")
-    if name_or_path.startswith((".", "~", os.sep)) or name_or_path.count("/") > 1 or path.exists():
+    is_path = name_or_path.startswith((".", "~", os.sep)) or name_or_path.count("/") > 1 or "\\" in name_or_path
+    if is_path or path.exists():
         raise UserError(f"{flag}: no {flag.partition('_')[0]} folder at {name_or_path}")
     return None
 

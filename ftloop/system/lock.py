@@ -14,10 +14,8 @@ from ftloop.errors import UserError
 from ftloop.system.atomic import remove_partial_saves, sync
 from ftloop.system.console import say
 
-if sys.platform != "win32":
-    import fcntl
-
 LOCK = ".ftloop.lock"
+FAR = 2**20  # behind all that is written
 _held: set[str] = set()
 
 
@@ -52,6 +50,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
             (folder / LOCK).unlink()  # before the lock is let go: whoever comes next makes a file anew
         os.close(lock)
         with suppress(OSError):
+            if sys.platform == "win32":  # where no file goes that is open
+                (folder / LOCK).unlink()
+        with suppress(OSError):
             for path in made:
                 path.rmdir()
 
@@ -63,13 +64,13 @@ def _lock(folder: Path) -> int:
     while True:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if sys.platform != "win32":
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(lock)
         except OSError as error:
             if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
                 say("Locking", f"not possible in {folder}: nothing keeps a second run out of it")
                 return lock
-            holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "it has just begun"
+            os.lseek(lock, 0, os.SEEK_SET)
+            holder = os.read(lock, 200).decode(errors="replace").strip() or "it has just begun"
             os.close(lock)
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise UserError(
@@ -77,8 +78,26 @@ def _lock(folder: Path) -> int:
                     "wait for it or stop it, or choose another --output_dir"
                 ) from None
             raise
-        if (folder / LOCK).exists() and os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):
+        if sys.platform == "win32" or _is_same(folder / LOCK, lock):
             os.truncate(lock, 0)
+            os.lseek(lock, 0, os.SEEK_SET)
             os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return lock
         os.close(lock)  # its holder has just ended and taken the file away
+
+
+def _take(lock: int) -> None:
+    """Lock a file. Raises: OSError at once where another process has locked it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(lock, FAR, os.SEEK_SET)  # what is locked nobody else can read
+        msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_same(path: Path, file: int) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(file), os.stat(path))

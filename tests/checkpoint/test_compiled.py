@@ -61,4 +61,3 @@ def test_compiled_or_not_a_checkpoint_is_continued_to_the_same_bits(
         changed = f"torch_compile ({bool(then)} then, {bool(now)} now): from here on no longer the bits"
         assert (changed in capsys.readouterr().out) == (then != now)
     assert bool(counters["frames"]["total"]) == bool(now)
-

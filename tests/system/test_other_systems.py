@@ -1,0 +1,190 @@
+"""What macOS and Windows do not have is not asked for. Tried on Linux, with those functions taken away."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from harness.command import WORKERS, run
+from harness.other_systems import OtherSystem, open_files, windows
+
+import ftloop.inference.__main__
+import ftloop.job.fine_tune
+import ftloop.job.seeds
+import ftloop.report.report
+from ftloop import UserError
+from ftloop.checkpoint.resume import _find_best
+from ftloop.data.sources import find_source
+from ftloop.system import atomic
+from ftloop.system.console import say
+from ftloop.system.hub import local_model_folder
+from ftloop.system.lock import FAR, LOCK, lock_folder
+from ftloop.train import main
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which files are open")
+
+
+def words(tiny_folder: Path, output_dir: Path) -> list[str]:
+    settings = {
+        "model_name_or_path": tiny_folder / "model",
+        "train_file": tiny_folder / "train.jsonl",
+        "validation_file": tiny_folder / "validation.jsonl",
+        "test_file": tiny_folder / "test.jsonl",
+        "output_dir": output_dir,
+        "num_train_epochs": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 3,
+        "load_best_model_at_end": "true",
+        "use_cpu": "true",
+        "disable_tqdm": "true",
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def test_a_run_is_saved_killed_resumed_and_predicts_where_posix_and_glibc_are_missing(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tiny_folder, tmp_path / "here")) == 0
+    with windows(tmp_path):
+        assert main(words(tiny_folder, tmp_path / "there")) == 0
+        assert not (tmp_path / "there" / LOCK).exists()
+        weights = (tmp_path / "there" / "model.safetensors").read_bytes()
+        assert weights == (tmp_path / "here" / "model.safetensors").read_bytes()
+        killed = tmp_path / "killed"  # as one leaves it that dies while it saves for the last time
+        shutil.copytree(tmp_path / "there" / "checkpoint-6", killed / "checkpoint-6")
+        (killed / ".staging-checkpoint-8").mkdir()
+        (killed / ".trainer_state.json.partial").write_text("{")
+        (killed / LOCK).write_text("process 1 on it\n")
+        assert main([*words(tiny_folder, killed), "--resume_from_checkpoint", "last"]) == 0
+        assert not [path.name for path in killed.iterdir() if path.name.startswith(".")]
+        assert (killed / "model.safetensors").read_bytes() == weights
+        said = capsys.readouterr()
+        assert "Resuming  after update 6 of 8" in said.out
+        assert "failed" not in said.out + said.err
+        predictions = tmp_path / "predictions.csv"
+        predict = ["--model", str(killed), "--input", str(tiny_folder / "test.jsonl"), "--output", str(predictions)]
+        assert ftloop.inference.__main__.main(predict) == 0
+    assert len(predictions.read_text().splitlines()) == 12
+
+
+def test_what_is_taken_away_is_missed(tmp_path: Path) -> None:
+    """Else this file would show nothing."""
+    with windows(tmp_path):
+        for missing in ("os.pread(0, 1, 0)", "os.sched_getaffinity(0)", "os.open('.', os.O_RDONLY)"):
+            with pytest.raises((AttributeError, PermissionError)):
+                eval(missing)
+        with pytest.raises(ImportError):
+            import fcntl  # noqa: F401
+
+
+def test_a_file_that_is_open_is_neither_moved_nor_deleted_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    with windows(tmp_path), open(tmp_path / "file") as file:
+        assert str(tmp_path / "file") in open_files()
+        for change in (lambda: os.replace(tmp_path / "file", tmp_path / "other"), (tmp_path / "file").unlink):
+            with pytest.raises(PermissionError):
+                change()
+        file.close()
+        os.replace(tmp_path / "file", tmp_path / "other")
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.EBADF, errno.ENOTSUP])
+def test_a_file_system_that_syncs_no_folders_is_written_to(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(file: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{file}"):
+            raise OSError(error, "fsync")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    atomic.write_text(tmp_path / "file", "text\n")
+    assert (tmp_path / "file").read_bytes() == b"text\n"
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(errno.EIO, "the disk is broken")))
+    with pytest.raises(OSError, match="the disk is broken"):
+        atomic.write_text(tmp_path / "other", "text")
+
+
+def test_a_second_run_is_kept_out_there_too_and_told_who_holds_the_folder(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("process 4711 on it\n")
+    code = (
+        f"import fcntl, time; file = open({str(tmp_path / LOCK)!r}, 'r+')\n"
+        f"fcntl.lockf(file, fcntl.LOCK_EX, 1, {FAR}); print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with windows(tmp_path):
+        with pytest.raises(UserError, match=r"another run is using .*\(process 4711 on it\)"), lock_folder(tmp_path):
+            pass
+        os.kill(holder.pid, 9)
+        holder.wait()
+        with lock_folder(tmp_path):
+            assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+        assert not (tmp_path / LOCK).exists()
+
+
+def test_a_console_of_another_encoding_ends_no_run_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", console)
+    say("Labels", "schön, 良い")
+    console.flush()
+    assert console.buffer.getvalue().decode("cp1252") == "Labels    schön, \\u826f\\u3044\n"  # type: ignore[attr-defined]
+
+
+def test_asking_whether_a_process_lives_sends_it_nothing_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(os, "kill", lambda *signal: sent.append(signal))
+    monkeypatch.setattr(ftloop.report.report, "sys", OtherSystem("win32"))
+    assert ftloop.report.report._is_alive("4711")
+    assert not ftloop.report.report._is_alive(str(os.getpid()))
+    assert not sent
+
+
+def test_a_pipe_is_copied_to_a_file_that_can_be_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows a NamedTemporaryFile cannot."""
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", None)
+    os.mkfifo(tmp_path / "rows.csv")
+    writer = threading.Thread(target=(tmp_path / "rows.csv").write_text, args=("text\nyes\n",))
+    writer.start()
+    with find_source(str(tmp_path / "rows.csv"), "csv", read_twice=True) as source:
+        for _ in range(2):
+            with source.open() as file:
+                assert file.read() == b"text\nyes\n"
+        assert source.path is not None
+    writer.join()
+    assert not source.path.exists()
+
+
+def test_the_best_checkpoint_of_a_run_that_was_made_on_windows_is_found_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-3").mkdir()
+    run: Any = SimpleNamespace(rules=SimpleNamespace(resumes_exactly=True))
+    for best in (r"C:\runs\mine\checkpoint-3", "runs/mine/checkpoint-3"):
+        assert _find_best(run, tmp_path / "checkpoint-5", best) == str(tmp_path / "checkpoint-3")
+
+
+def test_a_path_of_windows_is_no_name_on_the_hub() -> None:
+    with pytest.raises(UserError, match="no model folder at"):
+        local_model_folder(r"models\mine", "model_name_or_path")
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned_as_on_macos_and_windows_draw_what_forked_ones_do(tmp_path: Path) -> None:
+    done = run(sys.executable, str(WORKERS / "spawned.py"), str(tmp_path))
+    digests = json.loads(done.stdout.splitlines()[-1])
+    assert list(digests) == ["fork", "spawn", "resumed"]
+    assert len(set(digests.values())) == 1
+    assert "Reading   this epoch again from its beginning" in done.stdout
