@@ -62,7 +62,8 @@ def save_unlabelled(run: Run, data: TextData, name: str, logits: np.ndarray) -> 
     Returns: the file.
     """
     labels, kind, format = data.labels, data.labels.problem_type, run.config.predictions_format or "tsv"
-    ids, shares = predicted_labels(kind, logits), probabilities(kind, logits)
+    ids = predicted_labels(kind, logits)
+    shares = probabilities(kind, logits if format == "tsv" else logits.astype(np.float64))
     names, scores = label_names(kind, labels.names, ids), label_scores(kind, ids, shares)
     columns: dict[str, Any] = {"prediction": names} | ({} if scores is None else {"score": scores})
     if format == "tsv":
@@ -74,7 +75,7 @@ def save_unlabelled(run: Run, data: TextData, name: str, logits: np.ndarray) -> 
         else:
             columns = {"prediction": names, "score": list(map(_shares, scores))}
     elif labels.multi_label:
-        types = {"prediction": pa.list_(pa.string()), "score": pa.list_(pa.float32())}
+        types = {"prediction": pa.list_(pa.string()), "score": pa.list_(pa.float64())}
         columns = {name: pa.array(values, types[name]) for name, values in columns.items()}
     elif scores is None:
         columns = {"prediction": ids}
@@ -250,10 +251,8 @@ def _write_text(path: Path, format: str, parts: Iterator[dict[str, Any]]) -> Non
 
 
 def _listed(values: Any) -> Sequence[Any]:
-    """Return values as Python's own; a float32 with no more digits than it has."""
+    """Return values as Python's own; a float32 of ours with no more digits than it has."""
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
-        if values.type == pa.list_(pa.float32()):
-            return [None if row is None else _listed(np.asarray(row, np.float32)) for row in values.to_pylist()]
         return python_values(values, strict=False)
     if isinstance(values, np.ndarray):
         return values.astype(str).astype(np.float64).tolist() if values.dtype == np.float32 else values.tolist()

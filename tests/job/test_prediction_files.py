@@ -409,3 +409,15 @@ def test_two_processes_write_what_one_does(job: dict[str, Any], tmp_path: Path) 
         assert [(row["row"], row["id"], row["url"]) for row in found] == [
             (str(i + 1), f"{i:04d}", str(i)) for i in range(13)
         ]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_several_labels_of_unlabelled_rows_are_lists(format: str, job: dict[str, Any], tmp_path: Path) -> None:
+    given = [row | {"label": ["a", "b"][: i % 3]} for i, row in enumerate(rows(24))]
+    test = [{"id": row["id"], "sentence1": row["sentence1"], "sentence2": row["sentence2"]} for row in given[:5]]
+    files = {"train_file": write(tmp_path / "train.jsonl", given), "test_file": write(tmp_path / "test.jsonl", test)}
+    fine_tune(TrainConfig(**job | files, predictions_format=format))
+    for row in read(tmp_path / "out" / f"test_predictions.{format}"):
+        labels, scores = (row[n] if format != "csv" else json.loads(row[n]) for n in ("prediction", "score"))
+        assert set(labels) <= {"a", "b"}
+        assert [score > 0.5 for score in scores] == [True] * len(labels)
