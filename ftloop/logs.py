@@ -89,7 +89,7 @@ class Logs:
             write(f"Update {state.global_step}/{state.max_steps}: {shown}")
         else:
             postfix: dict[str, Any] = {"loss": f"{values['loss']:.4f}", "lr": f"{meter.learning_rate:.2e}"}
-            self.bar.set_postfix(postfix | counted, refresh=False)
+            self.bar.set_postfix(postfix | counted)
 
     def evaluation(self, metrics: dict[str, Any], phase: Phase) -> None:
         """Record an evaluation, each data set by itself. Between epochs it gets a line; else it is in the epoch's.
@@ -115,6 +115,7 @@ class Logs:
             total = run.accelerator.gather(meter.since_epoch).mean().item()
             updates -= meter.skipped_since_epoch
             loss = {"loss": total / updates if updates else math.nan}
+            self.bar.set_postfix({"loss": f"{loss['loss']:.4f}"})
             time_taken = self._time_of_epoch()
             write(f"Epoch {math.ceil(state.epoch)}/{state.num_train_epochs}: {self._format(metrics, loss)}{time_taken}")
         meter.since_epoch.zero_()

@@ -202,7 +202,7 @@ def print_next_steps(config: TrainConfig, pairs: bool, model: Any = None) -> Non
     texts = '--pairs "A text." "Another one."' if pairs else '"A text."'
     loading = None if model is None else loading_in_python(model)
     if loading is None:
-        say("Next", f"{ftloop_command('predict', '--model', config.output_dir)} {texts}")
+        say("Next", f"{ftloop_command('predict', '--model', config.output_dir)} {texts}", is_command=True)
     else:
         some = '[("A text.", "Another one.")]' if pairs else '["A text."]'
         why, code = loading
@@ -214,14 +214,18 @@ def print_next_steps(config: TrainConfig, pairs: bool, model: Any = None) -> Non
     if loading is None and config.lora_r is not None and not config.lora_merge:
         folder, whole = json.dumps(config.output_dir), json.dumps(str(Path(config.output_dir) / MERGED))
         code = f"from ftloop import load_classifier; load_classifier({folder}).save({whole})"
-        say("", f"{python_command()} -c {shlex.quote(code)}  # the whole model, which transformers.pipeline reads")
+        say(
+            "",
+            f"{python_command()} -c {shlex.quote(code)}  # the whole model, which transformers.pipeline reads",
+            is_command=True,
+        )
     if not config.report:
-        say("", ftloop_command("report", config.output_dir))
+        say("", ftloop_command("report", config.output_dir), is_command=True)
     if loading is None:
         say("", "hf upload, optimum-cli export onnx: both are in docs/guides/share.md")
     if config.task_name == "demo":
         files = ("--train_file", "YOURS.csv", "--validation_file", "MORE.csv", "--output_dir", "runs/yours")
-        say("", ftloop_command("train", "guide", "--model_name_or_path", PACKAGED_MODEL, *files))
+        say("", ftloop_command("train", "guide", "--model_name_or_path", PACKAGED_MODEL, *files), is_command=True)
 
 
 def format_scores(run: Run, metrics: dict[str, float], prefix: str = "eval") -> str:

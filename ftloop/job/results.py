@@ -19,6 +19,7 @@ from ftloop.errors import UserError
 from ftloop.job.inputs import Inputs
 from ftloop.models.adapters import describe_adapter
 from ftloop.models.freeze import trained_parameters
+from ftloop.models.load import input_limit
 from ftloop.models.published import loading_in_python
 from ftloop.models.weights import base_model, is_adapter
 from ftloop.report.outcome import PREDICTIONS_FILE, RESERVED
@@ -119,6 +120,7 @@ def run_facts(run: Run, inputs: Inputs) -> dict[str, Any]:
             **({"positive": data.labels.names[data.labels.positive]} if data.labels.is_binary else {}),
             "contradictions": count_contradictions(data.train, data.text_columns, data.label_column, data.labels),
             "longest_input": inputs.max_length,
+            "input_limit": None if inputs.tokenizer is None else input_limit(model, inputs.tokenizer),
             "sets": {
                 name: {
                     "rows": len(rows),

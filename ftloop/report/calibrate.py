@@ -178,7 +178,7 @@ def announce(folder: Path, found: dict[str, Any], positive: int) -> None:
 
 def _cells(score: dict[str, Any]) -> list[str]:
     value = "" if score["value"] is None else f"{score['value']:.4f}"
-    return [value, "" if score["low"] is None else f"{score['low']:.4f} to {score['high']:.4f}"]
+    return [value, "" if score["low"] is None else f"{score['low']:.3f} to {score['high']:.3f}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ control characters and marks that turn the direction of writing are shown instea
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from tqdm import tqdm
 
+from ftloop.data.decision import Decision
 from ftloop.report.outcome import describe_labels
 from ftloop.system.text import escape_control_chars
 
@@ -37,6 +39,13 @@ def visible(value: Any) -> Any:
         if isinstance(value, str) and not hasattr(value, "__html__")
         else value
     )
+
+
+def flags(text: str) -> Markup:
+    """Keep each flag of a text on one line: browsers break lines after hyphens."""
+    parts = re.split(r"(--\w[\w-]*)", str(visible(text)))
+    kept = [Markup('<span class="flag">{}</span>').format(part) if i % 2 else part for i, part in enumerate(parts)]
+    return Markup("").join(kept)
 
 
 def cut(value: Any, longest: int) -> str:
@@ -89,6 +98,12 @@ def describe_calibration(bins: list[dict[str, Any]]) -> str:
     return f"Mean confidence {confidence:.1%}, accuracy {accuracy:.1%}{verdict}."
 
 
+def describe_decision(fitted: dict[str, Any]) -> str:
+    positive = fitted["labels"].index(fitted["positive"]) if fitted.get("positive") in fitted["labels"] else 1
+    text = Decision(fitted["temperature"], fitted["thresholds"]).describe(fitted["labels"], positive)
+    return f"{text[0].upper()}{text[1:]}"
+
+
 def evaluations(history: dict[str, Any]) -> list[tuple[int, float, list[float | None]]]:
     """Return a line for each update after which there was an evaluation: the update, the epoch, the scores."""
     curves = history["evaluation"].values()
@@ -105,6 +120,7 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters.update(cut=cut, number=number, rows=rows, seconds=seconds, labels=labels)
-FUNCTIONS = (compared_to_baseline, bar_of, resamples, describe_calibration, describe_labels, evaluations)
+ENVIRONMENT.filters.update(cut=cut, flags=flags, number=number, rows=rows, seconds=seconds, labels=labels)
+FUNCTIONS = (compared_to_baseline, bar_of, resamples, evaluations)
+FUNCTIONS += (describe_calibration, describe_decision, describe_labels)
 ENVIRONMENT.globals.update({function.__name__: function for function in FUNCTIONS})

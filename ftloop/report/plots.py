@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +22,7 @@ from ftloop.system.text import escape_control_chars
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH, HEIGHT, DPI = 4.6, 3.3, 150  # inches: as wide as a phone at the size of its own letters
 SQUARE = WIDTH * 0.85
+LEGEND = 0.22  # inches for a line of it
 COLOURS, BLUE = 6, "C0"  # of the style
 CLASSES_WITH_COUNTS = 8  # up to so many, counts are written into the confusion matrix
 REFERENCE: dict[str, Any] = {"color": "#82909e", "linewidth": 1, "linestyle": ":"}
@@ -48,9 +50,13 @@ def _wanted(report: dict[str, Any]) -> Wanted:
     losses = {"training": training["loss"], "validation": evaluation.get("loss", [])}
     scores = {name: points for name, points in evaluation.items() if name != "loss"}
     if any(losses.values()):
-        yield "loss", HEIGHT, partial(_curves, "Loss", losses, _best(history, {"loss": losses["validation"]}))
+        yield "loss", HEIGHT + LEGEND, partial(_curves, "Loss", losses, _best(history, {"loss": losses["validation"]}))
     if scores:
-        yield "metrics", HEIGHT, partial(_curves, "Validation", scores, _best(history, scores))
+        yield (
+            "metrics",
+            HEIGHT + LEGEND * math.ceil(len(scores) / 3),
+            partial(_curves, "Validation", scores, _best(history, scores)),
+        )
     for name, title in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm, before clipping")):
         if training[name]:
             yield name, HEIGHT * 0.75, partial(_curves, title, {"": training[name]}, None)
@@ -63,10 +69,11 @@ def _wanted(report: dict[str, Any]) -> Wanted:
         if confusion.get("pairs"):
             yield f"{name}_confusion", 4.6, partial(_pairs, name, confusion["pairs"][11::-1])
         if curves:
-            yield f"{name}_roc", SQUARE, partial(_class_curves, f"ROC, {name}", curves, "roc")
-            yield f"{name}_pr", SQUARE, partial(_class_curves, f"Precision and recall, {name}", curves, "pr")
+            height = SQUARE + (LEGEND * len(curves["classes"]) if len(curves["classes"]) <= COLOURS else 0)
+            yield f"{name}_roc", height, partial(_class_curves, f"ROC, {name}", curves, "roc")
+            yield f"{name}_pr", height, partial(_class_curves, f"Precision and recall, {name}", curves, "pr")
         if scored.get("calibration"):
-            yield f"{name}_calibration", SQUARE, partial(_calibration, name, scored["calibration"])
+            yield f"{name}_calibration", SQUARE + 2 * LEGEND, partial(_calibration, name, scored["calibration"])
         if scored.get("points"):
             labels, predicted = np.transpose(scored["points"])
             yield f"{name}_scatter", SQUARE, partial(_scatter, name, labels, predicted)
@@ -104,7 +111,12 @@ def _curves(title: str, curves: dict[str, list[Any]], best: tuple[int, float | N
     if "" in curves:
         axes.set_ylim(bottom=0)
     else:
-        axes.legend()
+        _legend_below(axes, 3)
+
+
+def _legend_below(axes: Axes, columns: int = 1) -> None:
+    """Beside the curves: within the axes it would hide some of them."""
+    axes.figure.legend(loc="outside lower center", ncols=columns)
 
 
 def _confusion(name: str, names: list[str], counts: list[list[int]], axes: Axes) -> None:
@@ -140,18 +152,18 @@ def _class_curves(title: str, curves: dict[str, Any], kind: str, axes: Axes) -> 
     elif len(curves["classes"]) == 1:
         axes.axhline(next(iter(curves["classes"].values()))["share"], **REFERENCE)
     for name, curve in curves["classes"].items():
-        label = f"{shortened(name)} {curve[area]:.3f}" if few else None
+        label = f"{shortened(name, 30)}: area {curve[area]:.3f}" if few else None
         # Along a precision-recall curve, precision holds down to the next recall.
         style = "steps-post" if kind == "pr" else "default"
         axes.plot(*np.transpose(curve[kind]), label=label, alpha=1 if few else 0.6, drawstyle=style, linewidth=1.8)
-    axes.set(title=title, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    mean = "" if few else f" (mean area {curves[f'mean_{area}']:.3f})"
+    axes.set(title=f"{title}{mean}", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     if kind == "roc":
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
     else:
         axes.set(xlabel="recall", ylabel="precision")
-    handles = axes.get_legend_handles_labels()[0]
-    legend_title = "area" if few else f"mean area {curves[f'mean_{area}']:.3f}"
-    axes.legend(handles=handles, title=legend_title, loc="lower right" if kind == "roc" else "lower left")
+    if few:
+        _legend_below(axes)
 
 
 def _calibration(name: str, bins: list[dict[str, Any]], axes: Axes) -> None:
@@ -160,8 +172,8 @@ def _calibration(name: str, bins: list[dict[str, Any]], axes: Axes) -> None:
     axes.vlines(confidence, low, high, color=BLUE, alpha=0.5)
     axes.plot(confidence, accuracy, "o", color=BLUE, label=f"{bins[0]['rows']} rows each, 95 % interval")
     limits = max(min([*confidence, *low]) - 0.05, -0.02), 1.02
-    axes.set(title=f"Calibration, {name}", xlabel="confidence", ylabel="accuracy", xlim=limits, ylim=limits)
-    axes.legend(loc="best")
+    axes.set(title=f"Reliability diagram, {name}", xlabel="confidence", ylabel="accuracy", xlim=limits, ylim=limits)
+    _legend_below(axes)
 
 
 def _scatter(name: str, labels: np.ndarray, predicted: np.ndarray, axes: Axes) -> None:

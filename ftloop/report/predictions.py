@@ -50,10 +50,12 @@ class Predictions:
         return np.asarray(expit(logits) if self.problem_type == ProblemType.MULTI_LABEL else softmax(logits, axis=1))
 
     def row_losses(self) -> np.ndarray:
-        """Return the cross-entropy of each row, or the squared error of a number."""
+        """Return the cross-entropy of each row, of several labels their mean, or the squared error of a number."""
         logits = self.logits.astype(np.float64)
         if self.problem_type == ProblemType.REGRESSION:
             return np.asarray((logits[:, 0] - self.labels) ** 2)
+        if self.problem_type == ProblemType.MULTI_LABEL:
+            return np.asarray(np.logaddexp(0.0, np.where(self.labels, -logits, logits)).mean(axis=1))
         return np.asarray(-log_softmax(logits, axis=1)[np.arange(len(logits)), self.labels])
 
     def one_vs_rest(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:

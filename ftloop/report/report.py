@@ -16,6 +16,7 @@ import numpy as np
 
 from ftloop.config.problem_type import ProblemType
 from ftloop.config.reproduce import names_its_data, non_default_settings, reproducing_command, shell_line
+from ftloop.data.decision import read_decision
 from ftloop.errors import UserError
 from ftloop.report.advice import advise
 from ftloop.report.html import render_page
@@ -24,6 +25,7 @@ from ftloop.report.predictions import Predictions, load_predictions
 from ftloop.report.scoring import score_predictions
 from ftloop.system.atomic import REPLACED, STAGING, check_writable, commit_folder, remove, retry_once
 from ftloop.system.console import say
+from ftloop.system.manifest import DECISION, read_json
 from ftloop.system.scalars import is_timing
 from ftloop.system.text import nan_to_none
 
@@ -64,6 +66,7 @@ def make_report(run: FinishedRun, sets: str = "both") -> dict[str, Any]:
         "speed": _speed(run),
         "history": _history(run),
         "sets": {name: _score_set(run, name) for name in wanted} if facts else {},
+        "decision": _decision(run),
         "advice": [{"topic": advice.topic, "text": advice.text} for advice in advise(run)],
         "missing": missing,
     }
@@ -75,6 +78,15 @@ def _score_set(run: FinishedRun, name: str) -> dict[str, Any]:
     table, predictions = load_predictions(run, name)
     words = (run.facts.get("words") or {}).get("sets", {}).get(name)
     return score_predictions(predictions) | {"mistakes": worst_mistakes(predictions, table), "words": words}
+
+
+def _decision(run: FinishedRun) -> dict[str, Any] | None:
+    """Return what `ftloop calibrate` has fitted to this run, if it has. Raises: UserError where it cannot be read."""
+    names = run.facts.get("data", {}).get("labels", [])
+    if not (run.folder / DECISION).is_file() or not names:
+        return None
+    read_decision(run.folder, names)  # says what is wrong with it
+    return read_json(run.folder / DECISION) | {"positive": run.facts["data"].get("positive")}
 
 
 def _speed(run: FinishedRun) -> dict[str, Any]:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from typing import TextIO
 
 from ftloop.system.launcher import is_main_process
 from ftloop.system.text import escape_control_chars
 
 
-def say(topic: str, text: object, file: TextIO | None = None) -> None:
+def say(topic: str, text: object, file: TextIO | None = None, is_command: bool = False) -> None:
     """Print `Topic     text`. What `text` quotes may come from a file: control characters are shown, not obeyed."""
-    write(f"{topic:<9} {escape_control_chars(text)}", file)
+    write(f"{topic:<9} {escape_control_chars(text)}", file, is_command)
 
 
-def write(line: str, file: TextIO | None = None) -> None:
-    """Print a line as it is, to stdout unless another `file` is given; in the main process alone."""
+def write(line: str, file: TextIO | None = None, is_command: bool = False) -> None:
+    """Print a line, to stdout unless another `file` is given; in the main process alone. On a terminal it is broken
+    between words, but for a command, which can be copied only as it is.
+    """
     if is_main_process():
         from tqdm import tqdm  # not at the top: a run can be recorded where there is no tqdm
 
         stream = file or sys.stdout
+        if stream.isatty() and not is_command:
+            width, space = shutil.get_terminal_size().columns, " " * 10
+            line = textwrap.fill(line, width, subsequent_indent=space, break_long_words=False, break_on_hyphens=False)
         encoding = getattr(stream, "encoding", None) or "utf-8"  # what a console cannot show ends no run
         tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=stream)
         stream.flush()

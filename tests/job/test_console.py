@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pty
 import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -174,3 +177,53 @@ def test_a_line_has_its_topic_and_is_printed_once_and_above_the_bars(
     printed = capsys.readouterr()
     assert printed.out == "Topic     a\\x1b[2J\nas it is\n"
     assert re.search(r"\r +\rTopic     1\n\r?Bar: ", printed.err), "the bar is taken away for the line"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_line_is_broken_between_words_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = "29% of the tokens were padding; grouping rows by length would cut padding to 5%. "
+    text += "Try --batching length_grouped"
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        say("Advice", text, stream)
+        write(f"Update 10/20: {', '.join(f'metric_{i}=0.1234' for i in range(6))}", stream)
+    assert file.getvalue().splitlines()[0] == f"Advice    {text}"
+    lines = terminal.getvalue().splitlines()
+    assert lines == [
+        "Advice    29% of the tokens were padding; grouping rows by length would cut",
+        "          padding to 5%. Try --batching length_grouped",
+        "Update 10/20: metric_0=0.1234, metric_1=0.1234, metric_2=0.1234,",
+        "          metric_3=0.1234, metric_4=0.1234, metric_5=0.1234",
+    ]
+    monkeypatch.setenv("COLUMNS", "65")  # where a break after the hyphens of the flag would fit best
+    narrow = Terminal()
+    say("Advice", text, narrow)
+    assert "--batching" in narrow.getvalue()
+    say("Next", f"ftloop predict --model {'a/' * 40} 'A text.'", terminal, is_command=True)
+    assert len(terminal.getvalue().splitlines()) == len(lines) + 1
+
+
+@pytest.mark.slow
+def test_a_whole_run_reads_well_on_a_terminal_of_80_columns(tiny_folder: Path, tmp_path: Path) -> None:
+    main, other = pty.openpty()
+    command = [sys.executable, TRAIN_PY, *job(tiny_folder, tmp_path / "out", "--logging_steps", "2", "--disable_tqdm")]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    process = subprocess.Popen(command, cwd=CHECKOUT, stdout=other, stderr=subprocess.PIPE, env=environment)
+    os.close(other)
+    printed = b""
+    with suppress(OSError):  # which ends it on Linux
+        while part := os.read(main, 4096):
+            printed += part
+    assert process.wait(240) == 0
+    lines, commands = [line for line in printed.decode().replace("\r", "").split("\n") if line], False
+    assert sum(line.startswith(" " * 10) for line in lines) >= 3, "nothing was wrapped"
+    for line in lines:
+        assert OURS.match(line), line
+        commands = commands or line.startswith("Next ")
+        longest_word = max(map(len, line[10:].split(" ")))
+        assert len(line) <= 80 or commands or longest_word > 70, line

@@ -162,3 +162,18 @@ def test_where_a_bar_is_before_ones_eyes_the_estimate_is_not_said_twice(
         train(prepared(tmp_path / f"{is_terminal}{without_bar}", disable_tqdm=without_bar))
         said.append("Time " in capsys.readouterr().out)
     assert said == [False, True, True]
+
+
+def test_the_bar_shows_the_loss_at_log_lines_and_at_the_ends_of_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two epochs of 8 updates."""
+    run = prepared(tmp_path, logging_steps=3, disable_tqdm=False)
+    train(run)
+    told = capsys.readouterr()
+    shown = re.findall(r"(\d+)/16 [^\r\n]*?loss=(\d\.\d{4})", told.err)
+    logged = [(str(line["step"]), f"{line['loss']:.4f}") for line in run.state.log_history if "loss" in line]
+    ends = re.findall(r"^Epoch (\d)/2: loss=(\d\.\d{4})", told.out, re.MULTILINE)
+    assert [step for step, _ in logged] == ["3", "6", "9", "12", "15"]
+    assert set(logged) <= set(shown)
+    assert {(str(8 * int(epoch)), loss) for epoch, loss in ends} <= set(shown)

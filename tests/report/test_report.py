@@ -24,6 +24,7 @@ from ftloop.errors import ExitCode, UserError
 from ftloop.job.finish import report_at_the_end
 from ftloop.report import report
 from ftloop.report.__main__ import main as report_main
+from ftloop.report.calibrate import main as calibrate_main
 from ftloop.report.html import render_page
 from ftloop.report.outcome import read_finished_run, read_predictions
 from ftloop.train import main
@@ -168,6 +169,37 @@ def test_the_page_explains_baseline_and_missing_intervals(tmp_path: Path) -> Non
     numbers = report.make_report(read_finished_run(left_by_a_run(tmp_path / "numbers", "regression", 0, 20)))
     assert "as probabilities" not in report_page(numbers)
     assert "calibration error" not in report_page(numbers)
+
+
+def test_a_decision_that_was_fitted_is_in_the_report(tmp_path: Path) -> None:
+    folder = left_by_a_run(tmp_path / "run", "single_label_classification", 2, 200)
+    assert "Decision fitted" not in report_page(report.make_report(read_finished_run(folder)))
+    assert calibrate_main([str(folder)]) == ExitCode.DONE
+    fitted = json.loads((folder / "decision.json").read_text())
+    made = report.make_report(read_finished_run(folder))
+    assert made["decision"]["temperature"] == fitted["temperature"]
+    shown = "".join(Page(report_page(made)).texts)
+    assert f"Temperature {fitted['temperature']:.4g}, threshold of" in shown
+    assert "fitted for F1 to 200 rows of the validation set" in " ".join(shown.split())
+    for name in ("before", "after"):
+        assert f"{fitted[name]['f1']['value']:.4f}" in shown
+    (folder / "decision.json").write_text("{}")
+    with pytest.raises(UserError, match=r"decision\.json: not readable"):
+        report.make_report(read_finished_run(folder))
+
+
+def test_a_flag_is_never_broken_after_its_hyphens(tmp_path: Path) -> None:
+    made = report.make_report(read_finished_run(left_by_a_run(tmp_path / "run", "single_label_classification", 2, 20)))
+    made["advice"] = [{"topic": "padding", "text": "Try <b> --padding none, or --batching length_grouped"}]
+    text = report_page(made)
+    Page(text)
+    style = (Path(report.__file__).parent / "templates" / "style.css").read_text()
+    assert ".flag { white-space: nowrap; }" in style
+    advised = re.findall(r"<p>Try .*</p>", text)
+    kept = '<span class="flag">--padding</span> none, or <span class="flag">--batching</span> length_grouped'
+    assert advised == [f"<p>Try &lt;b&gt; {kept}</p>"]
+    command = text.partition("<pre>")[2].partition("</pre>")[0]
+    assert command.count("--") == command.count('<span class="flag">--') > 5
 
 
 def report_page(made: dict[str, object]) -> str:
