@@ -203,7 +203,7 @@ def _overfitting(e: RunEvidence) -> str | None:
         ways = f"{shorter}, or {flags}" if shorter else flags
         return f"{text}. The last model was kept. Try {ways}, which keeps the best"
     text += f". The best model by {chosen}, of epoch {kept['epoch']:.3g}, was kept"
-    if kept is at:
+    if kept is at or chosen == "loss":
         return f"{text}: nothing is lost but time{f'. Try {shorter}' if shorter else ''}"
     return f"{text}. Try {f'{shorter}, or ' if shorter else ''}--metric_for_best_model loss"
 

@@ -121,6 +121,8 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 ENVIRONMENT.filters.update(cut=cut, flags=flags, number=number, rows=rows, seconds=seconds, labels=labels)
-FUNCTIONS = (compared_to_baseline, bar_of, resamples, evaluations)
-FUNCTIONS += (describe_calibration, describe_decision, describe_labels)
+FUNCTIONS = (
+    *(compared_to_baseline, bar_of, resamples, evaluations),
+    *(describe_calibration, describe_decision, describe_labels),
+)
 ENVIRONMENT.globals.update({function.__name__: function for function in FUNCTIONS})
