@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ftloop.config.problem_type import ProblemType
-from ftloop.report.outcome import FinishedRun
+from ftloop.report.outcome import REQUIRED, FinishedRun, read_predictions
 
 if TYPE_CHECKING:
     from ftloop.report.predictions import Predictions
@@ -262,9 +262,10 @@ class RunEvidence:
         if not sets or self.ignoring is None:
             return None
         # Only now: a training without a labelled set does not wait for the import of scipy.
-        from ftloop.report.predictions import load_predictions
+        from ftloop.report.predictions import parse_predictions
 
-        predictions = load_predictions(self.run, min(sets))[1].finite()
+        table, data = read_predictions(self.run.predictions[min(sets)], REQUIRED), self.data
+        predictions = parse_predictions(table, data["problem_type"], data["labels"], data.get("positive")).finite()
         return Validation(predictions, self.ignoring) if len(predictions.labels) else None
 
     @property
