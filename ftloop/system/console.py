@@ -17,9 +17,7 @@ def say(topic: str, text: object, file: TextIO | None = None, is_command: bool =
 
 
 def write(line: str, file: TextIO | None = None, is_command: bool = False) -> None:
-    """Print a line, to stdout unless another `file` is given; in the main process alone. On a terminal it is broken
-    between words, but for a command, which can be copied only as it is.
-    """
+    """Print a line, in the main process alone: on a terminal broken between words, but for a command to be copied."""
     if is_main_process():
         from tqdm import tqdm  # not at the top: a run can be recorded where there is no tqdm
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
 import shlex
 import subprocess
@@ -210,6 +209,8 @@ def test_a_line_is_broken_between_words_on_a_terminal_and_nowhere_else(monkeypat
 
 @pytest.mark.slow
 def test_a_whole_run_reads_well_on_a_terminal_of_80_columns(tiny_folder: Path, tmp_path: Path) -> None:
+    import pty  # of POSIX alone
+
     main, other = pty.openpty()
     command = [sys.executable, TRAIN_PY, *job(tiny_folder, tmp_path / "out", "--logging_steps", "2", "--disable_tqdm")]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
