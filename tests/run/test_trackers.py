@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from accelerate import tracking
+from harness.command import python, run
 from harness.prepared_runs import prepared
 
 from ftloop import train
@@ -98,3 +101,42 @@ def test_a_tracker_that_cannot_start_is_told_before_the_first_update(kind: type[
     with pytest.raises(UserError, match=r"report_to: mlflow could not be started \(ConnectionError: no server"):
         train(run)
     assert run.state.global_step == 0
+
+
+READ_BACK = """
+import json, sys
+from trackio.sqlite_storage import SQLiteStorage
+print(json.dumps([SQLiteStorage.get_logs(*sys.argv[1:]), SQLiteStorage.get_run_config(*sys.argv[1:])], default=str))
+"""
+
+
+@pytest.mark.slow
+def test_trackio_itself_keeps_the_log_in_its_local_store(tiny_folder: Path, tmp_path: Path) -> None:
+    """In processes of their own: it reads where its store is when it is imported."""
+    pytest.importorskip("trackio", reason="Trackio is not installed: pip install trackio")
+    place = {"TRACKIO_DIR": str(tmp_path / "store"), "TRACKIO_PROJECT": "of-a-test"}
+    words = ["--model_name_or_path", str(tiny_folder / "model"), "--train_file", str(tiny_folder / "train.jsonl")]
+    words += ["--validation_file", str(tiny_folder / "validation.jsonl"), "--output_dir", str(tmp_path / "run-7")]
+    words += [
+        "--max_steps",
+        "3",
+        "--logging_steps",
+        "1",
+        "--eval_strategy",
+        "epoch",
+        "--use_cpu",
+        "--save_strategy",
+        "no",
+    ]
+    done = python(*words, "--report_to", "trackio", **place)
+    assert "Tracker " not in done.stdout
+    read = run(sys.executable, "-c", READ_BACK, "of-a-test", "run-7", **place)
+    kept, settings = json.loads(read.stdout.splitlines()[-1])
+    history = json.loads((tmp_path / "run-7" / "trainer_state.json").read_text())["log_history"]
+    losses = [(line["step"], line["train/loss"]) for line in kept if "train/loss" in line]
+    assert losses == [(line["step"], line["loss"]) for line in history if "loss" in line]
+    assert len(losses) == 3
+    scored = [line["eval/accuracy"] for line in kept if "eval/accuracy" in line]
+    assert scored == [line["eval_accuracy"] for line in history if "eval_accuracy" in line]
+    assert len(scored) == 1
+    assert settings["learning_rate"] == 5e-5
