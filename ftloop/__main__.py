@@ -24,7 +24,7 @@ COMMANDS = {
     "seeds": ("ftloop.seeds.__main__", "the table of a run with several seeds, or two such runs compared"),
     "runs": ("ftloop.report.runs", "the finished runs below a folder, side by side"),
     "calibrate": ("ftloop.report.calibrate", "fit temperature and thresholds of a finished run's decisions"),
-    "compare": ("ftloop.compare.__main__", "say where, and why, two recorded runs differ"),
+    "compare": ("ftloop.compare.__main__", "two finished runs, scores and settings; or two recordings: where, and why"),
 }
 USAGE = """\
 usage: ftloop COMMAND ...

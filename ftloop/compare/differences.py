@@ -160,10 +160,7 @@ def read(file: str | Path) -> Recording:
     """
     path = Path(file)
     if path.is_dir():
-        raise UserError(
-            f"{path} is a folder: what is compared are two recordings, files that --record FILE writes in training; "
-            "ftloop runs FOLDER puts the scores of runs side by side, ftloop seeds A B those of two with --seeds"
-        )
+        raise UserError(f"{path} is a folder, and no recording, which is a file that --record FILE writes in training")
     ranks = [_read_file(path)]
     processes = ranks[0].header["processes"]
     for rank in range(1, processes):

@@ -1,7 +1,8 @@
 """The report as one HTML file: styles and figures inside it, nothing fetched, nothing run, for a phone or a desk.
 
-The page is `templates/report.html.j2`. Texts, names and paths come from files: each is escaped, and its line ends,
-control characters and marks that turn the direction of writing are shown instead of obeyed.
+The page is `templates/report.html.j2`, that of two runs `comparison.html.j2`. Texts, names and paths come from files:
+each is escaped, and its line ends, control characters and marks that turn the direction of writing are shown instead of
+obeyed.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from tqdm import tqdm
 
 from ftloop.data.decision import Decision
 from ftloop.report.outcome import describe_labels
+from ftloop.report.scoring import LOWER_IS_BETTER
 from ftloop.system.text import escape_control_chars
 
-LOWER_IS_BETTER = {"log_loss", "brier", "calibration_error", "mse", "mae"}
 
-
-def render_page(report: dict[str, Any], figures: dict[str, dict[str, bytes]]) -> str:
-    """`figures`: PNGs by style, `light` and `dark`, and name; empty where none could be drawn."""
+def render_page(report: dict[str, Any], figures: dict[str, dict[str, bytes]], kind: str = "report") -> str:
+    """`figures`: PNGs by style, `light` and `dark`, and name; empty where none could be drawn. `kind`: `report`, or
+    `comparison` of two runs.
+    """
     encoded = {
         name: {style: Markup(base64.b64encode(figures[style][name]).decode()) for style in ("light", "dark")}
         for name in figures.get("light", {})
     }
-    template = ENVIRONMENT.get_template("report.html.j2")
+    template = ENVIRONMENT.get_template(f"{kind}.html.j2")
     return template.render(report=report, figures=encoded).strip() + "\n"
 
 
@@ -53,8 +55,9 @@ def cut(value: Any, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:longest]}… ({len(text)} characters)"
 
 
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
+def number(value: float | None, sign: str = "") -> str:
+    """`sign`: "+" shows that of a number above 0 too."""
+    return "–" if value is None else f"{value:{sign}.4f}" if abs(value) < 1000 else f"{value:{sign}.4g}"
 
 
 def rows(count: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,10 @@ class FinishedRun:
     """all_results.json: `eval_accuracy`, `test_f1`, `train_runtime`, ..."""
     predictions: dict[str, Path]
     """The labelled sets that were predicted at the end, `validation` and `test` as a rule, and their files."""
+    data_digests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Number and digest of the tokenized rows of `train` and `eval`."""
+    is_complete: bool = True
+    """False between the end of the training and that of its evaluation."""
 
 
 def read_finished_run(folder: str | Path) -> FinishedRun:
@@ -84,6 +88,8 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
         state=state,
         results=optional["all_results.json"],
         predictions=_labelled_predictions(root, optional[RUN_FACTS]),
+        data_digests=manifest.get("data", {}),
+        is_complete=manifest.get("complete", True),
     )
 
 

@@ -1,11 +1,13 @@
-"""The figures of a report, from its numbers: PNGs that can be read on a phone, in a light and a dark style."""
+"""The figures of a report or a comparison, from its numbers: PNGs for a phone, in a light and a dark style."""
 
 from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,18 +32,92 @@ REFERENCE: dict[str, Any] = {"color": "#82909e", "linewidth": 1, "linestyle": ":
 Wanted = Iterator[tuple[str, float, Callable[[Axes], None]]]
 
 
-def draw_all(report: dict[str, Any], style: str) -> dict[str, bytes]:
-    """Return PNGs by name: `loss`, `learning_rate`, `test_confusion`, ... as far as there are numbers for them."""
+def draw_all(report: dict[str, Any], style: str, kind: str = "report") -> dict[str, bytes]:
+    """Return PNGs by name: `loss`, `learning_rate`, `test_confusion`, ... as far as there are numbers for them. `kind`:
+    `report`, or `comparison` of two runs.
+    """
     drawn = {}
-    styles = [TEMPLATES / "figures.mplstyle", TEMPLATES / f"{style}.mplstyle"]
+    with _style(style):
+        for name, height, draw in (_wanted if kind == "report" else _wanted_of_both)(report):
+            figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+            draw(figure.add_subplot())
+            drawn[name] = _png(figure)
+    return drawn
+
+
+def draw_curves(comparison: dict[str, Any]) -> bytes | None:
+    """Return the curves of two runs as one PNG; None where neither has any."""
+    with _style("light"):
+        wanted = list(_wanted_of_both(comparison))
+        if not wanted:
+            return None
+        rows = (len(wanted) + 1) // 2
+        figure = Figure(figsize=(2 * WIDTH, rows * HEIGHT), dpi=DPI, layout="constrained")
+        places = list(figure.subplots(rows, 2, squeeze=False).flat)
+        for axes in places:
+            axes.set_visible(False)
+        for axes, (_, _, draw) in zip(places, wanted, strict=False):
+            axes.set_visible(True)
+            draw(axes)
+        return _png(figure)
+
+
+@contextmanager
+def _style(name: str) -> Iterator[None]:
+    styles = [TEMPLATES / "figures.mplstyle", TEMPLATES / f"{name}.mplstyle"]
     with matplotlib.style.context(styles), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # it is drawn as a box
-        for name, height, draw in _wanted(report):
-            figure, image = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained"), io.BytesIO()
-            draw(figure.add_subplot())
-            figure.savefig(image, format="png", metadata={"Software": None})
-            drawn[name] = image.getvalue()
-    return drawn
+        yield
+
+
+def _png(figure: Figure) -> bytes:
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Software": None})
+    return image.getvalue()
+
+
+def _wanted_of_both(comparison: dict[str, Any]) -> Wanted:
+    """Of two runs: each curve of A with that of B over it."""
+    histories = {side: comparison[side.lower()]["history"] for side in "AB"}
+    # Updates of other numbers of rows are not alike; epochs are.
+    by_epoch = len({history["updates_per_epoch"] for history in histories.values()}) > 1
+
+    def curves(part: str, name: str, label: str = "") -> dict[str, list[Any]]:
+        return {f"{side}{label}": history[part].get(name, []) for side, history in histories.items()}
+
+    losses = curves("training", "loss", ", training") | curves("evaluation", "loss", ", validation")
+    if any(losses.values()):
+        yield "loss", HEIGHT, partial(_two_curves, "Loss", losses, by_epoch)
+    for name in dict.fromkeys(name for history in histories.values() for name in history["evaluation"]):
+        if name != "loss":
+            scores = curves("evaluation", name, ", validation")
+            yield re.sub(r"\W", "_", name), HEIGHT, partial(_two_curves, f"Validation {name}", scores, by_epoch)
+    for name, title in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm, before clipping")):
+        if any(curves("training", name).values()):
+            yield name, HEIGHT * 0.75, partial(_two_curves, title, curves("training", name), by_epoch)
+
+
+def _two_curves(title: str, curves: dict[str, list[Any]], by_epoch: bool, axes: Axes) -> None:
+    """Draw A broad and pale, so that it is seen below a B that is the same; what comes of evaluations is dashed."""
+    for name, points in curves.items():
+        if not points:
+            continue
+        updates, epochs, values = zip(*points, strict=True)
+        is_a, evaluated = name.startswith("A"), name.endswith("validation")
+        axes.plot(
+            epochs if by_epoch else updates,
+            [np.nan if value is None else value for value in values],
+            color="C0" if is_a else "C1",
+            alpha=0.5 if is_a else 1,
+            linewidth=4 if is_a else 1.6,
+            linestyle="--" if evaluated else "-",
+            marker="o" if evaluated or len(points) < 3 else "",
+            markersize=8 if is_a else 5,
+            label=name,
+        )
+    axes.set(title=shortened(title, 40), xlabel="epoch" if by_epoch else "update")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.legend()
 
 
 def _wanted(report: dict[str, Any]) -> Wanted:

@@ -15,6 +15,7 @@ from ftloop.errors import UserError, summarize
 from ftloop.report.outcome import REQUIRED, FinishedRun, name_in_predictions, read_predictions
 
 MAX_CLASSES_SHOWN = 20  # of more, the most confused pairs stand in place of the matrix, and no class has a curve
+PREDICTED = ("row", "prediction", "score", "logits")  # the columns in which two models on the same rows may differ
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,30 @@ class Predictions:
 
     def finite(self) -> Predictions:
         """Return the rows whose logits are all finite."""
-        rows = np.isfinite(self.logits).all(axis=1)
+        return self.keep(self.are_finite)
+
+    @property
+    def are_finite(self) -> np.ndarray:
+        """Which rows have finite logits alone."""
+        return np.asarray(np.isfinite(self.logits).all(axis=1))
+
+    def keep(self, rows: np.ndarray) -> Predictions:
+        """Return some of the rows, by a mask."""
         if rows.all():
             return self
         return replace(self, labels=self.labels[rows], predicted=self.predicted[rows], logits=self.logits[rows])
+
+    def in_classes_of(self, other: Predictions) -> Predictions:
+        """Return the same predictions with the other's ids and positive class; both have the same classes."""
+        if self.names == other.names:
+            return replace(self, positive=other.positive)
+        order = np.array([self.names.index(name) for name in other.names])
+        labels, predicted = (
+            ids[:, order] if self.problem_type == ProblemType.MULTI_LABEL else np.argsort(order)[ids]
+            for ids in (self.labels, self.predicted)
+        )
+        logits, positive = self.logits[:, order], other.positive
+        return replace(self, names=other.names, labels=labels, predicted=predicted, logits=logits, positive=positive)
 
     def probabilities(self) -> np.ndarray:
         """Return rows x classes as float64: one distribution per row, or one probability per label of a row."""
@@ -70,6 +91,11 @@ class Predictions:
             self.names[index]: (self.labels[:, index] if multi_label else self.labels == index, scores[:, index])
             for index in ([self.classes.positive] if self.classes.is_binary else range(count))
         }
+
+
+def labelled_rows(table: pa.Table) -> pa.Table:
+    """Return the texts and labels of a table of predictions: what it shares with another model's on the same rows."""
+    return table.select([name for name in table.column_names if name not in PREDICTED])
 
 
 def load_predictions(run: FinishedRun, name: str) -> tuple[pa.Table, Predictions]:

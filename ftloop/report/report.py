@@ -23,7 +23,7 @@ from ftloop.report.html import render_page
 from ftloop.report.outcome import FinishedRun
 from ftloop.report.predictions import Predictions, load_predictions
 from ftloop.report.scoring import score_predictions
-from ftloop.system.atomic import REPLACED, STAGING, check_writable, commit_folder, remove, retry_once
+from ftloop.system.atomic import REPLACED, STAGING, atomic_write, check_writable, commit_folder, remove, retry_once
 from ftloop.system.console import say
 from ftloop.system.manifest import DECISION, read_json
 from ftloop.system.scalars import is_timing
@@ -64,7 +64,7 @@ def make_report(run: FinishedRun, sets: str = "both") -> dict[str, Any]:
         "went_on_with_changes": bool(run.config.get("resume_with_changes")),
         "results": run.results,
         "speed": _speed(run),
-        "history": _history(run),
+        "history": read_history(run),
         "sets": {name: _score_set(run, name) for name in wanted} if facts else {},
         "decision": _decision(run),
         "advice": [{"topic": advice.topic, "text": advice.text} for advice in advise(run)],
@@ -100,7 +100,7 @@ def _speed(run: FinishedRun) -> dict[str, Any]:
     return {name: value for name, value in speed.items() if value is not None}
 
 
-def _history(run: FinishedRun) -> dict[str, Any]:
+def read_history(run: FinishedRun) -> dict[str, Any]:
     """Return what was logged as curves: points of [update, epoch, value]."""
     training: dict[str, list[Any]] = {"loss": [], "learning_rate": [], "grad_norm": []}
     evaluation: dict[str, list[Any]] = {}
@@ -127,8 +127,10 @@ def _history(run: FinishedRun) -> dict[str, Any]:
     }
 
 
-def worst_mistakes(predictions: Predictions, table: pa.Table) -> list[dict[str, Any]]:
-    """Return the most confident wrong predictions; of numbers, the largest errors. Rows are numbered as in the data."""
+def worst_mistakes(predictions: Predictions, table: pa.Table, among: np.ndarray | None = None) -> list[dict[str, Any]]:
+    """Return the most confident wrong predictions; of numbers, the largest errors. Rows are numbered as
+    in the data. `among`: which of them are looked at; by default all.
+    """
     is_number = predictions.problem_type == ProblemType.REGRESSION
     missed = predictions.predicted != predictions.labels
     with np.errstate(all="ignore"):
@@ -140,7 +142,10 @@ def worst_mistakes(predictions: Predictions, table: pa.Table) -> list[dict[str, 
             missed = missed.any(axis=1)
         else:
             sizes = predictions.probabilities().max(axis=1, initial=0.0)
-    sizes, wrong = np.nan_to_num(sizes, nan=0.0, posinf=0.0), np.flatnonzero(missed)
+    sizes, wrong = (
+        np.nan_to_num(sizes, nan=0.0, posinf=0.0),
+        np.flatnonzero(missed if among is None else missed & among),
+    )
     worst = wrong[np.argsort(-sizes[wrong], kind="stable")][:MAX_MISTAKES]
     before = table.column_names[: table.column_names.index("label")]
     text_columns = [name for name in before if name != "row"]
@@ -160,38 +165,54 @@ def _shortened(text: str) -> str:
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}... ({len(text)} characters)"
 
 
-def write_report(report: dict[str, Any], final: Path) -> Path:
-    """Make the folder `final` of a report, in place of an earlier one. Returns: its report.html.
+def write_report(report: dict[str, Any], final: Path, kind: str = "report") -> Path:
+    """Make the folder `final` of a report, in place of an earlier one. Returns: its page. `kind`: `report`, or
+    `comparison` of two runs.
 
     Raises: UserError when nothing can be written there, SaveError.
     """
-    check_replaceable(final)
-    figures = _draw_figures(report)
+    check_replaceable(final, kind)
+    figures = _draw_figures(report, kind)
     files = {
-        "report.json": (json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode(),
-        "report.html": render_page(report, figures).encode(),
+        f"{kind}.json": (json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode(),
+        f"{kind}.html": render_page(report, figures, kind).encode(),
         **{f"{name}.png": image for name, image in figures.get("light", {}).items()},
     }
     retry_once(str(final), lambda: _write(files, final))
-    return final / "report.html"
+    return final / f"{kind}.html"
 
 
-def _draw_figures(report: dict[str, Any]) -> Figures:
+def _draw_figures(report: dict[str, Any], kind: str) -> Figures:
     try:
         from ftloop.report.plots import draw_all  # matplotlib is optional
     except ImportError:
         say("Report", "without figures: matplotlib is not installed; pip install 'ftloop[plots]'")
         return {}
-    return {style: draw_all(report, style) for style in ("light", "dark")}
+    return {style: draw_all(report, style, kind) for style in ("light", "dark")}
 
 
-def check_replaceable(final: Path) -> None:
+def save_curves(comparison: dict[str, Any], path: Path) -> None:
+    """Draw the curves of two runs into one PNG. Raises: UserError without matplotlib, or curves."""
+    try:
+        from ftloop.report.plots import draw_curves
+    except ImportError:
+        raise UserError("png: needs matplotlib: pip install matplotlib (the extra `plots`)") from None
+    image = draw_curves(comparison)
+    if image is None:
+        raise UserError("png: neither run has logged a number that could be drawn")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial:
+        partial.write_bytes(image)
+    say("Written", path)
+
+
+def check_replaceable(final: Path, kind: str = "report") -> None:
     """Raises: UserError for a folder that is no report of ours: it is not written over."""
     check_writable(str(final), "output")
     if final.exists() and not final.is_dir():
         raise UserError(f"output: {final} is a file; name a folder")
-    if final.is_dir() and any(final.iterdir()) and not (final / "report.json").is_file():
-        raise UserError(f"output: {final} holds other files than a report; choose another folder")
+    if final.is_dir() and any(final.iterdir()) and not (final / f"{kind}.json").is_file():
+        raise UserError(f"output: {final} holds other files than a {kind}; choose another folder")
 
 
 def _write(files: dict[str, bytes], final: Path) -> None:

@@ -68,14 +68,25 @@ def read_runs(folder: Path) -> Table:
         found = f"; {join_some([f'{name}: {why}' for name, why in broken.items()], 3)}" if broken else ""
         raise UserError(f"no finished run in or below {folder}{found}; name a folder that holds output_dirs")
     every = {name: run.config for name, run in runs.items()}
-    trained = [name for name, setting in SETTINGS.items() if not setting.is_free or name == "test_file"]
-    differ = [name for name in trained if len({repr(values.get(name)) for values in every.values()}) > 1]
-    differ.sort(key=lambda name: not SETTINGS[name].common)  # what most people set comes first
+    differ = differing_settings(list(every.values()))
     scores = {name: _scores(run) for name, run in runs.items()}
     every_score = dict.fromkeys(key for each in scores.values() for key in each)
     shown = [key for prefix in ("eval_", "test_") for key in every_score if key.startswith(prefix)]
     rows = {name: {key: every[name].get(key) for key in differ} | scores[name] for name in runs}
     return Table(folder, differ, shown, rows, broken)
+
+
+def differing_settings(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names of the settings of the training in which runs differ, those that most people set first.
+
+    One that a run of an earlier version does not have had its default there.
+    """
+    trained = [setting for name, setting in SETTINGS.items() if not setting.is_free or name == "test_file"]
+    values = {
+        each.name: [config.get(each.name, each.default) if config else None for config in configs] for each in trained
+    }
+    differ = [each for each in trained if len(set(map(repr, values[each.name]))) > 1]
+    return [each.name for each in sorted(differ, key=lambda each: not each.common)]
 
 
 def _scores(run: FinishedRun) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from ftloop.report.curves import areas, calibration_bins, calibration_error, cur
 from ftloop.report.predictions import MAX_CLASSES_SHOWN, Predictions
 from ftloop.system.text import nan_to_none
 
+LOWER_IS_BETTER = {"log_loss", "brier", "calibration_error", "mse", "mae"}
+
 
 def score_predictions(predictions: Predictions, with_probabilities: bool = True) -> dict[str, Any]:
     """Score a set. Without probabilities, as a model card needs it: no curves, nothing that takes seconds, and so fewer
@@ -125,12 +127,28 @@ def count_scores(labels: np.ndarray, predicted: np.ndarray, classes: Labels) -> 
     return scores
 
 
+def probability_samples(predictions: Predictions) -> tuple[np.ndarray, ...]:
+    """Return the log loss and the Brier score of each row; of two classes also which rows are positive, and their
+    scores.
+    """
+    count, two = len(predictions.names), len(predictions.names) == 2
+    squares = ((predictions.probabilities() - np.eye(count)[predictions.labels]) ** 2).sum(axis=1)
+    curves = predictions.one_vs_rest().values() if two else ()
+    # Of two classes, the usual Brier score is that of one of them.
+    return (predictions.row_losses(), squares / (2 if two else 1), *(each for pair in curves for each in pair))
+
+
+def probability_scores(losses: np.ndarray, brier: np.ndarray, *positive_and_score: np.ndarray) -> Scores:
+    """Return mean log loss and Brier score, and of two classes the areas under their curves, along the last axis."""
+    means = {"log_loss": losses.mean(axis=-1), "brier": brier.mean(axis=-1)}
+    return (areas(*positive_and_score) if positive_and_score else {}) | means
+
+
 def _score_probabilities(predictions: Predictions) -> dict[str, Any]:
     """Log loss and Brier score; of two classes also areas under curves. The baseline gives each class its share."""
     labels = predictions.labels
     shares = np.bincount(labels, minlength=len(predictions.names)) / len(labels)
-    halves = 2 if len(shares) == 2 else 1  # of two classes, the usual Brier score is that of one of them
-    brier = ((predictions.probabilities() - np.eye(len(shares))[labels]) ** 2).sum(axis=1) / halves
+    halves = 2 if len(shares) == 2 else 1
     present = shares[shares > 0]
     baseline = {
         "roc_auc": 0.5,
@@ -138,13 +156,7 @@ def _score_probabilities(predictions: Predictions) -> dict[str, Any]:
         "log_loss": -(present * np.log(present)).sum(),
         "brier": (1 - (shares**2).sum()) / halves,
     }
-    positive_and_score = [each for pair in predictions.one_vs_rest().values() for each in pair] if halves == 2 else []
-
-    def scores(losses: np.ndarray, brier: np.ndarray, *positive_and_score: np.ndarray) -> Scores:
-        means = {"log_loss": losses.mean(axis=-1), "brier": brier.mean(axis=-1)}
-        return (areas(*positive_and_score) if positive_and_score else {}) | means
-
-    metrics = row_intervals(scores, (predictions.row_losses(), brier, *positive_and_score))
+    metrics = row_intervals(probability_scores, probability_samples(predictions))
 
     # No resamples of the calibration error: they add noise to each bin's gap, a mean of absolute gaps only grows by
     # that, and so the percentiles lie above what they should hold, often above the value itself.
@@ -182,17 +194,17 @@ def _confusion(predictions: Predictions, cells: np.ndarray, counts: np.ndarray) 
 def _score_multi_label(predictions: Predictions, quick: bool) -> dict[str, Any]:
     labels, predicted = predictions.labels, predictions.predicted
     always = {
-        answer.name: multi_label_scores(*_multi_label_samples(labels, answer.value))
+        answer.name: multi_label_scores(*multi_label_samples(labels, answer.value))
         for answer in constant_answers(predictions.classes, labels)
     }
-    metrics = row_intervals(multi_label_scores, _multi_label_samples(labels, predicted), quick)
+    metrics = row_intervals(multi_label_scores, multi_label_samples(labels, predicted), quick)
     return {
         **_with_best_constant(metrics, always),
         "classes": _class_table(predictions, predicted.sum(axis=0)),
     }
 
 
-def _multi_label_samples(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, ...]:
+def multi_label_samples(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return which rows are right in all labels, and, labels x rows, the hits and the labels plus the predictions."""
     both = labels.astype(np.int8) + predicted
     return (labels == predicted).all(axis=1), (labels & predicted).T, both.T

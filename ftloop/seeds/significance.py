@@ -29,7 +29,7 @@ from scipy.stats import permutation_test, t
 from ftloop.config.problem_type import ProblemType
 from ftloop.errors import UserError
 from ftloop.metrics import score
-from ftloop.report.predictions import load_predictions
+from ftloop.report.predictions import labelled_rows, load_predictions
 from ftloop.seeds.summary import SETS, SeedRuns
 from ftloop.system.table import aligned
 from ftloop.system.text import pluralize
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 GROUPS = 100
 ROUNDING = 1e-9  # of differences: scores are recorded as means of floats
-PREDICTED = ("row", "prediction", "score", "logits")  # in which two runs on the same rows may differ
 POINTS = ("accuracy", "f1", "f1_macro")  # given in hundredths
 
 
@@ -231,7 +230,7 @@ def _paired_rows(a: SeedRuns, b: SeedRuns, seeds: list[int], prefix: str, notes:
     first, loaded = None, []
     for run, name in zip(runs, names, strict=True):
         table, predictions = load_predictions(run, name)
-        rows = table.select([column for column in table.column_names if column not in PREDICTED])
+        rows = labelled_rows(table)
         first = rows if first is None else first
         if not rows.equals(first):
             raise _OtherRows("their texts or labels differ")

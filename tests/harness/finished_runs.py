@@ -19,13 +19,21 @@ NAMES = ["plain", "<script>alert(2)</script>", "$\\frac{x}", "back`tick | bar", 
 
 
 def left_by_a_run(
-    root: Path, kind: str, count: int, rows: int, sets: tuple[str, ...] = ("validation", "test"), seed: int = 0
+    root: Path,
+    kind: str,
+    count: int,
+    rows: int,
+    sets: tuple[str, ...] = ("validation", "test"),
+    seed: int = 0,
+    model: int = 0,
 ) -> Path:
-    """`count`: classes or labels; the first names and texts are those that nobody should obey."""
+    """`count`: classes or labels; the first names and texts are those that nobody should obey. `seed`: of
+    the rows; `model`: of what is predicted of them.
+    """
     root.mkdir(parents=True)
     names = [NAMES[i] if i < len(NAMES) else f"class {i}" for i in range(count if kind != "regression" else 0)]
     for number, name in enumerate(sets):
-        pq.write_table(predictions(kind, names, rows, seed + number), root / f"{name}_predictions.parquet")
+        pq.write_table(predictions(kind, names, rows, seed + number, model), root / f"{name}_predictions.parquet")
     labels: Any = {"mean": 0.5, "std": 1.0} if kind == "regression" else dict.fromkeys(names, rows)
     each = {"rows": rows, "truncated": 1, "labels": labels}
     facts = {
@@ -68,16 +76,17 @@ def left_by_a_run(
     return root
 
 
-def predictions(kind: str, names: list[str], rows: int, seed: int) -> pa.Table:
+def predictions(kind: str, names: list[str], rows: int, seed: int, model: int = 0) -> pa.Table:
     draw = np.random.default_rng(seed)
+    noise = np.random.default_rng([seed, model]) if model else draw
     texts = [TEXTS[i % len(TEXTS)] for i in range(rows)]
     if kind == "regression":
         true = draw.normal(size=rows)
-        logits = (true + draw.normal(size=rows))[:, None]
+        logits = (true + noise.normal(size=rows))[:, None]
         columns = {"label": true.astype(np.float32), "prediction": logits[:, 0].astype(np.float32)}
     elif kind == "multi_label_classification":
         hot = draw.random((rows, len(names))) < 0.3
-        logits = draw.normal(size=hot.shape) + 2 * hot - 1
+        logits = noise.normal(size=hot.shape) + 2 * hot - 1
         lists = [[[names[i] for i in np.flatnonzero(row)] for row in each] for each in (hot, logits > 0)]
         columns = {
             name: pa.array(each, pa.list_(pa.string()))
@@ -85,7 +94,7 @@ def predictions(kind: str, names: list[str], rows: int, seed: int) -> pa.Table:
         }
     else:
         true = draw.integers(0, len(names), rows)
-        logits = draw.normal(size=(rows, len(names)))
+        logits = noise.normal(size=(rows, len(names)))
         logits[np.arange(rows), true] += 1.0
         chosen = np.asarray(names, object)
         columns = {"label": chosen[true], "prediction": chosen[logits.argmax(axis=1)]}

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inference": {"config", "data", "metrics", "models", "system"},
     "report": {"config", "data", "system"},
     "seeds": {"config", "metrics", "report", "system"},
-    "compare": {"loop", "run", "system"},
+    "compare": {"loop", "report", "run", "system"},
     "explain": {"loop", "run", "system"},
     "job": {"*"},
     "train": {"config", "job", "system"},
