@@ -258,8 +258,8 @@ def _rows_apart(found: dict[str, Any], kind: ProblemType) -> str:
         text = f"A is nearer to the label in {apart['only_a']:,}, B in {apart['only_b']:,}, as near {apart['equal']:,}"
         return f"{text}. Wilcoxon's signed-rank test of the absolute errors: {p}"
     right = "all labels right" if kind == ProblemType.MULTI_LABEL else "right"
-    text = f"A alone has {apart['only_a']:,} {right}, B alone {apart['only_b']:,}"
-    return f"{text}, both {apart['both']:,}, neither {apart['neither']:,}. McNemar's exact test: {p}"
+    text = f"{right} in A alone {apart['only_a']:,}, in B alone {apart['only_b']:,}, in both {apart['both']:,}"
+    return f"{text}, in neither {apart['neither']:,}. McNemar's exact test: {p}"
 
 
 def _verdict(both: Sides, sets: dict[str, Any]) -> str:
