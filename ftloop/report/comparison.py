@@ -167,7 +167,7 @@ def _compare_set(both: Sides, name: str) -> dict[str, Any]:
     if reason is None:
         found = pair_scores(a, b)
         found["rows_apart"]["text"] = _rows_apart(found, a.problem_type)
-        notes += _without(found, a.problem_type)
+        notes += [*_one_answer(a, b), *_without(found, a.problem_type)]
         of_a, of_b = rows_won(a, b)
         found["mistakes"] = {"A": worst_mistakes(a, table_a, of_b), "B": worst_mistakes(b, table_b, of_a)}
     else:
@@ -187,6 +187,14 @@ def _whose_f1(a: Predictions, b: Predictions) -> Iterator[str]:
             yield f"B itself was judged by the F1 of {_positive(b)!r}"
     elif a.problem_type == ProblemType.SINGLE_LABEL:
         yield "F1 is the mean over all classes"
+
+
+def _one_answer(a: Predictions, b: Predictions) -> Iterator[str]:
+    for side, each in zip("AB", (a, b), strict=True):
+        if each.problem_type == ProblemType.SINGLE_LABEL and len(np.unique(each.labels)) > 1:
+            answers = np.unique(each.predicted)
+            if len(answers) == 1:
+                yield f"{side} predicts {each.names[answers[0]]!r} for every row"
 
 
 def _without(found: dict[str, Any], kind: ProblemType) -> Iterator[str]:

@@ -116,6 +116,8 @@ def _two_curves(title: str, curves: dict[str, list[Any]], by_epoch: bool, axes: 
             label=name,
         )
     axes.set(title=shortened(title, 40), xlabel="epoch" if by_epoch else "update")
+    if "A" in curves:  # a rate or a norm
+        axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.legend()
 

@@ -359,10 +359,24 @@ def test_f1_is_that_of_the_same_class_for_both(tmp_path: Path) -> None:
     change(b, "ftloop_run.json", data=facts | {"positive": facts["labels"][0]})
     found = compared(a, b)
     table = pq.read_table(b / "test_predictions.parquet").to_pydict()
+    scores = np.subtract(*np.transpose(table["logits"])[::-1])
+    area = theirs.average_precision_score(np.array(table["label"]) == facts["labels"][1], scores)
     expected = theirs.f1_score(table["label"], table["prediction"], pos_label=facts["labels"][1])
     assert found["sets"]["test"]["metrics"]["f1"]["b"] == pytest.approx(expected)
+    assert found["sets"]["test"]["metrics"]["average_precision"]["b"] == pytest.approx(area)
     assert f"B itself was judged by the F1 of {facts['labels'][0]!r}" in found["sets"]["test"]["notes"]
     assert found["differences"]["data and model"]["positive"] == facts["labels"][::-1]
+
+
+def test_a_model_with_one_answer_to_all_rows_is_named(tmp_path: Path) -> None:
+    a, b = two_runs(tmp_path)
+    table = pq.read_table(b / "test_predictions.parquet")
+    place = table.column_names.index("prediction")
+    constant = table.set_column(place, "prediction", pa.array(["plain"] * 60))
+    pq.write_table(constant, b / "test_predictions.parquet")
+    sets = compared(a, b)["sets"]
+    assert "B predicts 'plain' for every row" in sets["test"]["notes"]
+    assert not any("every row" in note for note in sets["validation"]["notes"])
 
 
 # --- runs that do not match ---
@@ -400,7 +414,7 @@ def test_a_column_that_one_model_alone_reads_does_not_make_other_rows(tmp_path: 
     a, b = two_runs(tmp_path)
     for name in ("validation", "test"):
         table = pq.read_table(b / f"{name}_predictions.parquet")
-        pq.write_table(table.add_column(1, "second", pa.array(["x"] * 60)), b / f"{name}_predictions.parquet")
+        pq.write_table(table.add_column(0, "second", pa.array(["x"] * 60)), b / f"{name}_predictions.parquet")
     assert compared(a, b)["sets"]["test"]["unpaired"] is None
 
 
