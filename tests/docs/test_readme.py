@@ -365,8 +365,9 @@ OF_READERS = {
 """Files, columns and folders of a reader's own."""
 OF_RUNS = {
     *("test_results.json", "test_predictions.tsv", "validation_predictions.parquet", "test_predictions.parquet"),
+    *("report.json", "report.html", "comparison.json", "comparison.html"),
 }
-"""Files whose names hold that of a set."""
+"""Files whose names hold that of a set, or of a kind of page."""
 OUTSIDE = {
     *(
         "YOU/NAME",
