@@ -249,11 +249,18 @@ def _other_rows(table_a: pa.Table, table_b: pa.Table, a: Predictions, b: Predict
     for name_a, name_b in shared or zip(columns_a, columns_b, strict=False):
         if not table_a[name_a].equals(table_b[name_b]):
             texts = zip(table_a[name_a].to_pylist(), table_b[name_b].to_pylist(), strict=True)
-            row = next((row for row, (text_a, text_b) in enumerate(texts, 1) if text_a != text_b), None)
-            if row is not None:
-                return f"they are not the same rows (row {row} is the first with another text)"
+            index = next((index for index, (text_a, text_b) in enumerate(texts) if text_a != text_b), None)
+            if index is not None:
+                return f"they are not the same rows (row {_number_of(table_a, index)} is the first with another text)"
     differ = np.flatnonzero((a.labels != b.labels).reshape(len(a.labels), -1).any(axis=1))
-    return f"the same texts have other labels (row {differ[0] + 1} is the first)" if len(differ) else None
+    return (
+        f"the same texts have other labels (row {_number_of(table_a, differ[0])} is the first)" if len(differ) else None
+    )
+
+
+def _number_of(table: pa.Table, index: int) -> int:
+    """Return a row's number in A's data; earlier runs wrote none."""
+    return int(table["row"][int(index)].as_py()) if "row" in table.column_names else int(index) + 1
 
 
 # --- in words --------------------------------------------------------------------------------------------------------

@@ -128,8 +128,8 @@ def read_history(run: FinishedRun) -> dict[str, Any]:
 
 
 def worst_mistakes(predictions: Predictions, table: pa.Table, among: np.ndarray | None = None) -> list[dict[str, Any]]:
-    """Return the most confident wrong predictions; of numbers, the largest errors. Rows are numbered as
-    in the data. `among`: which of them are looked at; by default all.
+    """Return the most confident wrong predictions; of numbers, the largest errors. Rows are numbered as in the
+    data. `among`: which of them are looked at; by default all.
     """
     is_number = predictions.problem_type == ProblemType.REGRESSION
     missed = predictions.predicted != predictions.labels
@@ -142,10 +142,8 @@ def worst_mistakes(predictions: Predictions, table: pa.Table, among: np.ndarray 
             missed = missed.any(axis=1)
         else:
             sizes = predictions.probabilities().max(axis=1, initial=0.0)
-    sizes, wrong = (
-        np.nan_to_num(sizes, nan=0.0, posinf=0.0),
-        np.flatnonzero(missed if among is None else missed & among),
-    )
+    sizes = np.nan_to_num(sizes, nan=0.0, posinf=0.0)
+    wrong = np.flatnonzero(missed if among is None else missed & among)
     worst = wrong[np.argsort(-sizes[wrong], kind="stable")][:MAX_MISTAKES]
     before = table.column_names[: table.column_names.index("label")]
     text_columns = [name for name in before if name != "row"]

@@ -410,11 +410,24 @@ def test_other_rows_have_scores_and_no_interval(tmp_path: Path) -> None:
         assert "Unpaired  no intervals: " in text
 
 
+def test_a_row_is_named_by_its_number_in_the_data_of_a(tmp_path: Path) -> None:
+    a, b = two_runs(tmp_path)
+    tables = [pq.read_table(folder / "test_predictions.parquet") for folder in (a, b)]
+    texts = [*tables[1]["text"].to_pylist()[:6], "another text", *tables[1]["text"].to_pylist()[7:]]
+    numbers = pa.array(range(11, 71), pa.int64())  # the first ten were dropped when they were read
+    pq.write_table(tables[0].add_column(0, "row", numbers), a / "test_predictions.parquet")
+    pq.write_table(tables[1].set_column(0, "text", pa.array(texts)), b / "test_predictions.parquet")
+    unpaired = compared(a, b)["sets"]["test"]["unpaired"]
+    assert unpaired == "they are not the same rows (row 17 is the first with another text)"
+
+
 def test_a_column_that_one_model_alone_reads_does_not_make_other_rows(tmp_path: Path) -> None:
     a, b = two_runs(tmp_path)
     for name in ("validation", "test"):
         table = pq.read_table(b / f"{name}_predictions.parquet")
         pq.write_table(table.add_column(0, "second", pa.array(["x"] * 60)), b / f"{name}_predictions.parquet")
+    facts = json.loads((b / "ftloop_run.json").read_text())["data"]
+    change(b, "ftloop_run.json", data=facts | {"text_columns": ["second", "text"]})
     assert compared(a, b)["sets"]["test"]["unpaired"] is None
 
 
