@@ -87,14 +87,18 @@ def _wanted_of_both(comparison: dict[str, Any]) -> Wanted:
 
     losses = curves("training", "loss", ", training") | curves("evaluation", "loss", ", validation")
     if any(losses.values()):
-        yield "loss", HEIGHT, partial(_two_curves, "Loss", losses, by_epoch)
+        yield "loss", HEIGHT + 2 * LEGEND, partial(_two_curves, "Loss", losses, by_epoch)
     for name in dict.fromkeys(name for history in histories.values() for name in history["evaluation"]):
         if name != "loss":
             scores = curves("evaluation", name, ", validation")
-            yield re.sub(r"\W", "_", name), HEIGHT, partial(_two_curves, f"Validation {name}", scores, by_epoch)
+            yield (
+                re.sub(r"\W", "_", name),
+                HEIGHT + LEGEND,
+                partial(_two_curves, f"Validation {name}", scores, by_epoch),
+            )
     for name, title in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm, before clipping")):
         if any(curves("training", name).values()):
-            yield name, HEIGHT * 0.75, partial(_two_curves, title, curves("training", name), by_epoch)
+            yield name, HEIGHT * 0.75 + LEGEND, partial(_two_curves, title, curves("training", name), by_epoch)
 
 
 def _two_curves(title: str, curves: dict[str, list[Any]], by_epoch: bool, axes: Axes) -> None:
@@ -117,9 +121,12 @@ def _two_curves(title: str, curves: dict[str, list[Any]], by_epoch: bool, axes: 
         )
     axes.set(title=shortened(title, 40), xlabel="epoch" if by_epoch else "update")
     if "A" in curves:  # a rate or a norm
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.legend()
+    if len(axes.figure.axes) == 1:
+        _legend_below(axes, 2)
+    else:
+        axes.legend()
 
 
 def _wanted(report: dict[str, Any]) -> Wanted:
