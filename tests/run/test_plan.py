@@ -10,6 +10,7 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 from transformers import TrainingArguments
 
+from ftloop.config.recipe import SHIPPED, read_recipe
 from ftloop.config.train_config import TrainConfig
 from ftloop.errors import UserError
 from ftloop.run.plan import TrainingPlan, make_plan, real_rows
@@ -145,6 +146,14 @@ def test_intervals_are_counts_or_shares_of_all_updates() -> None:
     assert (made.logging_steps, made.eval_steps, made.save_steps) == (1, 7, 20)
     assert type(made.eval_steps) is int
     assert plan(800, logging_steps=30).eval_steps == 30
+
+
+@pytest.mark.parametrize("recipe", SHIPPED)
+def test_a_recipe_logs_twenty_to_forty_lines_of_a_run_however_long(recipe: str) -> None:
+    share = read_recipe(recipe)["logging_steps"]
+    for updates in (*range(20, 200), 690, 1_000, 12_345):
+        lines = updates // plan(8, max_steps=updates, logging_steps=share).logging_steps
+        assert 20 <= lines <= 40, f"{updates} updates"
 
 
 def test_a_loader_without_a_full_batch_is_refused() -> None:
