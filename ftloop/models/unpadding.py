@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from ftloop.errors import UserError
 from ftloop.models.fast_dropout import attend
+from ftloop.models.row_groups import RowGroups
 from ftloop.models.row_lengths import keep, known
 
 ENCODERS = {
@@ -97,16 +98,20 @@ class Packing:
         """Rows x 1 x queries x cells: whether a query, a cell each or the first alone, is compared with a cell."""
         cells = len(self.lengths) * self.padded_to
         tokens = torch.zeros(cells, dtype=torch.bool, device=self.places.device).index_fill(0, self.places, True)
-        mask = tokens.view(-1, 1, 1, self.padded_to)
-        near = self.near(self.padded_to, queries)
-        return mask.expand(-1, 1, queries, -1) if near is None else mask & near
+        mask = self.compared(tokens.view(-1, 1, 1, self.padded_to), self.padded_to, queries)
+        assert mask is not None
+        return mask.expand(-1, 1, queries, -1)
 
-    def near(self, length: int, queries: int) -> Tensor | None:
-        """Queries x length: whether two tokens are compared; None where all are."""
-        if self.window is None or length <= self.window:
-            return None
-        positions = torch.arange(length, device=self.places.device)
-        return (positions[:queries, None] - positions).abs() <= self.window
+    def compared(self, is_token: Tensor | None, cells: int, queries: int) -> Tensor | None:
+        """Whether a query is compared with a cell: with a token within the window, or with itself, as what is compared
+        with nothing has no number. None where all are.
+        """
+        if self.window is None or cells <= self.window:
+            return is_token
+        positions = torch.arange(cells, device=self.places.device)
+        distance = (positions[:queries, None] - positions).abs()
+        near = distance <= self.window
+        return near if is_token is None else (is_token & near) | (distance == 0)
 
 
 def check_unpadding(model_config: Any, tokenizer: Any = None) -> None:
@@ -210,31 +215,38 @@ def _attention(
     fast_dropout: bool = False,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Compare each row with itself: on a CPU row by row, which is faster there than rows padded to one length."""
+    """Compare each row with itself: on a CPU in groups of similar lengths, which is faster there than all at once."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if not isinstance(packing, Packing):  # no mask was given, or one that says which token sees which
         attended = F.scaled_dot_product_attention(query, key, value, packing, dropout_p=dropout, scale=scaling)
     elif query.device.type == "cpu":
-        attended = attend_by_row(packing, query, key, value, scaling, dropout, fast_dropout)
+        attended = attend_in_groups(packing, query, key, value, scaling, dropout, fast_dropout)
     else:
         attended = attend_padded(packing, query, key, value, scaling, dropout)
     return attended.transpose(1, 2).contiguous(), None
 
 
-def attend_by_row(
+def attend_in_groups(
     packing: Packing, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, fast_dropout: bool
 ) -> Tensor:
     """All of 1 x heads x tokens x width, the queries perhaps of the first tokens alone."""
-    lengths = packing.lengths
-    per_row = lengths if query.shape[2] == len(packing.places) else (1,) * len(lengths)
-    rows = []
-    for q, k, v in zip(query.split(per_row, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True):
-        near = packing.near(k.shape[2], q.shape[2])
-        if fast_dropout and dropout and near is None:
-            rows.append(attend(q, k, v, None, scaling, dropout)[0])
+    groups = RowGroups.of(packing.lengths, query.dtype)
+    of_queries = groups.tokens if query.shape[2] == len(packing.places) else groups.first_tokens
+    spread = (
+        places.spread(x[0].transpose(0, 1))
+        for x, places in ((query, of_queries), (key, groups.tokens), (value, groups.tokens))
+    )
+    attended = []
+    for rows, is_token, *parts in zip(groups.rows, groups.masks, *spread, strict=True):
+        q, k, v = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in parts)  # rows x heads x cells x width
+        mask = packing.compared(is_token, k.shape[2], q.shape[2])
+        if fast_dropout and dropout:
+            added = None if mask is None else torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo().min)
+            out, _ = attend(q, k, v, added, scaling, dropout)
         else:
-            rows.append(F.scaled_dot_product_attention(q, k, v, near, dropout_p=dropout, scale=scaling))
-    return torch.cat(rows, dim=2)
+            out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scaling)
+        attended.append(out.transpose(1, 2).flatten(0, 1))
+    return of_queries.gather(attended).transpose(0, 1)[None]
 
 
 def attend_padded(
