@@ -36,18 +36,21 @@ class Bench:
             kept.write_text("")
         lines = kept.read_text().splitlines() if kept.is_file() else []
         self.done: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        self.key = {
-            "data": "MRPC" if self.mrpc else "built-in pairs",
-            "sizes": vars(sizes),
-            "code": _digest_of_code(),
-            **versions(),
-        }
-        others = [run for run in self.done if run["key"] != self.key]
+        self.keys = {side: self._key(side) for side in ("ftloop", "trainer")}
+        others = [run for run in self.done if run["key"] != self.key(run["variant"])]
         if others:
             raise SystemExit(f"{kept}: {len(others)} runs of other data, code or versions; leave --continue out")
         self.commands = {run["variant"]: run["command"] for run in self.done}
         self.short = self._data("short", sizes.train_rows)
         self.whole = self._data("whole", sizes.whole_train_rows)
+
+    def key(self, variant: str) -> dict[str, Any]:
+        """What a finished run must have in common with this call to be counted."""
+        return self.keys["ftloop" if "ftloop" in variant or _is_one_run(variant) else "trainer"]
+
+    def _key(self, side: str) -> dict[str, Any]:
+        data = {"data": "MRPC" if self.mrpc else "built-in pairs", "sizes": vars(self.sizes)}
+        return {**data, "code": _digest_of_code(side), **versions()}
 
     @property
     def model(self) -> str:
@@ -85,7 +88,7 @@ class Bench:
         if self.busy:
             found = {name: value for name, value in found.items() if not name.endswith("seconds")}
         told = {"variant": variant, "number": number, "load_before": before[0], "command": self.commands[variant]}
-        self.done.append(told | {"key": self.key} | found)
+        self.done.append(told | {"key": self.key(variant)} | found)
         with self.kept.open("a") as file:
             file.write(json.dumps(self.done[-1]) + "\n")
 
@@ -124,7 +127,8 @@ def _command(bench: Bench, variant: str, number: int) -> dict[str, Any]:
     output_dir = bench.folder / "out"
     shutil.rmtree(output_dir, ignore_errors=True)
     words = _words(bench, variant, number)
-    bench.commands[variant] = shlex.join(["python", *words[1:]])
+    shown = [word.replace(bench.model, PACKAGED_MODEL).replace(f"{ROOT}/", "") for word in words[1:]]
+    bench.commands[variant] = shlex.join(["python", *shown])
     words += ["--output_dir", str(output_dir)]
     cached = ("ftloop" in variant, bench.whole[1] in words)
     if cached not in bench.cached:
@@ -207,14 +211,11 @@ def _first_update(words: list[str]) -> float:
         process.wait()
 
 
-def _digest_of_code() -> str:
-    """Digest what runs; not the files that start it and judge it."""
-    runs = (
-        "ftloop/**/*.py",
-        "ftloop/config/recipes/*.yaml",
-        "benchmarks/speed/one_run.py",
-        "benchmarks/fidelity/trainer_script.py",
-    )
+def _digest_of_code(side: str) -> str:
+    """Digest what runs; not the files that start it and judge it. Trainer's script has nothing of ftloop in it."""
+    runs = ["benchmarks/speed/one_run.py", "benchmarks/fidelity/trainer_script.py"]
+    if side == "ftloop":
+        runs += ["ftloop/**/*.py", "ftloop/config/recipes/*.yaml"]
     files = [path for kind in runs for path in ROOT.glob(kind)]
     files.sort()
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
