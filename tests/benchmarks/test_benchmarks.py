@@ -212,8 +212,18 @@ def test_a_run_of_a_busy_machine_is_kept_without_its_times(tmp_path: Path, monke
     monkeypatch.setattr(throughput_runs, "_command", lambda *_: dict(found))
     for busy, kept in ((True, {"peak_mb", "accuracy"}), (False, set(found))):
         bench = object.__new__(throughput_runs.Bench)
-        bench.busy, bench.key, bench.kept = busy, {}, tmp_path / f"{busy}.jsonl"
+        bench.busy, bench.keys, bench.kept = busy, {"ftloop": {}}, tmp_path / f"{busy}.jsonl"
         bench.done, bench.commands = [], {"fast-ftloop": "fast"}
         bench.run("fast-ftloop", 1)
         line = json.loads(bench.kept.read_text())
         assert line.keys() & found.keys() == kept
+
+
+def test_a_change_of_ftloop_leaves_the_runs_of_trainers_script_standing(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = object.__new__(throughput_runs.Bench)
+    bench.keys = {"ftloop": {"code": "new"}, "trainer": {"code": "old"}}
+    assert [bench.key(name)["code"] for name in ("guide-trainer", "trainer-bf16", "start-trainer")] == ["old"] * 3
+    assert [bench.key(name)["code"] for name in ("fast-ftloop", "ftloop-plain-fp32", "loop-trainer")] == ["new"] * 3
+    both = [throughput_runs._digest_of_code(side) for side in ("ftloop", "trainer")]
+    monkeypatch.setattr(throughput_runs, "ROOT", CHECKOUT / "tests")
+    assert len({*both, throughput_runs._digest_of_code("trainer")}) == 3
