@@ -1,5 +1,5 @@
-"""Rows of similar lengths as groups, of which each is padded to one length: what attends on a CPU, where one large
-product is faster than a small one for each row, and one for all rows is slower, as most of it would be padding.
+"""Rows of similar lengths as groups, of which each is padded to one length: so bf16 attends on a CPU, where a product
+of two small matrices costs more to prepare than to compute. One group of all rows would be slower: most of it is padding.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch.autograd.function import once_differentiable
 
 LONGER = 1.6
 """How many times as long as a group's shortest row its longest may be."""
-HALF_MULTIPLE = 16
-"""What a group's length is a multiple of, where numbers have 16 bits: for each new shape of their products oneDNN makes
-code, which takes longer than to run it."""
+MULTIPLE = 16
+"""What a group's length is a multiple of: for each new shape of a product oneDNN makes code, which takes longer than to
+run it."""
 MOST_WEIGHTS = 2**18
 """Attention weights of a group's head, in its rows together: of long rows each is a group, which stays in the cache."""
 
@@ -56,16 +56,15 @@ class RowGroups:
     @staticmethod
     @lru_cache(maxsize=2)  # all layers of a batch ask for the same
     @torch.inference_mode(False)  # a training may ask for what a prediction made
-    def of(lengths: tuple[int, ...], dtype: torch.dtype) -> RowGroups:
-        """Group rows whose tokens are packed one behind the other, for products of numbers of a type."""
-        multiple = HALF_MULTIPLE if dtype.itemsize == 2 else 1
-        groups = _similar(lengths, multiple)
+    def of(lengths: tuple[int, ...]) -> RowGroups:
+        """Group rows whose tokens are packed one behind the other."""
+        groups = _similar(lengths)
         every = torch.tensor(lengths)
         starts = every.cumsum(0) - every
         source, is_token, masks = [], [], []
         for group in groups:
             rows = torch.tensor(group)
-            cells = torch.arange(_padded(lengths[group[-1]], multiple))
+            cells = torch.arange(_padded(lengths[group[-1]]))
             lasts = every[rows, None] - 1
             source.append((starts[rows, None] + cells.minimum(lasts)).flatten())
             mask = cells <= lasts
@@ -83,21 +82,21 @@ class RowGroups:
         )
 
 
-def _similar(lengths: tuple[int, ...], multiple: int) -> list[list[int]]:
+def _similar(lengths: tuple[int, ...]) -> list[list[int]]:
     """The rows of each group, the shortest first."""
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
         shortest = lengths[groups[-1][0]] if groups else 0
         is_similar = lengths[row] <= LONGER * shortest
-        if is_similar and (len(groups[-1]) + 1) * _padded(lengths[row], multiple) ** 2 <= MOST_WEIGHTS:
+        if is_similar and (len(groups[-1]) + 1) * _padded(lengths[row]) ** 2 <= MOST_WEIGHTS:
             groups[-1].append(row)
         else:
             groups.append([row])
     return groups
 
 
-def _padded(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
+def _padded(length: int) -> int:
+    return -(-length // MULTIPLE) * MULTIPLE
 
 
 class _Spread(torch.autograd.Function):

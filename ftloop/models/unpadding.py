@@ -215,22 +215,39 @@ def _attention(
     fast_dropout: bool = False,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Compare each row with itself: on a CPU in groups of similar lengths, which is faster there than all at once."""
+    """Compare each row with itself, in the way that is fastest on a CPU for numbers of this size."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if not isinstance(packing, Packing):  # no mask was given, or one that says which token sees which
         attended = F.scaled_dot_product_attention(query, key, value, packing, dropout_p=dropout, scale=scaling)
     elif query.device.type == "cpu":
-        attended = attend_in_groups(packing, query, key, value, scaling, dropout, fast_dropout)
+        attend_rows = attend_in_groups if query.dtype.itemsize == 2 else attend_by_row
+        attended = attend_rows(packing, query, key, value, scaling, dropout, fast_dropout)
     else:
         attended = attend_padded(packing, query, key, value, scaling, dropout)
     return attended.transpose(1, 2).contiguous(), None
 
 
-def attend_in_groups(
+def attend_by_row(
     packing: Packing, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, fast_dropout: bool
 ) -> Tensor:
     """All of 1 x heads x tokens x width, the queries perhaps of the first tokens alone."""
-    groups = RowGroups.of(packing.lengths, query.dtype)
+    lengths = packing.lengths
+    per_row = lengths if query.shape[2] == len(packing.places) else (1,) * len(lengths)
+    rows = []
+    for q, k, v in zip(query.split(per_row, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True):
+        near = packing.compared(None, k.shape[2], q.shape[2])
+        if fast_dropout and dropout and near is None:
+            rows.append(attend(q, k, v, None, scaling, dropout)[0])
+        else:
+            rows.append(F.scaled_dot_product_attention(q, k, v, near, dropout_p=dropout, scale=scaling))
+    return torch.cat(rows, dim=2)
+
+
+def attend_in_groups(
+    packing: Packing, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, fast_dropout: bool
+) -> Tensor:
+    """The same, of rows of similar lengths at once."""
+    groups = RowGroups.of(packing.lengths)
     of_queries = groups.tokens if query.shape[2] == len(packing.places) else groups.first_tokens
     spread = (
         places.spread(x[0].transpose(0, 1))
@@ -252,7 +269,7 @@ def attend_in_groups(
 def attend_padded(
     packing: Packing, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float
 ) -> Tensor:
-    """The same, of all rows at once."""
+    """The same, of all rows at once, which a GPU does."""
     is_first_alone = query.shape[2] != len(packing.places)
     query, key, value = (packing.pad(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value))
     mask = packing.mask(query.shape[2])

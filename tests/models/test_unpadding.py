@@ -29,7 +29,15 @@ import ftloop
 from ftloop import TrainConfig, UserError, evaluate, predict, prepare, updates
 from ftloop.models import unpadding
 from ftloop.models.speedups import speed_up
-from ftloop.models.unpadding import Packing, attend_in_groups, attend_padded, can_unpad, check_unpadding, unpad
+from ftloop.models.unpadding import (
+    Packing,
+    attend_by_row,
+    attend_in_groups,
+    attend_padded,
+    can_unpad,
+    check_unpadding,
+    unpad,
+)
 from ftloop.train import main
 
 vars(ftloop).pop("train", None)  # so that `from ftloop import train` is the function again, for other tests
@@ -147,18 +155,30 @@ def test_attention_drops_out_in_training_alone(fast_dropout: bool) -> None:
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("first_alone", [False, True])
-def test_rows_padded_to_one_length_attend_as_they_do_in_groups(first_alone: bool, window: int | None) -> None:
-    """The way that is taken on a GPU gives what the way on a CPU gives."""
+def test_rows_attend_in_groups_and_padded_to_one_length_as_they_do_one_by_one(
+    first_alone: bool, window: int | None
+) -> None:
+    """The ways that are taken in bf16 on a CPU and on a GPU give what the way in fp32 on a CPU gives."""
     packing = replace(Packing.of(batch(LENGTHS["uneven"])["attention_mask"]), window=window)
     query, key, value = (torch.randn(1, 2, sum(LENGTHS["uneven"]), 8, dtype=torch.float64) for _ in range(3))
     if first_alone:
         query = packing.first(query.transpose(1, 2)).transpose(1, 2)
-    in_groups = attend_in_groups(packing, query, key, value, 0.3, 0.0, False)
-    assert in_groups.shape == query.shape
-    assert torch.allclose(attend_padded(packing, query, key, value, 0.3, 0.0), in_groups, rtol=1e-12, atol=1e-14)
+    for each in (query, key, value):
+        each.requires_grad_()
+    by_row = attend_by_row(packing, query, key, value, 0.3, 0.0, False)
+    assert by_row.shape == query.shape
+    weight = torch.randn_like(by_row)
+    wanted = [by_row, *torch.autograd.grad((by_row * weight).sum(), [query, key, value])]
+    for ours in (
+        attend_in_groups(packing, query, key, value, 0.3, 0.0, False),
+        attend_padded(packing, query, key, value, 0.3, 0.0),
+    ):
+        found = [ours, *torch.autograd.grad((ours * weight).sum(), [query, key, value])]
+        for got, want in zip(found, wanted, strict=True):
+            assert torch.allclose(got, want, rtol=1e-11, atol=1e-13)
     if window is not None:
-        everything = attend_in_groups(replace(packing, window=None), query, key, value, 0.3, 0.0, False)
-        assert not torch.allclose(everything, in_groups)
+        everything = attend_by_row(replace(packing, window=None), query, key, value, 0.3, 0.0, False)
+        assert not torch.allclose(everything, by_row)
 
 
 def test_what_is_packed_comes_back_where_it_was() -> None:
