@@ -20,8 +20,8 @@ from ftloop.version import __version__
 COMMANDS = {
     "train": ("ftloop.train", "fine-tune a model: a recipe and flags, or flags alone"),
     "predict": ("ftloop.inference.__main__", "classify texts or files of them with a finished model"),
-    "report": ("ftloop.report.__main__", "write the report of a finished run"),
-    "seeds": ("ftloop.seeds.__main__", "the table of a run with several seeds, or two such runs compared"),
+    "report": ("ftloop.report.__main__", "write the report of a finished run, or of several seeds or folds"),
+    "seeds": ("ftloop.seeds.__main__", "the table of a run with several seeds or folds, or two of seeds compared"),
     "runs": ("ftloop.report.runs", "the finished runs below a folder, side by side"),
     "calibrate": ("ftloop.report.calibrate", "fit temperature and thresholds of a finished run's decisions"),
     "compare": ("ftloop.compare.__main__", "two finished runs, scores and settings; or two recordings: where, and why"),

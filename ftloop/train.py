@@ -65,10 +65,10 @@ def _main(words: list[str], is_own_process: bool = False) -> ExitCode:
 def _run(config: TrainConfig, words: list[str], signals: SignalHandler, is_own_process: bool) -> ExitCode:
     use_cache_if_hub_is_silent(config)
     with lock_folder(Path(config.output_dir)) if is_main_process() else nullcontext():
-        if config.seeds is not None:
-            from ftloop.job.seeds import train_seeds
+        if config.several is not None:
+            from ftloop.job.seeds import train_several
 
-            return train_seeds(config, words, signals.stop)
+            return train_several(config, words, signals.stop)
         if recipe := recipe_in_words(words):
             say("Recipe", recipe)
         with fast_start() if is_own_process else nullcontext():

@@ -37,7 +37,11 @@ def combination_problems(config: TrainConfig) -> Iterator[str]:
         yield f"eval_strategy: {reasons} decide by an evaluation; set it to epoch or steps"
     yield from _tracker_problems(config.trackers)
     if config.seeds is not None:
-        yield from _seeds_problems(config, config.seeds)
+        yield from _seeds_problems(config.seeds)
+    if config.folds is not None:
+        yield from _folds_problems(config, config.folds)
+    if config.several is not None:
+        yield from _several_problems(config, config.several)
     if isinstance(config.class_weights, dict):
         for name, weight in config.class_weights.items():
             if isinstance(weight, (bool, str)) or weight is None or not 1e-30 <= weight <= 1e30:
@@ -133,17 +137,33 @@ def _batching_problems(config: TrainConfig) -> Iterator[str]:
         yield "dataloader_drop_last: with token_budget no batch is incomplete; leave it out"
 
 
-def _seeds_problems(config: TrainConfig, seeds: list[int]) -> Iterator[str]:
+def _seeds_problems(seeds: list[int]) -> Iterator[str]:
     if len(set(seeds)) < len(seeds):
         yield f"seeds: {max(seeds, key=seeds.count)} is there twice"
     if len(seeds) < 2:
         yield "seeds: give at least two, such as 1,2,3; one alone is --seed"
     if any(not 0 <= seed < 2**32 for seed in seeds):
         yield "seeds: each must not be negative, and be below 2**32"
+
+
+def _folds_problems(config: TrainConfig, folds: int) -> Iterator[str]:
+    if config.fold is not None and config.fold > folds:
+        yield f"fold: {config.fold} is none of {folds} folds, which are counted from 1"
+    if config.seeds is not None:
+        yield "seeds: not with folds; give each seed a command and an output_dir of its own, with --seed and --folds"
+    if config.validation_file or config.validation_split_name or config.validation_split is not None:
+        yield "folds: each is validated on its own part of the training rows; leave the validation set out"
+    if config.max_eval_samples is not None:
+        yield "max_eval_samples: not with folds, in which each row is predicted; --max_train_samples leaves rows out"
+    if config.trainer_compat and config.dataloader_drop_last:
+        yield "dataloader_drop_last: not with folds and trainer_compat; it leaves out rows that are to be predicted"
+
+
+def _several_problems(config: TrainConfig, several: str) -> Iterator[str]:
     if config.record is not None:
-        yield "record: not with seeds, which would all be written into one file"
+        yield f"record: not with {several}, which would all be written into one file"
     if config.resume_from_checkpoint not in (None, "last"):
-        yield "resume_from_checkpoint: with seeds only `last`, which is another checkpoint for each"
+        yield f"resume_from_checkpoint: with {several} only `last`, which is another checkpoint for each"
 
 
 def _best_model_problems(config: TrainConfig) -> Iterator[str]:

@@ -70,21 +70,14 @@ class TrainConfig:
         on_resume="never",
     )
     lora_merge: bool = _model(
-        False,
-        "Save in output_dir/merged, too, the whole model with the adapter added to its weights.",
-        needs="lora_r",
-        on_resume="results",
+        False, "Save in output_dir/merged the whole model, too: the adapter added.", needs="lora_r", on_resume="results"
     )
 
     task_name: str | None = _data(None, "A GLUE task (cola, mrpc, ...), or demo: the built-in pairs.", common=True)
     dataset_name: str | None = _data(None, "A data set on the hub.", common=True, path=True)
     dataset_config_name: str | None = _data(None, "The configuration of that data set.", needs="dataset_name")
-    validation_split_name: str | None = _data(
-        None, "Which of its splits to validate on.", needs="dataset_name", on_resume="bits"
-    )
-    test_split_name: str | None = _data(
-        None, "Which of its splits is the test set.", needs="dataset_name", on_resume="results"
-    )
+    validation_split_name: str | None = _data(None, "Its split to validate on.", needs="dataset_name", on_resume="bits")
+    test_split_name: str | None = _data(None, "Its split to test on.", needs="dataset_name", on_resume="results")
     train_file: list[str] | str | None = _data(
         None, "Training rows: files, a pattern or a folder.", common=True, path=True
     )
@@ -104,6 +97,8 @@ class TrainConfig:
         above=0,
         below=1,
     )
+    folds: int | None = _data(None, "Cross-validation with so many folds.", common=True, above=1)
+    fold: int | None = _data(None, "Of the folds, train this one alone, from 1.", needs="folds", above=0)
     encoding: str | None = _data(None, "Of the files; by default UTF-8, or by a byte order mark.", needs="train_file")
     delimiter: str | None = _data(None, "Of csv, tsv and txt columns: ; or \\t or ::, say.", needs="train_file")
     column_names: list[str] | None = _data(None, "Of csv, tsv and txt without a header.", needs="train_file")
@@ -179,7 +174,7 @@ class TrainConfig:
     seed: int = _train(42, "Seeds the new head, dropout and row order.", common=True, at_least=0, at_most=MAX_SEED)
     data_seed: int | None = _train(None, "Seeds the order of rows alone. None: seed.", at_least=0, at_most=MAX_SEED)
     seeds: list[int] | None = _train(
-        None, "Train once for each, such as 1,2,3, into seed-N; then mean and spread.", common=True, on_resume="start"
+        None, "Train once for each of several: 1,2,3, say.", common=True, on_resume="start"
     )
     full_determinism: bool = _train(False, "Deterministic kernels, slower; for reproducing GPU runs.", on_resume="bits")
     resume_from_checkpoint: str | None = _train(
@@ -351,6 +346,11 @@ class TrainConfig:
     def needs_metric(self) -> bool:
         """Whether something is decided by an evaluation metric."""
         return self.load_best_model_at_end or self.save_strategy == "best" or self.early_stopping_patience is not None
+
+    @property
+    def several(self) -> str | None:
+        """The setting by which the command trains several times, each in a process of its own; None: it trains once."""
+        return "seeds" if self.seeds is not None else "folds" if self.folds is not None and self.fold is None else None
 
     @property
     def order_seed(self) -> int:

@@ -51,11 +51,7 @@ HINTS = {
     "trust_remote_code": "leave it out: ftloop runs no code that comes with a model, and most models need none. If you "
     "trust the code of one that does, load it in Python, AutoModelForSequenceClassification.from_pretrained(NAME, "
     "num_labels=2, trust_remote_code=True), and give it to prepare (docs/guides/python.md)",
-    **dict.fromkeys(
-        ("folds", "k_folds", "kfold", "n_splits", "cv", "cross_validation"),
-        "folds are trained one by one, each with its --train_file and --validation_file; ftloop runs FOLDER puts them "
-        "side by side (docs/guides/seeds.md)",
-    ),
+    **dict.fromkeys(("k_folds", "kfold", "n_folds", "n_splits", "cv", "cross_validation"), "its name is --folds"),
     "save_safetensors": "weights are always saved as safetensors; leave it out",
 }
 

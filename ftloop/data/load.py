@@ -30,7 +30,7 @@ from ftloop.data.find_labels import check_known_labels, check_wanted, find_label
 from ftloop.data.first_rows import labels_left_out
 from ftloop.data.glue import TASKS
 from ftloop.data.header_labels import check_header_rows, warn_of_header_labels
-from ftloop.data.hold_out import hold_out
+from ftloop.data.hold_out import check_validation_set, hold_out
 from ftloop.data.incomplete_rows import (
     check_labelled,
     empty_texts_remark,
@@ -94,23 +94,29 @@ def load_text_data(config: TrainConfig) -> TextData:
     wanted = ProblemType(config.problem_type) if config.problem_type else None
     sets, remarks = _settle(config, _load_from_files(config) if config.train_file else _load_by_name(config), wanted)
     train, validation, test, columns, (label_column,), names, *_ = sets
-    _check_validation_set(config, sets)
+    remarks += check_validation_set(config, sets.validation, sets.splits)
     beside_empty = have_empty_labels({"train": train} | validation | test, label_column, test)
-    if config.validation_split is not None:
+    read = train
+    train = train if config.fold is None else _first(train, config.max_train_samples)
+    if config.validation_split is not None or config.fold is not None:
         check_labelled(train, label_column, "the training set", names, config, beside_empty)
         labels = find_labels(train, label_column, names, wanted, test.values())
-        train, held_out = hold_out(train, label_column, labels, config.validation_split, config.split_seed)
-        validation = {"validation": held_out}
+        train, held_out, told = hold_out(train, label_column, labels, config)
+        validation, remarks = {"validation": held_out}, remarks + told
         sets = sets._replace(extra={**sets.extra, "validation": sets.extra["train"]})
     rows_read = {name: len(dataset) for name, dataset in ({"train": train} | validation | test).items()}
-    read, train = train, _first(train, config.max_train_samples)
+    if config.fold is None:
+        read, train = train, _first(train, config.max_train_samples)
+    else:  # which is a part of the first rows
+        rows_read["train"] = len(read) - rows_read["validation"]
     validation = {name: _first(dataset, config.max_eval_samples) for name, dataset in validation.items()}
     test = {name: _first(dataset, config.max_predict_samples) for name, dataset in test.items()}
 
     check_labelled(train, label_column, "the training set", names, config, beside_empty)
     others = [*validation.values(), *test.values()]
     try:
-        labels = find_labels(train, label_column, names, wanted, others)
+        if config.fold is None:  # else the same labels in every fold, by all rows
+            labels = find_labels(train, label_column, names, wanted, others)
     except UserError as error:
         cause = labels_left_out(train, read, label_column)
         raise error if cause is None else UserError(f"{error}; {cause}") from None
@@ -155,27 +161,6 @@ class _Sets(NamedTuple):
     files: Mapping[str, str] = {}
     """What to call the files of each set."""
     extra: Mapping[str, ExtraColumns] = {}
-
-
-def _check_validation_set(config: TrainConfig, sets: _Sets) -> None:
-    """Raises: UserError when there is none to evaluate on, or one that `validation_split` would put aside."""
-    if config.validation_split is not None and sets.validation:
-        has = f"the data set has a validation set ({', '.join(sets.validation)})"
-        raise UserError(f"validation_split: {has}; leave it out")
-    if config.eval_strategy == "no" or config.validation_split is not None or sets.validation:
-        return
-    others = [name for name in sets.splits if name != "train"]
-    ways = ["give --validation_file"] if config.train_file else []
-    ways += [f"name the split to use with --validation_split_name ({', '.join(others)})"] if others else []
-    never = ["--eval_strategy no"]
-    never += ["--load_best_model_at_end false"] if config.load_best_model_at_end else []
-    never += ["--save_strategy epoch"] if config.save_strategy == "best" else []
-    never += ["--early_stopping_patience none"] if config.early_stopping_patience is not None else []
-    ways += ["hold out a tenth of the training rows with --validation_split 0.1"]
-    raise UserError(
-        f"eval_strategy is {config.eval_strategy}, but there is no validation set: {', '.join(ways)}, "
-        f"or evaluate never with {' '.join(never)}"
-    )
 
 
 def _settle(config: TrainConfig, sets: _Sets, wanted: ProblemType | None) -> tuple[_Sets, list[Remark]]:

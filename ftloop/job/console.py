@@ -61,12 +61,8 @@ def announce_data(run: Run, data: TextData, truncated: Mapping[str, int | None],
     repeated = ", ".join(f"{count} of {name}" for name, count in data.in_train.items())
     told = f"; with the texts of training rows: {repeated}" if repeated else ""
     say("Data", f"{counts} rows{f' ({unlabelled[0]} without labels)' if unlabelled else ''}{told}")
-    if run.config.validation_split is not None:
-        how = "at random" if data.labels.regression else "class by class"
-        say(
-            "Split",
-            f"validation: {data.rows_read['validation']} of the training rows, {how}, by seed {run.config.split_seed}",
-        )
+    if run.config.validation_split is not None or run.config.fold is not None:
+        say("Split", _describe_split(run.config, data))
     dropped = [f"{name}: {text}" for name, rows in sets.items() if (text := _dropped(run, data, name, len(rows)))]
     if dropped:
         say("Dropped", "; ".join(dropped))
@@ -93,6 +89,16 @@ def announce_data(run: Run, data: TextData, truncated: Mapping[str, int | None],
         say("Labels", f"not those of {run.config.task_name} ({names_of_task}), by {other}: so classes of their own")
     cut = ", ".join(f"{count} of {name}" for name, count in truncated.items() if count)
     say("Lengths", f"at most {max_length} tokens; {f'truncated: {cut}' if cut else 'none truncated'}")
+
+
+def _describe_split(config: TrainConfig, data: TextData) -> str:
+    held_out, numbers = data.rows_read["validation"], data.labels.regression
+    if config.fold is None:
+        how = "at random" if numbers else "class by class"
+        return f"validation: {held_out} of the training rows, {how}, by seed {config.split_seed}"
+    part = f"{held_out} of {held_out + len(data.train)} training rows"
+    how = "quantile by quantile" if numbers else "class by class"
+    return f"validation: fold {config.fold} of {config.folds}, {part}, {how}, by seed {config.split_seed}"
 
 
 def _dropped(run: Run, data: TextData, name: str, used: int) -> str:

@@ -1,8 +1,7 @@
-"""Train the same job once for each seed."""
+"""Train the same job once for each seed, or once for each fold."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shlex
@@ -16,55 +15,65 @@ from typing import Any
 
 from ftloop.config.reproduce import ftloop_command
 from ftloop.config.train_config import TrainConfig
-from ftloop.errors import ExitCode, UserError
-from ftloop.system.atomic import retry_once, write_text
+from ftloop.errors import ExitCode, UserError, summarize
+from ftloop.system.atomic import retry_once
 from ftloop.system.console import say, write
 from ftloop.system.signals import signals_to_handle
 from ftloop.system.stopping import StopRequest
 from ftloop.system.streams import let_readers_go
 
 RESUMES = "the same command with --resume_from_checkpoint last continues"
-# What torchrun tells the one process it has started: each seed's own would look for its companions.
+# What torchrun tells the one process it has started: each training's own would look for its companions.
 TORCHRUN_VARIABLES = {
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
 }
 
 
-def train_seeds(config: TrainConfig, words: list[str], stop: StopRequest) -> ExitCode:
-    """Train the command `words` once for each seed, in a process of its own, into `seed-N` of its output_dir, and print
-    the table. The first that does not reach its end is the last: a mistake is every seed's.
+def train_several(config: TrainConfig, words: list[str], stop: StopRequest) -> ExitCode:
+    """Train the command `words` once for each seed or fold, in a process of its own, into `seed-N` or `fold-N` of its
+    output_dir, and print the table. The first that does not reach its end is the last: a mistake is that of all.
 
-    Returns: an exit code, that of the seed that did not end well.
-    Raises: UserError where several processes were started, each of which would train all seeds.
+    Returns: an exit code, that of the training that did not end well.
+    Raises: UserError where several processes were started, each of which would train all of them.
     """
-    assert config.seeds is not None
-    root, names = Path(config.output_dir), ", ".join(map(str, config.seeds))
+    kind, numbers = _series(config)
+    root, names = Path(config.output_dir), ", ".join(map(str, numbers))
     if os.environ.get("WORLD_SIZE", "1") != "1":
+        flags = f"--{kind} N --output_dir {shlex.quote(f'{root}/{kind}-N')}"
+        flags += f" beside --folds {config.folds}" if kind == "fold" else ""
         raise UserError(
-            f"seeds: {os.environ['WORLD_SIZE']} processes were started for one training. Start one for each seed, with "
-            f"--seed N --output_dir {shlex.quote(f'{root}/seed-N')}, then read {ftloop_command('seeds', root)}"
+            f"{kind}s: {os.environ['WORLD_SIZE']} processes were started for one training. Start one for each {kind}, "
+            f"with {flags}, then read {ftloop_command('seeds', root)}"
         )
-    for place, seed in enumerate(config.seeds, 1):
+    for place, number in enumerate(numbers, 1):
         write("")
-        say("Seed", f"{seed}, {place} of {len(config.seeds)} ({names}): {root / f'seed-{seed}'}")
-        code = _train_one(_command(config, words, seed, stop), stop)
+        say(kind.capitalize(), f"{number}, {place} of {len(numbers)} ({names}): {root / f'{kind}-{number}'}")
+        code = _train_one(_command(config, words, number, stop), stop)
         if code != ExitCode.DONE:
-            return _report_unfinished(config.seeds, place, code, stop)
-    from ftloop.seeds.summary import SEEDS, read_seeds, summary, table  # SciPy, which a training does without
+            return _report_unfinished(kind, numbers, place, code, stop)
+    from ftloop.seeds.summary import read_seeds  # SciPy, which a training does without
+    from ftloop.seeds.together import write_together
 
-    runs = read_seeds(root)
-    path, text = root / SEEDS, json.dumps(summary(runs), indent=2) + "\n"
-    retry_once(path.name, partial(write_text, path, text))
-    print("\n" + table(runs), flush=True)
+    print("\n" + retry_once("the table", partial(write_together, read_seeds(root, kind))), flush=True)
+    _report_together(config, root, kind)
     return ExitCode.DONE
 
 
-def _command(config: TrainConfig, words: list[str], seed: int, stop: StopRequest) -> list[str]:
-    """Return the same words, and after them, where they win, what is this seed's own."""
-    own: dict[str, Any] = {"seeds": "none", "seed": seed, "output_dir": Path(config.output_dir) / f"seed-{seed}"}
+def _series(config: TrainConfig) -> tuple[str, list[int]]:
+    if config.seeds is not None:
+        return "seed", config.seeds
+    assert config.folds is not None
+    return "fold", list(range(1, config.folds + 1))
+
+
+def _command(config: TrainConfig, words: list[str], number: int, stop: StopRequest) -> list[str]:
+    """Return the same words, and after them, where they win, what is this training's own."""
+    kind, _ = _series(config)
+    own: dict[str, Any] = {"seeds": "none"} if kind == "seed" else {}
+    own |= {kind: number, "output_dir": Path(config.output_dir) / f"{kind}-{number}"}
     if config.logging_dir is not None:
-        own["logging_dir"] = Path(config.logging_dir) / f"seed-{seed}"
+        own["logging_dir"] = Path(config.logging_dir) / f"{kind}-{number}"
     if stop.deadline is not None:
         own["max_train_seconds"] = max(math.floor(stop.deadline - time.monotonic()), 1)
     script = Path(__file__).resolve().parent.parent / "train.py"
@@ -101,13 +110,30 @@ def _train_one(command: list[str], stop: StopRequest) -> int:
             signal.signal(number, handler)
 
 
-def _report_unfinished(seeds: list[int], place: int, code: int, stop: StopRequest) -> ExitCode:
-    """Say at which seed it ended, below what that one has said itself."""
-    done = ", ".join(map(str, seeds[: place - 1])) or "none"
-    where = f"seed {seeds[place - 1]}, {place} of {len(seeds)}; complete: {done}"
+def _report_unfinished(kind: str, numbers: list[int], place: int, code: int, stop: StopRequest) -> ExitCode:
+    """Say at which seed or fold it ended, below what that one has said itself."""
+    done = ", ".join(map(str, numbers[: place - 1])) or "none"
+    where = f"{kind} {numbers[place - 1]}, {place} of {len(numbers)}; complete: {done}"
     if code == ExitCode.STOPPED or (code < 0 and stop.reason is not None):  # the latter: it had hardly begun
         say("Stopped", f"in {where}; {RESUMES}", sys.stderr)
         return ExitCode.STOPPED
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}, as said above"
     print(f"error: {where}: it {ended}; {RESUMES} with it", file=sys.stderr, flush=True)
     return ExitCode.FAILED if code < 0 else next((known for known in ExitCode if known == code), ExitCode.BUG)
+
+
+def _report_together(config: TrainConfig, root: Path, kind: str) -> None:
+    """Make the page of all that `report` asks for, or say how it is made. All is complete without: a failure is said,
+    and not raised."""
+    if not config.report:
+        say("Next", ftloop_command("report", root))
+        return
+    try:
+        from ftloop.report.outcome import REPORT
+        from ftloop.report.report import write_report
+        from ftloop.report.together import make_joint_report
+
+        say("Report", write_report(make_joint_report(root, kind, root / REPORT), root / REPORT))
+    except Exception as error:
+        again = ftloop_command("report", root, "--traceback")
+        say("Report", f"could not be made ({type(error).__name__}: {summarize(error)}); try {again}")

@@ -6,9 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ftloop.errors import UserError
 from ftloop.report.model_card import write_missing_card
 from ftloop.report.outcome import REPORT, read_finished_run
 from ftloop.report.report import check_replaceable, make_report, write_report
+from ftloop.report.together import kind_of_series, make_joint_report
 from ftloop.system.console import say
 from ftloop.system.exit import end_of
 from ftloop.system.flags import CommandParser
@@ -17,8 +19,11 @@ from ftloop.system.text import expand_path
 
 def main(argv: Sequence[str] | None = None) -> int:
     hints = dict.fromkeys(("model", "model_name_or_path", "run"), "the run follows without a flag: ftloop report DIR")
-    parser = CommandParser(hints, prog="ftloop report", description="Write the report of a finished run.")
-    parser.add_argument("folder", metavar="DIR", help="the output_dir of a run")
+    description = "Write the report of a finished run, or of one with several seeds or folds."
+    parser = CommandParser(hints, prog="ftloop report", description=description)
+    parser.add_argument(
+        "folder", metavar="DIR", help="the output_dir of a run, or of a command with --seeds or --folds"
+    )
     parser.add_argument("--set", choices=("validation", "test", "both"), default="both", help="which labelled sets")
     parser.add_argument("--output", metavar="DIR", help="where to write it; by default DIR/report")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
@@ -29,13 +34,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(args: argparse.Namespace) -> None:
     folder = expand_path(args.folder, "DIR")
     final = folder / REPORT if args.output is None else expand_path(args.output, "output")
-    run = read_finished_run(folder)
-    check_replaceable(final)
-    report = make_report(run, args.set)
+    kind = kind_of_series(folder)
+    if kind is None:
+        run = read_finished_run(folder)
+        check_replaceable(final)
+        report = make_report(run, args.set)
+    else:
+        run = None
+        if args.set != "both":
+            raise UserError(f"set: {folder} has no sets of its own; name one of its runs, such as {folder}/{kind}-1")
+        check_replaceable(final)
+        report = make_joint_report(folder, kind, final)
     say("Report", write_report(report, final))
     for missing in report["missing"]:
         say("Missing", missing)
-    if run.facts:  # the card is of these
+    if run is not None and run.facts:  # the card is of these
         write_missing_card(run)
 
 

@@ -7,6 +7,7 @@ labelled set with their texts, label, prediction and logits. Both are the same b
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ RESERVED = {**dict.fromkeys(LABELLED, OURS), "tsv": ("index", "prediction", "sco
 """The names of columns that are ours in each format."""
 REPORT = "report"  # a folder
 MERGED = "merged"  # a folder, with the whole model beside an adapter
+SERIES = {"seed": "seeds.json", "fold": "folds.json"}  # what one job leaves that was trained several times
+OUT_OF_FOLD = "out_of_fold_predictions.parquet"
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,13 @@ def _labelled_predictions(root: Path, facts: dict[str, Any]) -> dict[str, Path]:
     labelled = [name for name in reversed(EVALUATED) if sets.get(name, {}).get("labels", {}) is not None]
     paths = [(name, root / f"{name}{PREDICTIONS_FILE}{ending}") for name in labelled for ending in LABELLED]
     return {name: path for name, path in paths if path.is_file()}
+
+
+def numbered_runs(root: Path, kind: str) -> dict[int, Path]:
+    """Return the folders `seed-N`, or `fold-N`, by number in rising order."""
+    named = re.compile(rf"{kind}-(0|[1-9][0-9]*)")
+    found = {int(match[1]): path for path in root.glob(f"{kind}-*") if (match := named.fullmatch(path.name))}
+    return dict(sorted(found.items()))
 
 
 def describe_labels(labels: dict[str, Any] | None, show: Callable[[str], str] = str, most: int = 8) -> str:

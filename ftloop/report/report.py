@@ -150,7 +150,7 @@ def worst_mistakes(predictions: Predictions, table: pa.Table, among: np.ndarray 
     return [
         {
             "row": row.get("row", index + 1),  # earlier runs wrote no numbers
-            "texts": {name: _shortened(str(row[name])) for name in text_columns},
+            "texts": {name: shorten(str(row[name])) for name in text_columns},
             "label": row["label"],
             "prediction": row["prediction"],
             "error" if is_number else "probability": float(sizes[index]),
@@ -159,7 +159,7 @@ def worst_mistakes(predictions: Predictions, table: pa.Table, among: np.ndarray 
     ]
 
 
-def _shortened(text: str) -> str:
+def shorten(text: str) -> str:
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}... ({len(text)} characters)"
 
 

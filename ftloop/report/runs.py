@@ -1,4 +1,5 @@
-"""The finished runs below a folder, side by side: the settings in which they differ, and their scores.
+"""The finished runs below a folder, side by side: the settings in which they differ, and their scores. Runs of several
+seeds or folds have a line for their mean, too.
 
 ftloop runs FOLDER                        a table of all of them
 ftloop runs FOLDER --sort test_accuracy   the best first
@@ -16,11 +17,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ftloop.config.train_config import FALLING, SETTINGS
 from ftloop.errors import UserError, summarize
-from ftloop.report.outcome import FinishedRun, read_finished_run
+from ftloop.report.outcome import SERIES, FinishedRun, read_finished_run
 from ftloop.system.atomic import write_text
 from ftloop.system.console import say
 from ftloop.system.exit import end_of
@@ -44,6 +46,8 @@ class Table:
     rows: dict[str, dict[str, Any]]
     broken: dict[str, str]
     """Folders that hold a run that cannot be read, and why."""
+    count: int
+    """Number of runs; `rows` has means besides."""
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
@@ -73,7 +77,35 @@ def read_runs(folder: Path) -> Table:
     every_score = dict.fromkeys(key for each in scores.values() for key in each)
     shown = [key for prefix in ("eval_", "test_") for key in every_score if key.startswith(prefix)]
     rows = {name: {key: every[name].get(key) for key in differ} | scores[name] for name in runs}
-    return Table(folder, differ, shown, rows, broken)
+    return Table(folder, differ, shown, _with_means(rows, folder.resolve().name), broken, len(runs))
+
+
+def _with_means(rows: dict[str, dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
+    """Add, below the runs of several seeds or folds, a line for their mean, with the settings that they share. `name`:
+    what to call the folder of all.
+    """
+    series: dict[tuple[Path, str], list[str]] = {}
+    for run in rows:
+        kind, _, number = Path(run).name.rpartition("-")
+        if kind in SERIES and number.isdecimal():
+            series.setdefault((Path(run).parent, kind), []).append(run)
+    below = {runs[-1]: place for place, runs in series.items() if len(runs) > 1}
+    found = {}
+    for run, values in rows.items():
+        found[run] = values
+        if run in below:
+            parent, kind = below[run]
+            members = [rows[member] for member in series[below[run]]]
+            title = f"{name if parent == Path() else parent}: mean of {len(members)} {kind}s"
+            found[title] = {key: _mean(key, [each.get(key) for each in members]) for key in values}
+    return found
+
+
+def _mean(name: str, values: list[Any]) -> Any:
+    """Return a score's mean, or the setting that all have; None where there is none."""
+    if name not in SETTINGS and all(map(is_number, values)):
+        return fmean(values)
+    return values[0] if len({*map(repr, values)}) == 1 else None
 
 
 def differing_settings(configs: Sequence[dict[str, Any]]) -> list[str]:
@@ -162,7 +194,7 @@ def _show(args: argparse.Namespace) -> None:
     else:
         output = expand_path(args.output, "output")
         write_text(output, as_csv(table))
-        say("Runs", f"{pluralize(len(table.rows), 'run')} in {output}")
+        say("Runs", f"{pluralize(table.count, 'run')} in {output}")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,9 @@ def check_arguments(
         raise UserError(f"config: a TrainConfig is wanted, with settings as in TrainingArguments, not {_a(config)}")
     if not isinstance(model, nn.Module):
         raise UserError(f"model: a model is wanted, as from_pretrained loads it, not {_a(model)}")
-    if config.seeds is not None:
-        raise UserError("seeds: the command trains several, each in a process of its own; here it is one, with `seed`")
+    if config.several is not None:
+        one = f"here it is one, with `{config.several[:-1]}`"
+        raise UserError(f"{config.several}: the command trains several, each in a process of its own; {one}")
     if config.padding not in ("longest", "none") and padding_edges is None:
         raise UserError(
             f"padding: {config.padding} is what a data_collator does: give one (ftloop.batching.padding.collator makes "

@@ -1,21 +1,21 @@
-"""The same job with several seeds: what their results say together, and against others.
+"""The same job with several seeds, or on several folds: what their results say together, and against others.
 
 ftloop seeds DIR    the table of DIR/seed-1, DIR/seed-2, ..., as `--seeds` leaves them, or of runs with one
-                    seed each in folders of other names; also into seeds.json
+                    seed each in folders of other names; also into seeds.json. Of DIR/fold-1,
+                    ..., as `--folds` leaves them: into folds.json, with the predictions of all rows beside it
 ftloop seeds A B    whether the runs of B are better than those of A, seed by seed
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from ftloop.errors import UserError
 from ftloop.seeds.significance import compare_seeds, describe
-from ftloop.seeds.summary import SEEDS, read_seeds, summary, table
-from ftloop.system.atomic import write_text
+from ftloop.seeds.summary import read_seeds
+from ftloop.seeds.together import write_together
 from ftloop.system.exit import end_of
 from ftloop.system.flags import CommandParser
 
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(
         prog="ftloop seeds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, metavar="A", help="the output_dir of a command with --seeds")
+    parser.add_argument("folder", type=Path, metavar="A", help="the output_dir of a command with --seeds or --folds")
     parser.add_argument("other", type=Path, metavar="B", nargs="*", help="another, to be compared with it")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     args = parser.parse_args(argv)
@@ -39,8 +39,7 @@ def _show(args: argparse.Namespace) -> None:
     if args.other:
         print(describe(compare_seeds(runs, read_seeds(args.other[0]))))
     else:
-        write_text(runs.folder / SEEDS, json.dumps(summary(runs), indent=2) + "\n")
-        print(table(runs))
+        print(write_together(runs))
 
 
 if __name__ == "__main__":

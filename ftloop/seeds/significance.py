@@ -108,6 +108,10 @@ class Comparison:
 
 def compare_seeds(a: SeedRuns, b: SeedRuns) -> Comparison:
     """Raises: UserError when there is no seed, or no score, that both have."""
+    for side in (a, b):
+        if side.kind == "fold":
+            why = "they share their training rows, so that no test of a difference holds"
+            raise UserError(f"{side.folder}: folds are not compared: {why}; compare commands with --seeds")
     seeds = [seed for seed in a.runs if seed in b.runs]
     if not seeds:
         both = f"{a.folder} has seeds {_list(a.runs)} and {b.folder} {_list(b.runs)}"

@@ -1,14 +1,14 @@
-"""The runs of one job with several seeds together: each one's scores, their mean and how they spread."""
+"""The runs of one job with several seeds, or on several folds, together: each one's scores, their mean and how they
+spread."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,37 +19,46 @@ from scipy.stats import t
 from ftloop.config.problem_type import ProblemType
 from ftloop.config.train_config import SETTINGS
 from ftloop.errors import UserError
-from ftloop.report.outcome import FinishedRun, read_finished_run, read_predictions
+from ftloop.report.outcome import SERIES, FinishedRun, numbered_runs, read_finished_run, read_predictions
 from ftloop.system.manifest import read_manifest
 from ftloop.system.scalars import is_timing
 from ftloop.system.table import aligned
 from ftloop.system.text import nan_to_none, pluralize, short_repr
 
-SEEDS = "seeds.json"
 MIN_RUNS = 3  # that an interval is made of
 SETS = {"eval": "validation", "test": "test"}
-NOTE = "deviation: of single runs (n - 1); 95 %: where their mean lies, by Student's t, for these rows"
+NOTES = {
+    "seed": "deviation: of single runs (n - 1); 95 %: where their mean lies, by Student's t, for these rows",
+    "fold": "deviation: of single folds (n - 1); no interval: they share most of what they train on",
+}
 
 
 @dataclass(frozen=True)
 class SeedRuns:
-    """The finished runs of one job, by seed in rising order."""
+    """The finished runs of one job, by seed, or by fold, in rising order."""
 
     folder: Path
     runs: dict[int, FinishedRun]
     dropped: dict[str, str]
     """Folders of other runs, and why they are not counted."""
+    kind: str = "seed"
+    """Or `fold`: what makes them differ."""
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings of the first run; the others differ in what a seed makes different."""
+        """The settings of the first run; the others differ in what their seed or fold makes different."""
         return next(iter(self.runs.values())).config
 
     def scores(self) -> dict[str, dict[int, float]]:
-        """Return `eval_loss`, `test_accuracy`, ... of each seed; only those that all of them have."""
+        """Return `eval_loss`, `test_accuracy`, ... of each run; only those that all of them have."""
         by_seed = {seed: _scores(run.results) for seed, run in self.runs.items()}
         names = [name for name in next(iter(by_seed.values())) if all(name in each for each in by_seed.values())]
         return {name: {seed: scores[name] for seed, scores in by_seed.items()} for name in names}
+
+    def summarize(self, values: Iterable[float]) -> SeedSummary:
+        """Summarize a score; of folds without an interval, which takes runs for independent."""
+        found = summarize(values)
+        return found if self.kind == "seed" else replace(found, low=None, high=None)
 
     @cached_property
     def collapsed(self) -> dict[int, str]:
@@ -86,39 +95,49 @@ def _scores(results: dict[str, Any]) -> dict[str, float]:
     return {name: float(results[name]) for name in names if isinstance(results[name], (int, float))}
 
 
-def read_seeds(folder: str | Path) -> SeedRuns:
-    """Read the folders `seed-N`, or else runs in folders of other names. Unfinished ones, and those of other settings
-    or data than most, are dropped.
+def read_seeds(folder: str | Path, kind: str | None = None) -> SeedRuns:
+    """Read the folders `seed-N`, or `fold-N`, or else runs of one seed each in folders of other names. Unfinished ones,
+    and those of other settings or data than most, are dropped. `kind`: `seed` or `fold`, whichever there is by default.
 
     Raises: UserError where none is left.
     """
     root = Path(folder)
-    paths = {int(p.name[5:]): p for p in root.glob("seed-*") if re.fullmatch(r"seed-(0|[1-9][0-9]*)", p.name)}
-    paths = paths or _by_their_settings(root)
-    if not paths:
-        way = "name the output_dir of a command with --seeds, or the folder in which runs of several seeds lie"
-        raise UserError(f"{root}: no folder seed-N in it; {way}")
+    paths, kind = _numbered(root, kind)
     runs: dict[int, FinishedRun] = {}
     kinds: dict[int, dict[str, Any]] = {}
     dropped = {}
-    for seed, path in sorted(paths.items()):
+    for number, path in sorted(paths.items()):
         try:
             run, manifest = read_finished_run(path), read_manifest(path) or {}
             if not manifest.get("complete", True) or not _scores(run.results):
                 raise UserError("not finished")
-            if run.config.get("seed", seed) != seed:
-                raise UserError(f"trained with seed {run.config['seed']}")
-            runs[seed], kinds[seed] = run, _kind(run, manifest)
+            if run.config.get(kind, number) != number:
+                raise UserError(f"trained with {kind} {run.config[kind]}")
+            runs[number], kinds[number] = run, _kind(run, manifest, kind)
         except UserError as error:
             dropped[path.name] = error.problems[0].removeprefix(f"{path}: ")
-    texts = {seed: json.dumps(kind, sort_keys=True) for seed, kind in kinds.items()}
+    texts = {number: json.dumps(each, sort_keys=True) for number, each in kinds.items()}
     most = Counter(texts.values()).most_common(1)
-    for seed in [seed for seed, text in texts.items() if text != most[0][0]]:
-        del runs[seed]
-        dropped[paths[seed].name] = f"other {_differing(kinds[seed], json.loads(most[0][0]))} than the rest"
+    for number in [number for number, text in texts.items() if text != most[0][0]]:
+        del runs[number]
+        dropped[paths[number].name] = f"other {_differing(kinds[number], json.loads(most[0][0]))} than the rest"
     if not runs:
         raise UserError(f"{root}: no finished run in it ({_reasons(dropped)})")
-    return SeedRuns(root, runs, dropped)
+    return SeedRuns(root, runs, dropped, kind)
+
+
+def _numbered(root: Path, kind: str | None) -> tuple[dict[int, Path], str]:
+    """Return the folders by number, and what that is of. Raises: UserError where there are none, or both kinds."""
+    found = {each: paths for each in SERIES if kind in (None, each) and (paths := numbered_runs(root, each))}
+    if len(found) > 1:
+        raise UserError(f"{root}: seed-N and fold-N are both in it; move either into a folder of its own")
+    if found:
+        return next((paths, each) for each, paths in found.items())
+    paths = _by_their_settings(root)
+    if not paths:
+        way = "name the output_dir of a command with --seeds or --folds, or a folder of runs with one seed each"
+        raise UserError(f"{root}: no folder seed-N or fold-N in it; {way}")
+    return paths, "seed"
 
 
 def _by_their_settings(root: Path) -> dict[int, Path]:
@@ -141,11 +160,22 @@ def _by_their_settings(root: Path) -> dict[int, Path]:
     return paths
 
 
-def _kind(outcome: FinishedRun, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return what has to be equal in runs that differ in their seed alone."""
+def _kind(outcome: FinishedRun, manifest: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return what has to be equal in runs that differ in their seed alone, or that are folds of the same rows."""
     free = {name for name, setting in SETTINGS.items() if setting.is_free}
-    settings = {name: value for name, value in outcome.config.items() if name not in free | {"seed"}}
-    return settings | {"the data": manifest.get("data")}
+    settings = {name: value for name, value in outcome.config.items() if name not in free | {kind}}
+    return settings | {"the data": manifest.get("data") if kind == "seed" else _whole(outcome)}
+
+
+def _whole(fold: FinishedRun) -> dict[str, Any]:
+    """Return what is known of all the rows of which a fold was cut: how many there are, and how many of each label."""
+    sets = fold.facts.get("data", {}).get("sets", {})
+    train, held_out = (sets.get(name, {}) for name in ("train", "validation"))
+    counts = Counter({"": train.get("rows", 0) + held_out.get("rows", 0)})
+    for each in (train, held_out):
+        labels = each.get("labels") or {}
+        counts.update({f"label {name}": count for name, count in labels.items() if isinstance(count, int)})
+    return dict(counts)
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any]) -> str:
@@ -185,20 +215,21 @@ def summarize(values: Iterable[float]) -> SeedSummary:
 
 
 def summary(runs: SeedRuns) -> dict[str, Any]:
-    """Return what seeds.json holds, of each run and of all together: the same for the same runs."""
-    scores, seeds = runs.scores(), list(runs.runs)
+    """Return what seeds.json or folds.json holds, of each run and of all together: the same for the same runs."""
+    scores, numbers = runs.scores(), list(runs.runs)
     collapsed = runs.collapsed
     found = {
         "format": 1,
-        "seeds": seeds,
+        f"{runs.kind}s": numbers,
+        "folders": {str(number): run.folder.name for number, run in runs.runs.items()},
         "dropped": runs.dropped,
-        "runs": {str(seed): {name: values[seed] for name, values in scores.items()} for seed in seeds},
-        "together": {name: asdict(summarize(values.values())) for name, values in scores.items()},
-        "collapsed": {str(seed): answer for seed, answer in collapsed.items()},
+        "runs": {str(number): {name: values[number] for name, values in scores.items()} for number in numbers},
+        "together": {name: asdict(runs.summarize(values.values())) for name, values in scores.items()},
+        "collapsed": {str(number): answer for number, answer in collapsed.items()},
     }
-    if 0 < len(collapsed) < len(seeds):
+    if 0 < len(collapsed) < len(numbers):
         found["without_collapsed"] = {
-            name: asdict(summarize(value for seed, value in values.items() if seed not in collapsed))
+            name: asdict(runs.summarize(value for number, value in values.items() if number not in collapsed))
             for name, values in scores.items()
         }
     plain: dict[str, Any] = nan_to_none(found)
@@ -206,8 +237,8 @@ def summary(runs: SeedRuns) -> dict[str, Any]:
 
 
 def table(runs: SeedRuns) -> str:
-    scores, n = runs.scores(), len(runs.runs)
-    summaries = [summarize(values.values()) for values in scores.values()]
+    scores, n, kind = runs.scores(), len(runs.runs), runs.kind
+    summaries = [runs.summarize(values.values()) for values in scores.values()]
     names = {
         "mean": "mean",
         "std": "deviation",
@@ -217,25 +248,30 @@ def table(runs: SeedRuns) -> str:
         "median": "median",
         "max": "highest",
     }
+    if kind == "fold":
+        del names["low"], names["high"]
     rows = [
         ["", *(SETS[name.partition("_")[0]] for name in scores)],
-        ["seed", *(name.partition("_")[2] for name in scores)],
-        *([str(seed), *(_number(values[seed]) for values in scores.values())] for seed in runs.runs),
+        [kind, *(name.partition("_")[2] for name in scores)],
+        *([str(number), *(_number(values[number]) for values in scores.values())] for number in runs.runs),
         *([name, *(_number(getattr(each, field)) for each in summaries)] for field, name in names.items()),
     ]
-    lines = [f"Seeds     {pluralize(n, 'run')} in {runs.folder}", *aligned(rows)]
-    lines += ["one run has no deviation: train more seeds"] if n == 1 else [NOTE]
-    lines += ["two runs have no interval: train more seeds"] if n == 2 else []
-    lines += _told_of_collapsed(runs.collapsed, scores)
+    lines = [f"{f'{kind.capitalize()}s':<9} {pluralize(n, 'run')} in {runs.folder}", *aligned(rows)]
+    lines += [f"one run has no deviation: train more {kind}s"] if n == 1 else [NOTES[kind]]
+    lines += ["two runs have no interval: train more seeds"] if n == 2 and kind == "seed" else []
+    lines += _told_of_collapsed(runs, scores)
     lines += [f"Dropped   {_reasons(runs.dropped)}"] if runs.dropped else []
     return "\n".join(lines)
 
 
-def _told_of_collapsed(collapsed: dict[int, str], scores: dict[str, dict[int, float]]) -> list[str]:
+def _told_of_collapsed(runs: SeedRuns, scores: dict[str, dict[int, float]]) -> list[str]:
+    collapsed = runs.collapsed
     if not collapsed:
         return []
-    answers = ", ".join(f"seed {seed} ({short_repr(answer)})" for seed, answer in collapsed.items())
-    rest = {name: [v for seed, v in values.items() if seed not in collapsed] for name, values in scores.items()}
+    answers = ", ".join(f"{runs.kind} {number} ({short_repr(answer)})" for number, answer in collapsed.items())
+    rest = {
+        name: [value for number, value in values.items() if number not in collapsed] for name, values in scores.items()
+    }
     means = ", ".join(f"{name}={np.mean(values):.4f}" for name, values in rest.items() if values)
     told = f"Collapsed {pluralize(len(collapsed), 'run')} with one answer to all rows: {answers}"
     return [f"{told}; the mean without: {means}" if means else told]

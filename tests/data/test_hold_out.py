@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ftloop.config.train_config import TrainConfig
 from ftloop.data.load import TextData, load_text_data
 from ftloop.errors import ExitCode, UserError
 from ftloop.system.manifest import MANIFEST
+from ftloop.system.row_numbers import row_numbers
 from ftloop.train import main
 
 
@@ -177,3 +179,127 @@ def test_runs_of_several_seeds_are_judged_by_the_same_rows() -> None:
     seeds = [parse_args(["guide", "--validation_split", "0.1", "--seed", str(seed)]).split_seed for seed in (1, 2)]
     assert seeds == [42, 42]
     assert parse_args(["guide", "--seed", "1", "--data_seed", "7"]).split_seed == 7
+
+
+# --- folds -----------------------------------------------------------------------------------------------------------
+
+
+def folds_of(files: Files, labels: list[Any], folds: int, **settings: Any) -> list[TextData]:
+    return [files.load(numbered(*labels), folds=folds, fold=fold, **settings) for fold in range(1, folds + 1)]
+
+
+def held_out_of(parts: list[TextData]) -> list[list[int]]:
+    return [[int(text.split()[1]) for text in rows_of(part)[1]] for part in parts]
+
+
+def test_each_row_is_held_out_by_one_fold_and_each_fold_has_its_share_of_each_class(files: Files) -> None:
+    labels = ["a", "b", "a", "a", "c", "a"] * 20 + ["b", "a", "a"]
+    parts = folds_of(files, labels, 4)
+    held_out = held_out_of(parts)
+    assert sorted(chain(*held_out)) == list(range(123))
+    assert {len(rows) for rows in held_out} == {30, 31}
+    for part, rows in zip(parts, held_out, strict=True):
+        assert rows == sorted(rows), "in the file's order"
+        train = [int(text.split()[1]) for text in rows_of(part)[0]]
+        assert train == [row for row in range(123) if row not in rows]
+        counts = Counter(part.validation["validation"]["label"])
+        assert counts["a"] in (20, 21)
+        assert counts["b"] in (5, 6)
+        assert counts["c"] == 5
+        assert part.labels == parts[0].labels
+        assert part.remarks == parts[0].remarks
+        assert row_numbers(part.validation["validation"], range(len(rows))) == [row + 1 for row in rows]
+    assert held_out[0] == PINNED_FOLD
+    assert held_out_of(folds_of(files, labels, 4, seed=7)) == held_out, "whatever the seed"
+    assert held_out_of(folds_of(files, labels, 4, data_seed=7)) != held_out
+    first = folds_of(files, labels, 4, max_train_samples=50)
+    assert sorted(chain(*held_out_of(first))) == list(range(50))
+    assert (first[0].rows_read["train"], len(first[0].train)) == (123 - 13, 37)
+
+
+PINNED_FOLD = [
+    6,
+    12,
+    17,
+    18,
+    19,
+    23,
+    24,
+    26,
+    30,
+    33,
+    41,
+    46,
+    49,
+    51,
+    60,
+    61,
+    62,
+    64,
+    69,
+    74,
+    75,
+    77,
+    82,
+    91,
+    94,
+    98,
+    100,
+    109,
+]
+PINNED_FOLD += [110, 113, 114]
+
+
+def test_of_numbers_each_fold_has_its_share_of_each_quantile(files: Files) -> None:
+    parts = folds_of(files, [((7 * i) % 60) / 10 for i in range(60)], 3)
+    held_out = held_out_of(parts)
+    assert sorted(chain(*held_out)) == list(range(60))
+    for part in parts:
+        tenths = Counter(int(float(value) * 10) // 6 for value in part.validation["validation"]["label"])
+        assert tenths == dict.fromkeys(range(10), 2)
+    assert sorted(chain(*held_out_of(folds_of(files, [1.5, 2.5, 3.25], 2)))) == [0, 1, 2]
+
+
+def test_of_several_labels_a_row_none_leaves_with_its_last(files: Files) -> None:
+    labels = [["x", "y"], ["x"], []] * 10 + [["rare"], ["rare", "x"]]
+    parts = folds_of(files, labels, 4)
+    assert len({*chain(*held_out_of(parts))}) == sum(len(rows) for rows in held_out_of(parts)) >= 31
+    for part in parts:
+        assert {name for names in part.train["label"] for name in names} == {"x", "y", "rare"}
+        assert Counter(map(tuple, part.validation["validation"]["label"]))[("x", "y")] in (2, 3)
+
+
+def test_small_classes_are_named_and_a_single_row_is_always_trained_on(files: Files) -> None:
+    parts = folds_of(files, ["a"] * 20 + ["b", "b", "alone"], 5)
+    assert sorted(chain(*held_out_of(parts))) == list(range(22))
+    for part in parts:
+        assert "alone" in part.train["label"]
+        assert part.labels.names == ("a", "alone", "b")
+        told = [text for topic, text in part.remarks if topic == "Warning"]
+        assert "fewer rows than folds, so that some have none of it: 'alone' 1, 'b' 2" in told
+        assert "1 row is trained on in every fold and never predicted: else a label would be lost" in told
+
+
+def test_more_folds_than_rows_are_refused_in_every_fold(files: Files) -> None:
+    for fold in (1, 2):
+        assert files.fault(numbered("a", "a", "b", "b"), folds=5, fold=fold) == (
+            "folds: 4 training rows: of 5 folds 5 would have none; give fewer folds, or more rows"
+        )
+    told = files.fault(numbered("a", "b", "c"), folds=2, fold=1)
+    assert told.startswith("folds: 3 training rows, of which 3 cannot be held out without the loss of a label: of 2 fo")
+
+
+def test_a_validation_set_that_the_data_have_is_left_out_of_folds(served: Any, quiet_data: None) -> None:
+    served("train", "validation", "test")
+    data = by_name(folds=4, fold=1)
+    assert (len(data.train), len(data.validation["validation"]), len(data.test["test"])) == (15, 5, 20)
+    assert ("Left out", "the validation set (validation): each fold has its own") in data.remarks
+
+
+def test_rows_are_numbered_as_in_the_file_where_some_were_dropped(files: Files) -> None:
+    rows = numbered("a", None, "b", "a", None, "b", "a", "b")
+    parts = [files.load(rows, folds=2, fold=fold, drop_unlabelled=True) for fold in (1, 2)]
+    numbers = [row_numbers(part.validation["validation"], range(3)) for part in parts]
+    assert sorted(chain(*numbers)) == [1, 3, 4, 6, 7, 8]
+    for part, found in zip(parts, numbers, strict=True):
+        assert [f"row {number - 1}" for number in found] == rows_of(part)[1]

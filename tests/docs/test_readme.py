@@ -366,8 +366,9 @@ OF_READERS = {
 OF_RUNS = {
     *("test_results.json", "test_predictions.tsv", "validation_predictions.parquet", "test_predictions.parquet"),
     *("report.json", "report.html", "comparison.json", "comparison.html"),
+    *("seed-N", "fold-N", "fold-1", "fold-5", "runs/folds", "runs/folds/fold-N"),
 }
-"""Files whose names hold that of a set, or of a kind of page."""
+"""Files and folders whose names hold that of a set, of a kind of page, or a number."""
 OUTSIDE = {
     *(
         "YOU/NAME",

@@ -120,3 +120,32 @@ def _run_to_its_end(*command: str, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done.stdout
+
+
+class Started:
+    """The command in a process of its own, with its lines as they come."""
+
+    def __init__(self, argv: list[str]) -> None:
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            [sys.executable, TRAIN_PY, *argv], stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        self.said = ""
+
+    def until(self, beginning: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said += line
+            if line.startswith(beginning):
+                return
+        raise AssertionError(self.said)
+
+    def child(self) -> int:
+        pid = self.process.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
+    def end(self) -> int:
+        assert self.process.stdout is not None
+        self.said += self.process.stdout.read()
+        return self.process.wait(60)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness.command import TRAIN_PY
+from harness.command import Started
 from harness.kill_harness import difference, what_is_left
 from scipy import stats
 
@@ -28,7 +28,7 @@ from ftloop.config.command_line import parse_args
 from ftloop.config.train_config import TrainConfig
 from ftloop.errors import ExitCode, UserError
 from ftloop.job.fine_tune import fine_tune
-from ftloop.job.seeds import train_seeds
+from ftloop.job.seeds import train_several
 from ftloop.seeds.significance import PairedRows, compare_seeds, describe, interval, leave_one_out, sign_flip_p
 from ftloop.seeds.summary import SeedSummary, read_seeds, summarize, summary, table
 from ftloop.system.stopping import StopRequest
@@ -97,7 +97,7 @@ def started(
     stop: StopRequest | None = None,
     **settings: Any,
 ) -> ExitCode:
-    """`train_seeds` with, in place of a training, a process that runs a line of Python for each seed."""
+    """`train_several` with, in place of a training, a process that runs a line of Python for each seed."""
     real = ftloop.job.seeds._command
 
     def command(config: TrainConfig, words: list[str], seed: int, stop: StopRequest) -> list[str]:
@@ -105,7 +105,7 @@ def started(
 
     monkeypatch.setattr(ftloop.job.seeds, "_command", command)
     config = TrainConfig(output_dir=str(tmp_path / "out"), seeds=list(codes), **settings)
-    return train_seeds(config, ["guide", "--seeds", "1,2"], stop or StopRequest())
+    return train_several(config, ["guide", "--seeds", "1,2"], stop or StopRequest())
 
 
 def test_each_seed_gets_the_same_words_and_its_own_after_them(
@@ -114,7 +114,7 @@ def test_each_seed_gets_the_same_words_and_its_own_after_them(
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("RANK", "0")
     alone = "import os; sys.exit(2 if {'RANK', 'TORCHELASTIC_RUN_ID'} & os.environ.keys() else 0)"
-    with pytest.raises(UserError, match="no folder seed-N"):  # nothing has been trained
+    with pytest.raises(UserError, match="no folder seed-N or fold-N"):  # nothing has been trained
         started(monkeypatch, tmp_path, {1: alone, 2: alone}, logging_dir=str(tmp_path / "board"))
     said = capfd.readouterr().out
     for place, seed in ((1, 1), (2, 2)):
@@ -273,7 +273,7 @@ def test_runs_of_one_seed_each_are_read_from_folders_of_any_name(tmp_path: Path,
 
 
 def test_a_folder_without_finished_seeds_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no folder seed-N in it; name the output_dir"):
+    with pytest.raises(UserError, match="no folder seed-N or fold-N in it; name the output_dir"):
         read_seeds(tmp_path)
     (tmp_path / "seed-1").mkdir()
     with pytest.raises(UserError, match=r"no finished run in it \(seed-1: no run has ended here"):
@@ -577,35 +577,6 @@ def words(tiny_folder: Path, output_dir: Path) -> list[str]:
         "use_cpu": "true",
     }
     return [*(word for name, value in flags.items() for word in (f"--{name}", value)), *files]
-
-
-class Started:
-    """The command in a process of its own, with its lines as they come."""
-
-    def __init__(self, argv: list[str]) -> None:
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            [sys.executable, TRAIN_PY, *argv], stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment
-        )
-        self.said = ""
-
-    def until(self, beginning: str) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said += line
-            if line.startswith(beginning):
-                return
-        raise AssertionError(self.said)
-
-    def child(self) -> int:
-        pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
-
-    def end(self) -> int:
-        assert self.process.stdout is not None
-        self.said += self.process.stdout.read()
-        return self.process.wait(60)
 
 
 @pytest.mark.slow
