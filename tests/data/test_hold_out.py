@@ -303,3 +303,10 @@ def test_rows_are_numbered_as_in_the_file_where_some_were_dropped(files: Files) 
     assert sorted(chain(*numbers)) == [1, 3, 4, 6, 7, 8]
     for part, found in zip(parts, numbers, strict=True):
         assert [f"row {number - 1}" for number in found] == rows_of(part)[1]
+
+
+def test_what_the_labels_are_is_settled_by_the_rows_of_all_folds(files: Files) -> None:
+    """Without the one broken number, the others would pass for classes."""
+    parts = folds_of(files, [*[1, 2] * 15, 2.5], 3)
+    assert sorted(chain(*held_out_of(parts))) == list(range(31))
+    assert [part.labels.regression for part in parts] == [True] * 3
