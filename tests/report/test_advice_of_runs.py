@@ -483,18 +483,24 @@ def key_of(row: dict[str, Any]) -> str:
     return json.dumps({name: value for name, value in row.items() if name != "label"})
 
 
-def confirm_padding(text: str, outcome: FinishedRun, train: Rows, validation: Rows) -> bool:
-    (told,) = told_numbers(text, r"^(\d+)% of the computed tokens")
+def tokens_of(outcome: FinishedRun, rows: Rows, longest: int | None = None) -> np.ndarray:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(outcome.folder)
-    columns = [name for name in train[0] if name != "label"]
-    tokens = tokenizer(
-        *[[row[name] for row in train] for name in columns],
-        truncation=True,
-        max_length=48 if "sentence2" in train[0] else 64,
-    )["input_ids"]
-    lengths, draw = np.array([len(each) for each in tokens]), np.random.default_rng(0)
+    columns = [[row[name] for row in rows] for name in rows[0] if name != "label"]
+    ids = tokenizer(*columns, truncation=longest is not None, max_length=longest)["input_ids"]
+    return np.array([len(each) for each in ids])
+
+
+def confirm_truncation(text: str, outcome: FinishedRun, train: Rows, validation: Rows) -> bool:
+    cut = int((tokens_of(outcome, train) > outcome.config["max_seq_length"]).sum())
+    return text.startswith(f"{cut} of {len(train)} training rows") and 2 * cut >= len(train)
+
+
+def confirm_padding(text: str, outcome: FinishedRun, train: Rows, validation: Rows) -> bool:
+    (told,) = told_numbers(text, r"^(\d+)% of the computed tokens")
+    lengths = tokens_of(outcome, train, outcome.config.get("max_seq_length") or 64)
+    draw = np.random.default_rng(0)
     shares, size = [], outcome.config["per_device_train_batch_size"]
     for _ in range(20):
         batches = np.array_split(draw.permutation(lengths), math.ceil(len(lengths) / size))
@@ -533,6 +539,7 @@ CONFIRMED: dict[str, Told] = {
     "validation loss": confirm_validation_loss,
     "one class": confirm_one_class,
     "labels": confirm_labels,
+    "truncation": confirm_truncation,
     "padding": confirm_padding,
     "words": confirm_words,
 }
