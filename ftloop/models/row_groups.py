@@ -1,5 +1,5 @@
 """Rows of similar lengths as groups, of which each is padded to one length: so bf16 attends on a CPU, where a product
-of two small matrices costs more to prepare than to compute. One group of all rows would be slower: most of it is padding.
+of two small matrices costs more to prepare than to compute. One group of all rows is slower: most of it is padding.
 """
 
 from __future__ import annotations
