@@ -134,17 +134,17 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None, like: Sou
         return replace(source, format=TEXTS)
     shown = f"Its lines show {' and '.join(map(repr, fitting))}" if fitting else "Its lines do not show it"
     way = f"; for a text a line --input_format {TEXTS}" if flag == "input" else ""
-    counted = Counter(field_counts(head, "\t"))
-    columns = max(counted, key=lambda count: counted[count], default=0)
-    command = source.copied_by(f"awk -F'\\t' 'NF == {columns}'")
-    if columns > 1 and 2 * counted[columns] > counted.total() and command is not None:
-        way = f"; tabs make {columns} of most lines, and {command} leaves out the other lines"
     assert source.path is not None
     folder = source.path.parent
     with suppress(UserError):
         classes = class_files(folder.parent)
         if folder.name in classes and len(classes) > 1:
             way = f"; if each file is a text and its folder the class, name {folder.parent}"
+    counted = Counter(field_counts(head, "\t"))
+    columns = max(counted, key=lambda count: counted[count], default=0)
+    command = source.copied_by(f"awk -F'\\t' 'NF == {columns}'")
+    if columns > 1 and 2 * counted[columns] > counted.total() and command is not None:
+        way = f"; tabs make {columns} of most lines, and {command} leaves out the other lines"
     raise UnknownForm(
         f"{source.name}: what separates the columns of this txt file? {shown}; name it with --delimiter{way}"
     )

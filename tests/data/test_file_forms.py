@@ -221,12 +221,14 @@ def test_a_delimiter_that_all_lines_show_is_taken_and_said(tmp_path: Path, capsy
 
 def test_lines_between_those_with_tabs_are_left_out_by_the_command_that_is_given(tmp_path: Path) -> None:
     """As PubMed RCT has the number of an abstract above its sentences, and a blank line below."""
-    path = put(tmp_path / "train.txt", b"".join(b"###%d\nGOAL\ta, b\nRESULT\tc\n\n" % number for number in range(4)))
+    put(tmp_path / "other" / "notes.txt", b"a folder beside it, as that of another class would be\n")
+    folder = tmp_path / "PubMed_20k_RCT"
+    path = put(folder / "train.txt", b"".join(b"###%d\nGOAL\ta, b\nRESULT\tc\n\n" % number for number in range(4)))
     told = fault(path)
     assert "name it with --delimiter; tabs make 2 of most lines, and `awk" in told
     subprocess.run(told.partition("`")[2].partition("`")[0], shell=True, check=True)
     rows = [{"label": "GOAL", "text": "a, b"}, {"label": "RESULT", "text": "c"}]
-    found = rows_of(tmp_path / "train_rows.txt", column_names=["label", "text"])
+    found = rows_of(folder / "train_rows.txt", column_names=["label", "text"])
     assert sorted(found, key=str) == sorted(rows * 4, key=str)
     assert "awk" not in fault(put(tmp_path / "few.txt", b"one text\nanother\ta\nof words\n"))
 
