@@ -174,12 +174,12 @@ class _Columns:
         columns = [name for name, kind in types.items() if kind is not None or name in texts]
         columns += [name for name in texts if name not in types]
         names: dict[str, str] = {}
-        for column in columns:
+        for column in sorted(columns, key=lambda column: column not in texts):  # which reports find by these names
             name = name_in_predictions(column, column in texts, RESERVED[format])
-            while name != column and (name in columns or name in names.values()):
+            while name in names.values() or (column not in texts and name != column and name in columns):
                 name += "_"
             names[column] = name
-        return cls(format, names, texts, types)
+        return cls(format, {column: names[column] for column in columns}, texts, types)
 
     def values(self, read: Columns, texts: Columns, count: int) -> dict[str, Any]:
         """Return the values of some rows by the names that the columns have in the file. Raises: UserError."""

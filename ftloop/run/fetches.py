@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
@@ -228,7 +229,9 @@ def _parts(thing: Any) -> list[tuple[str, Any]]:
             return [(name, value) for name, value in parts if not isinstance(value, (FunctionType, type))]
         return []
     if isinstance(thing, Mapping):
-        return [(str(name), value) for name, value in thing.items()]
+        with suppress(Exception):  # it may be a data base, of which no more is read than is looked at
+            return [(str(name), value) for name, value in islice(thing.items(), MAX_PARTS)]
+        return []
     if isinstance(thing, (list, tuple)):
         return [("", value) for value in thing[:MAX_PARTS]]
     if isinstance(thing, (type, torch.Tensor, np.ndarray)) or type(thing).__module__ == "builtins":

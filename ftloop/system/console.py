@@ -22,7 +22,7 @@ def write(line: str, file: TextIO | None = None, is_command: bool = False) -> No
         from tqdm import tqdm  # not at the top: a run can be recorded where there is no tqdm
 
         stream = file or sys.stdout
-        if stream.isatty() and not is_command:
+        if getattr(stream, "isatty", bool)() and not is_command:  # what a user puts in its place may only write
             width, space = shutil.get_terminal_size().columns, " " * 10
             line = textwrap.fill(line, width, subsequent_indent=space, break_long_words=False, break_on_hyphens=False)
         encoding = getattr(stream, "encoding", None) or "utf-8"  # what a console cannot show ends no run

@@ -5,7 +5,7 @@ the run that was stopped would have fetched, or says at once that it does not.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from harness.rows import pad
 from harness.side_by_side import Job, Trace, assert_same_run, run_ftloop, run_trainer
 from transformers.trainer_pt_utils import safe_globals
 
-from ftloop.run.fetches import held_generators
+from ftloop.run.fetches import MAX_PARTS, held_generators
 
 MASK = 4
 SHARES: dict[str, Callable[[int], Any]] = {
@@ -264,6 +264,31 @@ def test_a_generator_is_found_wherever_it_is_held_and_the_shared_ones_are_not_on
     for generator in shared:
         assert not [*held_generators([Held(generator)])]
     assert not [*held_generators([Masking(SHARES["numpy"]), pad, Shortened([{"input_ids": [1, 2]}])])]
+
+
+def test_of_a_data_base_that_is_a_mapping_no_more_is_read_than_is_looked_at() -> None:
+    class DataBase(Mapping[int, str]):
+        read = 0
+
+        def __len__(self) -> int:
+            return 10**5
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(len(self)))
+
+        def __getitem__(self, key: int) -> str:
+            self.read += 1
+            if self.is_closed:
+                raise OSError("closed")
+            return "a text"
+
+        is_closed = False
+
+    rows = DataBase()
+    assert not [*held_generators([Shortened(rows)])]
+    assert 0 < rows.read <= MAX_PARTS
+    rows.is_closed = True
+    assert not [*held_generators([Shortened(rows)])]
 
 
 def test_a_generator_that_begins_anew_with_each_row_is_not_told(

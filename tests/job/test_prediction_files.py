@@ -36,6 +36,7 @@ from ftloop.job import prediction_files
 from ftloop.job.fine_tune import fine_tune
 from ftloop.report import outcome
 from ftloop.report.calibrate import calibrate
+from ftloop.report.predictions import load_predictions
 from ftloop.report.report import make_report
 from ftloop.system.manifest import MANIFEST, read_manifest, write_manifest
 
@@ -197,6 +198,17 @@ def test_a_column_that_is_called_as_one_of_ours_gets_another_name_which_is_said(
     told = "written to validation_predictions.parquet under other names, as theirs are taken: "
     told += ", ".join(f"{column} as {name}" for column, name in renamed.items())
     assert f"Columns   {told}\n" in said
+
+
+def test_a_report_reads_the_texts_whatever_else_has_the_name_that_they_get(job: dict[str, Any], tmp_path: Path) -> None:
+    given = [{"row": row["sentence1"], "row_text": row["id"], "label": row["label"]} for row in rows(9)]
+    path = write(tmp_path / "dev.csv", given)
+    fine_tune(TrainConfig(**job | {"train_file": path}, validation_file=path, text_column_names=["row"]))
+    found = read(tmp_path / "out" / "validation_predictions.parquet")
+    assert list(found[0])[:3] == ["row", "row_text", "row_text_"]
+    assert [(row["row_text"], row["row_text_"]) for row in found] == [(row["row"], row["row_text"]) for row in given]
+    table, _ = load_predictions(outcome.read_finished_run(tmp_path / "out"), "validation")
+    assert table["row_text"].to_pylist() == [row["row"] for row in given]
 
 
 def test_rows_without_labels_have_their_columns_behind_what_glues_server_reads(

@@ -145,6 +145,14 @@ def test_a_console_of_another_encoding_ends_no_run_from_python(monkeypatch: pyte
     assert console.buffer.getvalue().decode("cp1252") == "Labels    schön, \\u826f\\u3044\n"  # type: ignore[attr-defined]
 
 
+def test_a_stream_that_only_writes_in_the_place_of_the_console_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As people write them who want what is printed in a file, too."""
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=written.append, flush=lambda: None))
+    say("Labels", "0=no, 1=yes")
+    assert "".join(written) == "Labels    0=no, 1=yes\n"
+
+
 def test_asking_whether_a_process_lives_sends_it_nothing_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     monkeypatch.setattr(os, "kill", lambda *signal: sent.append(signal))
