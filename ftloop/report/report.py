@@ -129,13 +129,14 @@ def read_history(run: FinishedRun) -> dict[str, Any]:
 
 def worst_mistakes(predictions: Predictions, table: pa.Table, among: np.ndarray | None = None) -> list[dict[str, Any]]:
     """Return the most confident wrong predictions; of numbers, the largest errors. Rows are numbered as in the
-    data. `among`: which of them are looked at; by default all.
+    data. `among`: which of them are looked at; by default all. A number that is not finite has no error.
     """
     is_number = predictions.problem_type == ProblemType.REGRESSION
     missed = predictions.predicted != predictions.labels
     with np.errstate(all="ignore"):
         if is_number:
             sizes = np.abs(predictions.predicted - predictions.labels)
+            missed &= np.isfinite(sizes)
         elif predictions.problem_type == ProblemType.MULTI_LABEL:
             probabilities = predictions.probabilities()
             sizes = np.where(missed, np.maximum(probabilities, 1 - probabilities), 0.0).max(axis=1, initial=0.0)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from harness.finished_runs import left_by_a_run
@@ -96,6 +97,25 @@ def test_mistakes_are_listed_most_confident_first(tmp_path: Path) -> None:
         assert each["texts"]["text"][:2000] == row["text"][:2000]
         assert len(each["texts"]["text"]) < 2100
     assert any(len(row["text"]) > 2100 for row in rows)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_no_mistakes_and_leave_a_page(bad: float, tmp_path: Path) -> None:
+    folder = left_by_a_run(tmp_path / "run", "regression", 0, 10)
+    for name, rows in (("test", 3), ("validation", 10)):
+        path = folder / f"{name}_predictions.parquet"
+        table = read_predictions(path)
+        flat = table["prediction"].to_numpy().copy()
+        flat[:rows] = bad
+        table = table.set_column(table.column_names.index("prediction"), "prediction", pa.array(flat))
+        logits = pa.FixedSizeListArray.from_arrays(pa.array(flat), 1)
+        pq.write_table(table.set_column(table.column_names.index("logits"), "logits", logits), path)
+    made = report.make_report(read_finished_run(folder))
+    assert sorted(each["row"] for each in made["sets"]["test"]["mistakes"]) == [4, 5, 6, 7, 8, 9, 10]
+    assert made["sets"]["validation"]["mistakes"] == []
+    page = render_page(made, {})
+    assert "Of 10 rows the model gave no finite numbers" in page
+    assert "every row is predicted right" not in page
 
 
 def test_the_best_evaluation_is_marked_and_nan_is_none(tmp_path: Path) -> None:
