@@ -19,8 +19,9 @@ from ftloop.config.reproduce import (
     reproducing_command,
     shell_line,
 )
+from ftloop.config.train_config import SETTINGS
 from ftloop.errors import UserError, summarize
-from ftloop.report.label_doubts import MAX_ERRORS
+from ftloop.report.label_doubts import doubt_labels
 from ftloop.report.outcome import (
     OUT_OF_FOLD,
     REPORT,
@@ -52,7 +53,7 @@ def kind_of_series(folder: Path) -> str | None:
         both = " and ".join(SERIES.values())
         raise UserError(f"{folder}: {both} are both in it; name one of the runs, or move either")
     if not kinds and any(numbered_runs(folder, kind) for kind in SERIES):
-        way = f"{ftloop_command('seeds', folder)} makes it of those that have ended, and then this its report"
+        way = f"{ftloop_command('seeds', folder)} makes it of those that have ended; then ask again for the report"
         raise UserError(f"{folder}: there are several runs in it, and no table of them yet; {way}")
     return kinds[0] if kinds else None
 
@@ -65,14 +66,13 @@ def make_joint_report(folder: Path, kind: str, final: Path) -> dict[str, Any]:
     found = read_json(folder / SERIES[kind])
     runs = _read_runs(folder, kind, found)
     first = next(iter(runs.values()))
-    config = first.config | {"fold": None, "seeds": None, "output_dir": str(folder)}
+    config = first.config | {kind: SETTINGS[kind].default, "seeds": None, "output_dir": str(folder)}
     if config.get("logging_dir"):
         config["logging_dir"] = str(Path(config["logging_dir"]).parent)
-    of_seeds = ["--seeds", *map(str, runs)] if kind == "seed" else []
-    command = reproducing_command(config, first.num_processes, first.facts.get("device", {}))
     series = {
         "kind": kind,
         "scores": list(found["together"]),
+        "collapsed": found.get("collapsed", {}),
         "runs": [
             {"number": number, "scores": found["runs"][str(number)], "report": _link(run, final)}
             for number, run in runs.items()
@@ -88,7 +88,7 @@ def make_joint_report(folder: Path, kind: str, final: Path) -> dict[str, Any]:
         "processes": first.num_processes,
         "versions": first.versions,
         "settings": non_default_settings(config) if first.config else {},
-        "command": shell_line([*command, *of_seeds]) if names_its_data(config) else None,
+        "command": _command(folder, kind, runs, config) if names_its_data(config) else None,
         "went_on_with_changes": False,
         "results": {},
         "speed": {},
@@ -101,7 +101,7 @@ def make_joint_report(folder: Path, kind: str, final: Path) -> dict[str, Any]:
         },
         "sets": {},
         "advice": [],
-        "missing": [],
+        "missing": [f"{name}: {why}" for name, why in found.get("dropped", {}).items()],
         "series": series,
     }
     if series["out_of_fold"] is not None:
@@ -110,9 +110,24 @@ def make_joint_report(folder: Path, kind: str, final: Path) -> dict[str, Any]:
         report["sets"] = {SET: score_predictions(predictions) | rows}
         series["doubts"] = _doubts(predictions, table)
     elif kind == "fold":
-        report["missing"] = [f"the rows, and whose label the folds doubt: there is no {OUT_OF_FOLD} of all folds"]
+        report["missing"] += [f"the rows, and whose label the folds doubt: there is no {OUT_OF_FOLD} of all folds"]
     plain: dict[str, Any] = nan_to_none(report)
     return plain
+
+
+def _command(folder: Path, kind: str, runs: dict[int, FinishedRun], config: dict[str, Any]) -> str:
+    """Return the command that makes all runs again; where one command cannot, that of each, a line below the other."""
+    first = next(iter(runs.values()))
+    device = first.facts.get("device", {})
+    if first.num_processes == 1 and len(runs) > 1:
+        of_seeds = ["--seeds", *map(str, runs)] if kind == "seed" else []
+        return shell_line([*reproducing_command(config, 1, device), *of_seeds])
+    lines = []
+    for number, run in runs.items():
+        words = reproducing_command(run.config | {"output_dir": str(folder)}, first.num_processes, device)
+        words[words.index("--output_dir") + 1] += f"/{kind}-{number}"
+        lines.append(shell_line(words))
+    return "\n".join(lines)
 
 
 def _read_runs(folder: Path, kind: str, found: dict[str, Any]) -> dict[int, FinishedRun]:
@@ -152,9 +167,8 @@ def _read_rows(folder: Path, first: FinishedRun) -> tuple[pa.Table, Predictions]
 def _doubts(predictions: Predictions, table: pa.Table) -> list[dict[str, Any]]:
     """Return the rows whose label is doubted, the most doubtful first; of numbers, the largest errors."""
     if predictions.problem_type == ProblemType.REGRESSION:
-        errors = np.nan_to_num(np.abs(predictions.predicted - predictions.labels), nan=0.0, posinf=0.0)
-        rows = np.argsort(-errors, kind="stable")[:MAX_ERRORS]
-        shares = [{"error": float(errors[row])} for row in rows]
+        found = doubt_labels(predictions)
+        rows, shares = found.rows, [{"error": float(found.scores[row])} for row in found.rows]
     else:
         scores = table["label_score"].to_numpy()
         doubted = np.flatnonzero(table["doubted"].to_numpy())

@@ -60,7 +60,8 @@ def read_out_of_fold(runs: SeedRuns) -> OutOfFold:
         if "row" not in table.column_names:
             raise UserError(f"{run.folder}: its predictions do not say which rows of the training file they are of")
         parts.append(table.append_column("of_fold", pa.array([number] * table.num_rows, pa.int32())))
-    whole = pa.concat_tables(parts).sort_by("row").combine_chunks()
+    # Of another format than a fold that was complete before, lists have another type.
+    whole = pa.concat_tables(part.cast(parts[0].schema) for part in parts).sort_by("row").combine_chunks()
     rows = whole["row"].to_numpy()
     twice = rows[1:][np.diff(rows) == 0]
     if len(twice):

@@ -275,10 +275,20 @@ def left_by_folds(root: Path, kind: str = "single_label_classification", classes
     return root
 
 
-def with_settings(folder: Path, **settings: Any) -> None:
+def spoil(path: Path, number: float) -> None:
+    """Make a number of each row's prediction and logit."""
+    table = pq.read_table(path)
+    flat = pa.array(np.full(table.num_rows, number, np.float32))
+    table = table.set_column(table.column_names.index("prediction"), "prediction", flat)
+    logits = pa.FixedSizeListArray.from_arrays(flat, 1)
+    pq.write_table(table.set_column(table.column_names.index("logits"), "logits", logits), path)
+
+
+def with_settings(folder: Path, processes: int = 1, **settings: Any) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     del manifest["digest"]
-    write_manifest(folder, manifest | {"config": manifest["config"] | settings})
+    config = manifest["config"] | settings
+    write_manifest(folder, manifest | {"config": config, "num_processes": processes})
 
 
 def test_the_rows_of_all_folds_are_written_in_the_files_order(
@@ -401,6 +411,76 @@ def test_the_page_of_folds_lists_the_doubted_rows_first_the_worst(
     assert "6 rows have the texts of rows that their model was trained on" in page
     assert report_main([str(root), "--set", "test"]) == ExitCode.USER_ERROR
     assert f"name one of its runs, such as {root}/fold-1" in capsys.readouterr().err
+
+
+def test_folds_whose_models_predict_no_numbers_have_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_draw_figures", lambda *_: {})
+    root = left_by_folds(tmp_path / "out", "regression", 0)
+    spoil(root / "fold-2" / "validation_predictions.parquet", np.nan)
+    assert ftloop.seeds.__main__.main([str(root)]) == ExitCode.DONE
+    assert report_main([str(root)]) == ExitCode.DONE
+    doubts = json.loads((root / "report" / "report.json").read_text())["series"]["doubts"]
+    assert doubts
+    assert {each["fold"] for each in doubts} == {1, 3}
+    for fold in (1, 3):
+        spoil(root / f"fold-{fold}" / "validation_predictions.parquet", np.nan)
+    assert ftloop.seeds.__main__.main([str(root)]) == ExitCode.DONE
+    assert report_main([str(root)]) == ExitCode.DONE
+    assert json.loads((root / "report" / "report.json").read_text())["series"]["doubts"] == []
+    assert "every row is predicted right" not in (root / "report" / "report.html").read_text()
+
+
+def test_a_fold_that_was_complete_may_have_another_format_of_predictions(tmp_path: Path) -> None:
+    root = left_by_folds(tmp_path / "out", "multi_label_classification", 3)
+    path = root / "fold-1" / "validation_predictions.parquet"
+    lines = "".join(json.dumps(row) + "\n" for row in pq.read_table(path).to_pylist())
+    assert ftloop.seeds.__main__.main([str(root)]) == ExitCode.DONE
+    before = pq.read_table(root / "out_of_fold_predictions.parquet")
+    path.unlink()
+    path.with_suffix(".jsonl").write_text(lines)
+    assert ftloop.seeds.__main__.main([str(root)]) == ExitCode.DONE
+    assert pq.read_table(root / "out_of_fold_predictions.parquet").to_pylist() == before.to_pylist()
+
+
+def test_the_page_names_what_is_dropped_and_what_gave_one_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_draw_figures", lambda *_: {})
+    root = left_by_folds(tmp_path / "out")
+    (root / "fold-3" / "all_results.json").unlink()
+    path = root / "fold-2" / "validation_predictions.parquet"
+    table = pq.read_table(path)
+    answer = pa.array(["class 1"] * table.num_rows)
+    pq.write_table(table.set_column(table.column_names.index("prediction"), "prediction", answer), path)
+    assert ftloop.seeds.__main__.main([str(root)]) == ExitCode.DONE
+    assert report_main([str(root)]) == ExitCode.DONE
+    page = (root / "report" / "report.html").read_text()
+    assert "Not in this report: fold-3: not finished." in page
+    assert "One answer to all rows: fold 2 (“class 1”)." in page
+
+
+@pytest.mark.parametrize("kind", ["fold", "seed"])
+def test_runs_of_several_processes_have_a_command_each(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One command for all is refused where several processes are started."""
+    monkeypatch.setattr(report, "_draw_figures", lambda *_: {})
+    for number in (1, 2):
+        folder = left_by_a_run(tmp_path / f"{kind}-{number}", "single_label_classification", 2, 20)
+        own = {"folds": 2, "fold": number} if kind == "fold" else {"seed": number}
+        with_settings(folder, processes=2, model_name_or_path="bert", output_dir=str(folder), **own)
+    assert ftloop.seeds.__main__.main([str(tmp_path)]) == ExitCode.DONE
+    assert report_main([str(tmp_path)]) == ExitCode.DONE
+    made = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert kind not in made["settings"]
+    commands = shlex.split(made["command"].replace("\\\n", " "))
+    starts = [place for place, word in enumerate(commands) if word == "torchrun"]
+    assert len(starts) == 2
+    for number, start in enumerate(starts, 1):
+        words = commands[start : starts[1] if number == 1 else None]
+        config = parse_args([word for word in words[words.index("ftloop.train") + 1 :] if "=" not in word])
+        assert config.several is None
+        assert (config.output_dir, getattr(config, kind)) == (f"{tmp_path}-again/{kind}-{number}", number)
 
 
 def test_a_page_of_a_table_that_is_out_of_date_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
