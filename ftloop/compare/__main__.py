@@ -73,8 +73,9 @@ def _compare_runs(a: Path, b: Path, arguments: argparse.Namespace) -> None:
         way = "runs trained with --report_to tensorboard are overlaid by tensorboard --logdir alone"
         raise UserError(f"tensorboard: it is written of recordings; {way}")
     for folder in (a, b):
-        if not (folder / STATE).is_file() and next(folder.glob(f"seed-*/{STATE}"), None) is not None:
-            way = f"ftloop seeds {a} {b} compares all of them, ftloop compare single ones as {folder}/seed-1"
+        single = min(folder.glob(f"seed-*/{STATE}"), default=None)
+        if single is not None and not (folder / STATE).is_file():
+            way = f"name one of them, such as {single.parent}; ftloop seeds compares all those of two such folders"
             raise UserError(f"{folder} holds runs of several seeds: {way}")
     output, png = (
         None if path is None else expand_path(path, name)

@@ -471,7 +471,7 @@ def test_without_predictions_the_recorded_scores_stand_side_by_side(tmp_path: Pa
         (lambda a, b: change(b, MANIFEST, complete=False) or [a, b], "b: trained, but not evaluated to the end"),
         (
             lambda a, b: (a.parent / "s").mkdir() or [a, b.rename(a.parent / "s" / "seed-1").parent],
-            "s holds runs of several seeds: ftloop seeds ",
+            "/s/seed-1; ftloop seeds compares all those of two such folders",
         ),
         (
             lambda a, b: (b / "test_predictions.parquet").write_bytes(b"x") and [a, b],
