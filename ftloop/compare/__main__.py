@@ -1,10 +1,10 @@
 """Hold two finished runs against each other, or two recorded ones.
 
-ftloop compare DIR DIR      Two output_dirs of finished runs: the scores of both
-                            with 95 % intervals of the difference on the same
-                            rows; settings, data and versions that differ.
-ftloop compare FILE FILE    Two recordings: the same run, or the update and stage
-                            at which they part, and the likely cause.
+ftloop compare DIR DIR    Two output_dirs of finished runs: the scores of both
+                          with 95 % intervals of the difference on the same
+                          rows; settings, data and versions that differ.
+ftloop compare FILE FILE  Two recordings: the same run, or the update and stage
+                          at which they part, and the likely cause.
 
 Recordings come from `--record FILE`, from `record(trainer, FILE)` or from three
 calls in a loop of your own: see `ftloop.compare.recorder`. Exit code 0: two

@@ -1,9 +1,10 @@
-"""The finished runs below a folder, side by side: the settings in which they differ, and their scores. Runs of several
-seeds or folds have a line for their mean, too.
+"""The finished runs below a folder, side by side: the settings in which they
+differ, and their scores; several seeds or folds have a line for their mean too.
 
-ftloop runs FOLDER                        a table of all of them
-ftloop runs FOLDER --sort test_accuracy   the best first
-ftloop runs FOLDER --output runs.csv      the same for a spreadsheet, with every number in full
+ftloop runs FOLDER                       a table of all of them
+ftloop runs FOLDER --sort test_accuracy  the best first
+ftloop runs FOLDER --output runs.csv     the same for a spreadsheet, with every
+                                         number in full
 """
 
 from __future__ import annotations

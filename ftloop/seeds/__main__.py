@@ -1,9 +1,12 @@
-"""The same job with several seeds, or on several folds: what their results say together, and against others.
+"""The same job with several seeds, or on several folds: what their results say
+together, and against others.
 
-ftloop seeds DIR    the table of DIR/seed-1, DIR/seed-2, ..., as `--seeds` leaves them, or of runs with one
-                    seed each in folders of other names; also into seeds.json. Of DIR/fold-1,
-                    ..., as `--folds` leaves them: into folds.json, with the predictions of all rows beside it
-ftloop seeds A B    whether the runs of B are better than those of A, seed by seed
+ftloop seeds DIR  The table of DIR/seed-1, DIR/seed-2, ..., as `--seeds` leaves
+                  them, or of runs with one seed each in folders of other names;
+                  also into seeds.json. Of DIR/fold-1, ..., as `--folds` leaves
+                  them: into folds.json, with the predictions of all rows beside
+                  it.
+ftloop seeds A B  Whether the runs of B are better than those of A, by seed.
 """
 
 from __future__ import annotations

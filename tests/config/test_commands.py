@@ -37,6 +37,8 @@ def test_every_command_is_listed_and_has_a_help_of_its_own(tmp_path: Path) -> No
         told = run_module(name, "--help", folder=tmp_path)
         assert told.returncode == ExitCode.DONE
         assert told.stdout.startswith(f"usage: ftloop {name} "), name
+        if name in ("report", "seeds", "runs", "compare"):
+            assert max(map(len, told.stdout.splitlines())) <= 80, name
 
 
 def test_a_command_that_is_installed_is_this_one() -> None:
