@@ -55,7 +55,9 @@ def train_several(config: TrainConfig, words: list[str], stop: StopRequest) -> E
     from ftloop.seeds.summary import read_seeds  # SciPy, which a training does without
     from ftloop.seeds.together import write_together
 
-    print("\n" + retry_once("the table", partial(write_together, read_seeds(root, kind))), flush=True)
+    text = retry_once("the table", partial(write_together, read_seeds(root, kind)))
+    for line in ("", *text.split("\n")):
+        write(line)
     _report_together(config, root, kind)
     return ExitCode.DONE
 

@@ -19,6 +19,7 @@ from ftloop.errors import UserError
 from ftloop.seeds.significance import compare_seeds, describe
 from ftloop.seeds.summary import read_seeds
 from ftloop.seeds.together import write_together
+from ftloop.system.console import write
 from ftloop.system.exit import end_of
 from ftloop.system.flags import CommandParser
 
@@ -40,9 +41,11 @@ def _show(args: argparse.Namespace) -> None:
         raise UserError(f"one folder is read, or two are compared; {way}")
     runs = read_seeds(args.folder)
     if args.other:
-        print(describe(compare_seeds(runs, read_seeds(args.other[0]))))
+        text = describe(compare_seeds(runs, read_seeds(args.other[0])))
     else:
-        print(write_together(runs))
+        text = write_together(runs)
+    for line in text.split("\n"):
+        write(line)
 
 
 if __name__ == "__main__":

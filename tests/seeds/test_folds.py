@@ -322,6 +322,18 @@ def test_the_rows_of_all_folds_are_written_in_the_files_order(
     assert found["together"]["eval_accuracy"]["low"] is None
 
 
+def test_on_a_terminal_what_the_folds_say_is_broken_between_words(
+    tmp_path: Path, without_cleanlab: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    root = left_by_folds(tmp_path / "out")
+    assert ftloop.seeds.__main__.main([str(root)]) == ExitCode.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, (line for line in lines if str(root) not in line))) <= 80
+    assert any(line.startswith("Doubted   2 labels of 60, by the threshold of confident") for line in lines)
+
+
 def test_folds_of_other_rows_and_missing_ones_give_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = left_by_folds(tmp_path / "out")
     assert ftloop.seeds.__main__.main([str(root)]) == ExitCode.DONE
@@ -427,7 +439,9 @@ def test_folds_whose_models_predict_no_numbers_have_a_page(tmp_path: Path, monke
     assert ftloop.seeds.__main__.main([str(root)]) == ExitCode.DONE
     assert report_main([str(root)]) == ExitCode.DONE
     assert json.loads((root / "report" / "report.json").read_text())["series"]["doubts"] == []
-    assert "every row is predicted right" not in (root / "report" / "report.html").read_text()
+    page = (root / "report" / "report.html").read_text()
+    assert "Labels farthest from what the folds predict" in page
+    assert "every row is predicted right" not in page
 
 
 def test_a_fold_that_was_complete_may_have_another_format_of_predictions(tmp_path: Path) -> None:
