@@ -113,7 +113,7 @@ def _why_not_learning(e: RunEvidence, first: Estimate, last: Estimate, unlearned
         return f"{moved}: too few updates. Try {longer_run(e, 3 * MIN_REACH / reach)}, or more rows"
     if constant_prediction(e) and peak > HIGH_RATE and _is_whole_and_large(e):
         return f"A learning rate too high for a pretrained model often ends so, and {peak:g} is high. {lower}"
-    words = "Words alone predict it better than that, so its texts tell it. " if e.words_tell else ""
+    words = "Words alone predict the label better than that, so the texts tell it. " if e.words_tell else ""
     if few_updates := _few_updates(e):
         return f"{words}{few_updates}"
     usual = _of_size(e, HIGH_RATE)

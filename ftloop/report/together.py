@@ -81,6 +81,7 @@ def make_joint_report(folder: Path, kind: str, final: Path) -> dict[str, Any]:
         "out_of_fold": found.get("out_of_fold"),
         "doubts": [],
     }
+    missing = [f"{name}: {why}" for name, why in found.get("dropped", {}).items()]
     report = {
         "format": 1,
         "name": folder.resolve().name,
@@ -101,7 +102,7 @@ def make_joint_report(folder: Path, kind: str, final: Path) -> dict[str, Any]:
         },
         "sets": {},
         "advice": [],
-        "missing": [f"{name}: {why}" for name, why in found.get("dropped", {}).items()],
+        "missing": missing,
         "series": series,
     }
     if series["out_of_fold"] is not None:
@@ -110,7 +111,7 @@ def make_joint_report(folder: Path, kind: str, final: Path) -> dict[str, Any]:
         report["sets"] = {SET: score_predictions(predictions) | rows}
         series["doubts"] = _doubts(predictions, table)
     elif kind == "fold":
-        report["missing"] += [f"the rows, and whose label the folds doubt: there is no {OUT_OF_FOLD} of all folds"]
+        missing.append(f"the rows, and whose label the folds doubt: there is no {OUT_OF_FOLD} of all folds")
     plain: dict[str, Any] = nan_to_none(report)
     return plain
 

@@ -40,10 +40,7 @@ def _show(args: argparse.Namespace) -> None:
         way = f"runs of one seed each are read from the folder that they lie in: ftloop seeds {args.folder.parent}"
         raise UserError(f"one folder is read, or two are compared; {way}")
     runs = read_seeds(args.folder)
-    if args.other:
-        text = describe(compare_seeds(runs, read_seeds(args.other[0])))
-    else:
-        text = write_together(runs)
+    text = describe(compare_seeds(runs, read_seeds(args.other[0]))) if args.other else write_together(runs)
     for line in text.split("\n"):
         write(line)
 

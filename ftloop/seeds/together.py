@@ -55,7 +55,7 @@ def _told(rows: OutOfFold) -> Iterator[str]:
         values = ", ".join(f"{titles.get(name, name)}={value:.4f}" for name, value in rows.metrics.items())
         yield f"Pooled    {pluralize(count, 'row')}, each by the model that was not trained on it: {values}"
     if rows.never:
-        yield f"Unheld    {pluralize(rows.never, 'row')}, always trained on: without, a label would be lost"
+        yield f"Unheld    {pluralize(rows.never, 'row')}, always trained on: else a label would be lost"
     if rows.repeated:
         told = "have the texts of rows that their model was trained on, which it may remember"
         yield f"Repeated  {rows.repeated} of {count} rows {told}"

@@ -374,7 +374,7 @@ MADE: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "a flat loss of texts that words alone can tell apart": (
         {"training": FLAT, "confusion": CHANCE, **UNSURE, "words": 0.56},
         ["training loss", "words"],
-        "0.692 at the end. Words alone predict it better than that, so its texts tell it. Try --learning_rate 0.0001",
+        "Words alone predict the label better than that, so the texts tell it. Try --learning_rate 0.0001",
     ),
     "a flat loss of texts that words alone cannot tell apart": (
         {"training": FLAT, "confusion": CHANCE, **UNSURE, "words": 0.49},
