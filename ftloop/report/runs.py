@@ -133,6 +133,7 @@ def sort(table: Table, name: str) -> Table:
         raise UserError(f"sort: no column {name!r}, but {join_some(columns, 12)}{nearest_name(name, columns)}")
     rising = name in table.settings or name.removesuffix("_mm").endswith((*FALLING, "mae"))
     having = {run: values[name] for run, values in table.rows.items() if values.get(name) is not None}
+    having = {run: value for run, value in having.items() if value == value}  # nothing is above or below a NaN
 
     def key(run: str) -> tuple[bool, Any]:
         return (False, having[run]) if is_number(having[run]) else (True, str(having[run]))

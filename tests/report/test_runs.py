@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ def test_the_best_comes_first_and_runs_without_the_score_last(runs: Path) -> Non
     assert next(iter(sort(table, "learning_rate").rows)) == "a"
     with pytest.raises(UserError, match=r"no column 'test_acuracy', .*did you mean test_accuracy\?"):
         sort(table, "test_acuracy")
+
+
+@pytest.mark.parametrize("failed", ["a", "b", "c", "d"])
+def test_a_run_whose_score_is_no_number_comes_last(failed: str, tmp_path: Path) -> None:
+    for name, accuracy in (("a", 0.5), ("b", 0.9), ("c", 0.1), ("d", 0.7)):
+        planted(tmp_path, name, math.nan if name == failed else accuracy)
+    expected = [name for name in ("b", "d", "a", "c") if name != failed]
+    assert list(sort(read_runs(tmp_path), "test_accuracy").rows) == [*expected, failed]
+    assert list(sort(read_runs(tmp_path), "test_loss").rows) == [*expected, failed]
 
 
 def test_columns_that_do_not_fit_are_named(runs: Path) -> None:
