@@ -30,10 +30,15 @@ class _Table(NamedTuple):
 
 
 def read_chunks(
-    source: Source, columns: Sequence[str] | None, strict: bool, chunk_rows: int, chunk_bytes: int
+    source: Source,
+    columns: Sequence[str] | None,
+    strict: bool,
+    chunk_rows: int,
+    chunk_bytes: int,
+    valued: Sequence[str] | None = None,
 ) -> Iterator[Chunk]:
     """Read `columns`, or all of them. `strict`: values for which Python has no type, such as nanoseconds, are an error;
-    else they become text.
+    else they become text. `valued`: of these columns alone the rows have values, of the others only the Arrow batch.
 
     Raises: UserError when nothing more can be read.
     """
@@ -41,13 +46,14 @@ def read_chunks(
     with _opened(source) as table:
         header = _names(table.schema)
         check_names(header, source.name)
-        if columns is not None:  # a field within a struct comes with its column
-            columns = list(dict.fromkeys(name if name in header else name.partition(".")[0] for name in columns))
+        columns, valued = (_whole(names, header) for names in (columns, valued))
         rows_at_once = max(1, min(chunk_rows, chunk_bytes * (table.total_rows or 0) // max(table.bytes, 1)))
         try:
             for batch in _batches(table, columns, rows_at_once if table.bytes else chunk_rows):
-                values = zip(*(python_values(column, strict) for column in batch.columns), strict=True)
                 names = header if columns is None else batch.schema.names
+                taken = {name: i for i, name in enumerate(names) if valued is None or name in valued}
+                names = tuple(taken)
+                values = zip(*(python_values(batch.column(i), strict) for i in taken.values()), strict=True)
                 rows = [Row(number + i, dict(zip(names, row, strict=True))) for i, row in enumerate(values, start=1)]
                 number += len(rows)
                 yield Chunk(header, rows, table.total_rows, batch)
@@ -56,6 +62,13 @@ def read_chunks(
             raise UserError(f"{source.name}: {told}") from None
         if not number:
             yield Chunk(header, [], 0, table.schema.empty_table())
+
+
+def _whole(columns: Sequence[str] | None, header: Sequence[str]) -> list[str] | None:
+    """Return the columns that these are or are within: a field within a struct comes with its column."""
+    if columns is None:
+        return None
+    return list(dict.fromkeys(name if name in header else name.partition(".")[0] for name in columns))
 
 
 def read_schema(source: Source) -> Any:

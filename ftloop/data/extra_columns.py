@@ -77,7 +77,8 @@ class FileColumns:
     def read(self, places: np.ndarray, texts: Dataset) -> Iterator[tuple[int, Columns]]:
         before = done = 0
         for source in self.sources:
-            for chunk in read_chunks(replace(source, of_set=None)):
+            texts_here = list(map(source.own_name, self.texts))
+            for chunk in read_chunks(replace(source, of_set=None), valued=texts_here):
                 rows = [row for row in chunk.rows if row.error != HEADER_AGAIN]
                 first, last = np.searchsorted(places, (before, before + len(rows)))
                 chosen, before = places[first:last] - before, before + len(rows)

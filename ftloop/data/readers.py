@@ -64,13 +64,14 @@ def _read_rows(source: Source, columns: Sequence[str] | None, repeated: list[int
             yield row
 
 
-def read_chunks(source: Source) -> Iterator[Chunk]:
-    """Read all rows in order, at least one chunk, with their errors. Blank lines are skipped.
+def read_chunks(source: Source, valued: Sequence[str] | None = None) -> Iterator[Chunk]:
+    """Read all rows in order, at least one chunk, with their errors. Blank lines are skipped. `valued`: of parquet and
+    Arrow, the rows have the values of these columns alone; what else there is stays in the Arrow batch.
 
     Raises: UserError when there is no header, or nothing more can be read.
     """
     if source.format in COLUMNAR:
-        yield from arrow_rows.read_chunks(source, None, False, CHUNK_ROWS, CHUNK_BYTES)
+        yield from arrow_rows.read_chunks(source, None, False, CHUNK_ROWS, CHUNK_BYTES, valued)
         return
     group: list[Row] = []
     before, characters = 0, 0

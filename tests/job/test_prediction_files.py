@@ -25,6 +25,7 @@ from harness.rows import tiny_pairs, tiny_tokenizer
 from ftloop import finish, prepare, train
 from ftloop.config.problem_type import ProblemType
 from ftloop.config.train_config import TrainConfig
+from ftloop.data import arrow_rows
 from ftloop.data.extra_columns import FileColumns
 from ftloop.data.labels import Labels
 from ftloop.data.load import load_text_data
@@ -406,6 +407,21 @@ def test_only_the_rows_of_a_set_are_read_of_its_files(tmp_path: Path) -> None:
     (part,) = columns.read(places, texts)
     assert part[0] == 3
     assert part[1]["id"] == ["0000", "0007", "0039"]
+
+
+def test_of_a_parquet_file_the_texts_alone_become_values_of_pythons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Embeddings beside the texts would take minutes and gigabytes so."""
+    path = Path(write(tmp_path / "all.parquet", rows(9, tags=lambda i: [i / 2])))
+    columns, become = FileColumns((file_source(path),), ("sentence1",), ("label",)), list[Any]()
+    read_values = arrow_rows.python_values
+    monkeypatch.setattr(
+        arrow_rows, "python_values", lambda column, strict: become.append(column.type) or read_values(column, strict)
+    )
+    ((count, found),) = columns.read(np.array([2, 5]), Dataset.from_list(tiny_pairs(9)).select([2, 5]))
+    assert (count, found["tags"].to_pylist(), found["id"].to_pylist()) == (2, [[1.0], [2.5]], ["0002", "0005"])
+    assert become == [pa.string()]
 
 
 @pytest.mark.slow
