@@ -270,8 +270,8 @@ def _rows_apart(found: dict[str, Any], kind: ProblemType) -> str:
     apart = found["rows_apart"]
     p = "p < 0.001" if apart["p"] < 0.001 else f"p = {apart['p']:.3f}"
     if kind == ProblemType.REGRESSION:
-        text = f"A is nearer to the label in {apart['only_a']:,}, B in {apart['only_b']:,}, as near {apart['equal']:,}"
-        return f"{text}. Wilcoxon's signed-rank test of the absolute errors: {p}"
+        text = f"A is nearer to the label in {apart['only_a']:,}, B in {apart['only_b']:,}"
+        return f"{text}, both alike in {apart['equal']:,}. Wilcoxon's signed-rank test of the absolute errors: {p}"
     right = "all labels right" if kind == ProblemType.MULTI_LABEL else "right"
     text = f"{right} in A alone {apart['only_a']:,}, in B alone {apart['only_b']:,}, in both {apart['both']:,}"
     return f"{text}, in neither {apart['neither']:,}. McNemar's exact test: {p}"
