@@ -60,7 +60,8 @@ def finish(run: Run, test_dataset: datasets.Dataset | None = None) -> None:
     texts are those that the data sets hold beside the tokens, in the columns `text_column_names`, in one or two of text
     alone, or in those with the usual names; where they hold none, what the tokenizer makes of the tokens.
     Where nothing reads these, what is written of single texts is left out, which a line says.
-    Raises: UserError where it is not clear which they are; the model and the results of the training are saved by then.
+    Raises: UserError where it is not clear which they are, or `test_dataset` has no rows; the model and the results of
+    the training are saved by then.
     """
     _name_classes(run)
     files = save_model(run)
@@ -111,6 +112,8 @@ def _inputs(run: Run, test_dataset: Any) -> Inputs:
     """What the command would have read before it trained."""
     model: Any = run.unwrapped_model
     config, tokenizer = run.config, run.processing_class
+    if hasattr(test_dataset, "__len__") and not len(test_dataset):
+        raise UserError("test_dataset: has no rows; leave it out")
     if not isinstance(getattr(model, "config", None), PretrainedConfig):
         raise _Unsaid(f"finish: {type(model).__name__} has no config, a PretrainedConfig, that names its labels")
     kind = find_problem_type(model.config)

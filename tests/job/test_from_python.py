@@ -15,7 +15,7 @@ from harness.side_by_side import weights_digest
 from torch.utils.data import TensorDataset
 from transformers import AutoConfig
 
-from ftloop import Run, TrainConfig, finish, load_classifier, predict, prepare, train, updates
+from ftloop import Run, TrainConfig, UserError, finish, load_classifier, predict, prepare, train, updates
 from ftloop.job.fine_tune import fine_tune
 from ftloop.report.outcome import read_predictions
 from ftloop.system.manifest import MANIFEST
@@ -88,6 +88,14 @@ class Encodings:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+@pytest.mark.parametrize("column", ["label", "idx"])
+def test_a_test_set_of_no_rows_is_refused_when_the_model_is_saved(column: str, tmp_path: Path) -> None:
+    rows = tokenized(9).add_column("idx", [*range(9)])
+    with pytest.raises(UserError, match=r"^test_dataset: has no rows; leave it out$"):
+        finish(trained(tmp_path, rows, rows, report=False), rows.select([]).remove_columns(column))
+    assert (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("kind", ["pairs", "single", "of torch"])
