@@ -91,7 +91,7 @@ def _rows() -> list[Row]:
             (f"{kind}-vs-best", "best-trainer", 1 / 1.5, best),
         ):
             rows.append(Row(name, ours, theirs, "seconds", target, f"{recipe}: {told}", same_accuracy=True))
-        for p, theirs, target in (("fp32", "guide-trainer", 1 / 2.0), ("bf16", "best-trainer", 1 / 1.3)):
+        for p, theirs, target in (("fp32", "guide-trainer", 1 / 2.5), ("bf16", "best-trainer", 1 / 1.3)):
             told = f"evaluation of the test set by the {recipe} and by Trainer in {p}; of the same runs"
             rows.append(Row(f"{kind}-evaluation-{p}", ours, theirs, "test_seconds", target, told))
     for p in ("fp16", "bf16"):
