@@ -22,9 +22,12 @@ def write(line: str, file: TextIO | None = None, is_command: bool = False) -> No
         from tqdm import tqdm  # not at the top: a run can be recorded where there is no tqdm
 
         stream = file or sys.stdout
-        if getattr(stream, "isatty", bool)() and not is_command:  # what a user puts in its place may only write
-            width, space = shutil.get_terminal_size().columns, " " * 10
-            line = textwrap.fill(line, width, subsequent_indent=space, break_long_words=False, break_on_hyphens=False)
+        width = shutil.get_terminal_size().columns
+        if len(line) > width and not is_command and getattr(stream, "isatty", bool)():  # a user's may only write
+            topic, text, gap = line[:10], line[10:], " " * 10  # a long path stays beside its topic
+            line = textwrap.fill(
+                text, width, initial_indent=topic, subsequent_indent=gap, break_long_words=False, break_on_hyphens=False
+            )
         encoding = getattr(stream, "encoding", None) or "utf-8"  # what a console cannot show ends no run
         tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=stream)
         stream.flush()

