@@ -113,7 +113,7 @@ class _Rows:
 
     texts: Dataset
     places: np.ndarray
-    """Where they stood, from 0."""
+    """The place of each where it was read, from 0."""
     extra: ExtraColumns | None
 
     @classmethod
@@ -159,7 +159,7 @@ class _Columns:
 
     format: str
     names: dict[str, str]
-    """In their order, each with its name in the file: another where that is one of ours."""
+    """The columns in their order, each with its name in the file: another where that is one of ours."""
     texts: tuple[str, ...]
     types: Mapping[str, Any]
     """Arrow types of those that are no texts."""

@@ -23,7 +23,7 @@ MOST_WEIGHTS = 2**18
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where numbers that are packed one behind the other lie in the groups."""
+    """The cells of the groups in which numbers lie that are packed one behind the other."""
 
     source: Tensor
     """For each cell of all groups, which of the numbers it takes; as padding, some number of its row."""
@@ -33,12 +33,12 @@ class Places:
     """How many a group has."""
 
     def spread(self, x: Tensor) -> tuple[Tensor, ...]:
-        """From numbers x ... to cells x ... of each group. What comes of padding must have no gradient."""
+        """Lay out numbers x ... as cells x ... of each group. What comes of padding must have no gradient."""
         spread: Tensor = _Spread.apply(x, self.source, self.cell)
         return spread.split(self.cells)
 
     def gather(self, groups: list[Tensor]) -> Tensor:
-        """From cells x ... of each group to numbers x ..."""
+        """Take numbers x ... out of cells x ... of each group."""
         gathered: Tensor = _Gather.apply(torch.cat(groups), self.cell)
         return gathered
 

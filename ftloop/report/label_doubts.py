@@ -23,7 +23,7 @@ MAX_ERRORS = 20  # of numbers: there is no threshold, only the largest
 @dataclass(frozen=True)
 class LabelDoubts:
     method: str
-    """By what rows were chosen."""
+    """The rule by which rows were chosen, as a person reads it."""
     scores: np.ndarray
     """The probability that each row's label has; where a row has several, the least of each label that is there or not
     there; of numbers, how far the prediction is off. Not a number where the model gave none."""

@@ -77,7 +77,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _wanted_of_both(comparison: dict[str, Any]) -> Wanted:
-    """Of two runs: each curve of A with that of B over it."""
+    """Yield the figures of two runs: each curve of A with that of B over it."""
     histories = {side: comparison[side.lower()]["history"] for side in "AB"}
     # Updates of other numbers of rows are not alike; epochs are.
     by_epoch = len({history["updates_per_epoch"] for history in histories.values()}) > 1

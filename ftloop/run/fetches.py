@@ -32,7 +32,7 @@ MAX_DEPTH, MAX_PARTS = 4, 100
 
 
 class Fetches:
-    """Where nothing is drawn: there is nothing to be saved, and nothing to be restored."""
+    """Fetches that draw nothing: there is nothing to be saved, and nothing to be restored."""
 
     other_workers = False
     """Whether something is drawn, and before the checkpoint it was by another number of workers."""
@@ -115,8 +115,9 @@ class DrawingFetches(Fetches):
         return batch
 
     def _look_for_own_generators(self) -> None:
-        """In workers, whose copies of them are made anew in each epoch, these are like the others. Of this process no
-        checkpoint holds them: a resumed run looks whether they have moved from its first fetch to the second."""
+        """Find out whether generators that the data set or the collator holds are drawn from. In workers, whose copies
+        are made anew in each epoch, these are like the others. Of this process no checkpoint holds them: a resumed run
+        looks whether they have moved from its first fetch to the second."""
         if self._own is None:
             looks = self._workers or self._folder is not None
             self._own = dict(held_generators((self._collate, self.dataset))) if looks else {}
