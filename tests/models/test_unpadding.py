@@ -181,6 +181,16 @@ def test_rows_attend_in_groups_and_padded_to_one_length_as_they_do_one_by_one(
         assert not torch.allclose(everything, by_row)
 
 
+def test_a_query_of_padding_far_from_every_token_is_compared_with_itself() -> None:
+    """Compared with nothing, it would have no number, and kernels differ in what they make of that."""
+    packing = replace(Packing.of(batch((2, 12))["attention_mask"]), window=3)
+    mask = packing.mask(12)
+    assert mask.any(dim=-1).all()
+    alone = mask[0, 0, 8].nonzero().flatten()
+    assert alone.tolist() == [8]
+    assert mask[0, 0, 1].nonzero().flatten().tolist() == [0, 1], "no padding where there is a token"
+
+
 def test_what_is_packed_comes_back_where_it_was() -> None:
     packing = Packing.of(batch(LENGTHS["uneven"])["attention_mask"])
     x = torch.randn(5, 30, 3)
