@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 FTLOOP = [sys.executable, "ftloop/train.py"]
 TRAINER = [sys.executable, "benchmarks/fidelity/trainer_script.py"]
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+"""Variables by which torch and oneDNN leave newer instructions unused: `avx2` and `AVX2` stand in for an older
+processor."""
 
 
 def finish(
@@ -73,13 +76,27 @@ def machine() -> dict[str, Any]:
 
 
 def device() -> dict[str, Any]:
-    """Name the device and the number of threads that torch uses on it."""
+    """Name the device, the number of threads that torch uses on it, and the processor's instructions."""
     import torch
 
     return {
         "device": torch.cuda.get_device_name() if has_gpu() else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
+        "instructions": instructions(),
     }
+
+
+def instructions() -> str:
+    """Name the vector instructions that torch uses, the processor's bf16 units, or what holds libraries back."""
+    import torch
+
+    used = torch.backends.cpu.get_cpu_capability()
+    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
+    flags = next((line.split() for line in _read("/proc/cpuinfo").splitlines() if line.startswith("flags")), [])
+    units = [unit for unit in ("avx512_bf16", "amx_bf16") if unit in flags]
+    if limits:
+        return f"{used}, held there by {', '.join(limits)}"
+    return f"{used} with {', '.join(units)}" if units else f"{used}, no bf16 units"
 
 
 def _read(path: str) -> str:

@@ -27,7 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import RESULTS, ROOT, conditions, machine, peak_bytes
+from benchmarks.common import RESULTS, ROOT, conditions, instructions, machine, peak_bytes
 
 SIDES = ("whole", "lora")
 ROWS, TOKENS = 8, 64
@@ -65,12 +65,6 @@ def one(side: str, updates: int, shape: dict[str, int]) -> dict[str, Any]:
             "peak_megabytes": peak_bytes(run) / 2**20,
             "checkpoint_megabytes": sum(path.stat().st_size for path in saved.iterdir()) / 2**20,
         }
-
-
-def instructions() -> list[str]:
-    """The instructions of the processor that matrix products are made of."""
-    lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")]
-    return sorted({flag for flag in lines[0].split() if flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")})
 
 
 def main() -> int:

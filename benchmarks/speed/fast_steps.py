@@ -146,14 +146,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="write the table into the walkthrough")
     parser.add_argument("--output", type=Path, default=RESULTS / "fast_steps.json")
     given = parser.parse_args(argv)
-    import torch
-
     seconds = measure(given.updates or (2 if given.quick else 24))
-    on = versions() | machine() | device() | {"instructions": torch.backends.cpu.get_cpu_capability()}
-    flags = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")][:1]
-    units = [name for name in ("avx512_bf16", "amx_bf16") if any(name in line.split() for line in flags)]
-    on |= {"instructions": f"{on['instructions']}{' with ' + ', '.join(units) if units else ', no bf16 units'}"}
-    on |= {"data": "MRPC" if os.environ.get("FTLOOP_MRPC_DIR") else "built-in pairs", "threads": 1}
+    on = versions() | machine() | device() | {"threads": 1}
+    on |= {"data": "MRPC" if os.environ.get("FTLOOP_MRPC_DIR") else "built-in pairs"}
     result = {"conditions": on, "kinds": summarized(seconds), "seconds": seconds}
     given.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(result)))

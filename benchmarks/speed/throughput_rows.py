@@ -94,6 +94,8 @@ def _rows() -> list[Row]:
         for p, theirs, target in (("fp32", "guide-trainer", 1 / 2.5), ("bf16", "best-trainer", 1 / 1.3)):
             told = f"evaluation of the test set by the {recipe} and by Trainer in {p}; of the same runs"
             rows.append(Row(f"{kind}-evaluation-{p}", ours, theirs, "test_seconds", target, told))
+    short = "fast recipe: the guide's job in Trainer, fp32, of the short runs: train()"
+    rows.append(Row("fast-short", "short-fast-ftloop", "trainer-fp32", "train_seconds", 1 / 1.7, short))
     for p in ("fp16", "bf16"):
         for size in (16, 32):
             theirs, guides = f"cuda-trainer-{p}-{size}", f"cuda-trainer-fp16-{size}"

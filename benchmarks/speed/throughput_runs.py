@@ -164,8 +164,9 @@ def _words(bench: Bench, variant: str, number: int) -> list[str]:
     whole = kind in WHOLE
     model = PACKAGED_MODEL if ours else bench.model
     flags = dict(GUIDE) | {"num_train_epochs": bench.sizes.whole_epochs if whole else bench.sizes.epochs, "seed": 42}
-    if kind in ("fast", "grouped"):
-        flags = {"num_train_epochs": bench.sizes.whole_epochs, "disable_tqdm": "true"}
+    is_fast = "fast" in variant or kind == "grouped"
+    if is_fast:
+        flags = {name: flags[name] for name in ("num_train_epochs", "seed", "disable_tqdm")}
     if kind == "grouped":
         flags |= {"batching": "length_grouped", "padding": "longest"}
     if whole:
@@ -184,7 +185,7 @@ def _words(bench: Bench, variant: str, number: int) -> list[str]:
         flags |= {"logging_first_step": "true"}  # the line that is waited for
     words = [
         *(FTLOOP if ours else TRAINER),
-        *(["fast"] if kind in ("fast", "grouped") else []),
+        *(["fast"] if is_fast else []),
         "--model_name_or_path",
         model,
     ]
