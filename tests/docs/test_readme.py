@@ -375,6 +375,7 @@ OUTSIDE = {
         "model.onnx",
         "optimum-onnx",
         "venv",
+        "venv/bin/activate",
         "wheel",
         "exec",
         "OLD",
