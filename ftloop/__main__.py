@@ -20,19 +20,20 @@ from ftloop.version import __version__
 COMMANDS = {
     "train": ("ftloop.train", "fine-tune a model: a recipe and flags, or flags alone"),
     "predict": ("ftloop.inference.__main__", "classify texts or files of them with a finished model"),
-    "report": ("ftloop.report.__main__", "write the report of a finished run, or of several seeds or folds"),
-    "seeds": ("ftloop.seeds.__main__", "the table of a run with several seeds or folds, or two of seeds compared"),
+    "report": ("ftloop.report.__main__", "write the report of a finished run, or of its seeds or folds"),
+    "seeds": ("ftloop.seeds.__main__", "the table of several seeds or folds; two of seeds compared"),
     "runs": ("ftloop.report.runs", "the finished runs below a folder, side by side"),
-    "calibrate": ("ftloop.report.calibrate", "fit temperature and thresholds of a finished run's decisions"),
-    "compare": ("ftloop.compare.__main__", "two finished runs, scores and settings; or two recordings: where, and why"),
+    "calibrate": ("ftloop.report.calibrate", "fit temperature and thresholds of a finished run"),
+    "compare": ("ftloop.compare.__main__", "hold two runs against each other, or two recordings"),
 }
 USAGE = """\
 usage: ftloop COMMAND ...
 
 {commands}
 
-`ftloop COMMAND --help` says what each takes. Several processes: `accelerate launch ftloop/train.py ...`, or
-`torchrun --nproc_per_node N -m ftloop.train ...`, with what `ftloop train` takes."""
+`ftloop COMMAND --help` says what each takes. Several processes, with what
+`ftloop train` takes: `accelerate launch ftloop/train.py ...`, or
+`torchrun --nproc_per_node N -m ftloop.train ...`."""
 
 
 def main(argv: list[str] | None = None) -> int:

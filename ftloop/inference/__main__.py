@@ -1,4 +1,5 @@
-"""Inference with a fine-tuned model: of texts on the command line, or of files with any number of rows.
+"""Inference with a fine-tuned model: of texts on the command line, or of files
+with any number of rows.
 
 ftloop predict --model DIR TEXT [TEXT ...]
 ftloop predict --model DIR --input FILE [FILE ...] --output FILE
@@ -93,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--input_format",
         choices=INPUT_FORMATS,
-        help="by default from the ending; jsonl for standard input; text is a text a line",
+        metavar="FORMAT",
+        help=f"{', '.join(INPUT_FORMATS)}; by default from the ending, jsonl for standard input; text is a text a line",
     )
     add("--output_format", choices=OUTPUT_FORMATS, help="by default from the ending; jsonl for standard output")
     add("--encoding", metavar="NAME", help="of the input; by default UTF-8, or by a byte order mark")

@@ -1,10 +1,12 @@
-"""Fit how a finished model decides, on its validation set: a temperature, and thresholds for a metric of choice.
+"""Fit how a finished model decides, on its validation set: a temperature, and
+thresholds for a metric of choice.
 
-ftloop calibrate DIR                   for the F1 of the positive class, or of each label
+ftloop calibrate DIR                   for F1, of the positive or of each label
 ftloop calibrate DIR --metric accuracy
 ftloop calibrate DIR --metric none     the temperature alone
 
-Writes DIR/decision.json, which `ftloop predict` and `load_classifier` use from then on; the test set judges it.
+Writes DIR/decision.json, which `ftloop predict` and `load_classifier` use from
+then on; the test set judges it.
 """
 
 from __future__ import annotations
@@ -186,7 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="ftloop calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", metavar="DIR", help="the output_dir of a finished run")
-    parser.add_argument("--metric", choices=METRICS, default="f1", help="what the thresholds are for; f1 by default")
+    told = f"what the thresholds are for: {', '.join(METRICS)}; f1 by default"
+    parser.add_argument("--metric", choices=METRICS, metavar="NAME", default="f1", help=told)
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     args = parser.parse_args(argv)
     return end_of(lambda: _calibrate(args), args.traceback)
