@@ -142,15 +142,15 @@ def _words_alone(e: RunEvidence) -> str | None:
     if rows < MANY_ROWS and not is_perfect:
         return None
     told = f"Words alone (TF-IDF with a linear model, seconds on a CPU) reach {metric} {words:.4g} on {name}{has}"
-    if model != words and not is_perfect and _may_be_chance(metric, words, model, rows):
+    if model != words and not is_perfect and _may_be_chance(words - model, e.metric_error(name, metric)):
         told += f" ({rows} rows, of which this may be chance)"
     ways = "Try more epochs (--num_train_epochs), another model, or the simple one"
     return f"{told}. {'Take the simple one' if is_perfect else ways}"
 
 
-def _may_be_chance(metric: str, words: float, model: float, rows: int) -> bool:
-    """Whether two shares of right rows are so near each other, as if these were of two sets: of one they are nearer."""
-    return metric == "accuracy" and abs(words - model) < SURE * math.sqrt(2 * words * (1 - words) / rows)
+def _may_be_chance(difference: float, error: float | None) -> bool:
+    """Whether two scores are so near each other, as if these were of two sets: of one they are nearer."""
+    return error is not None and abs(difference) < SURE * math.sqrt(2) * error
 
 
 CHECKS: dict[str, Callable[[RunEvidence], str | None]] = {

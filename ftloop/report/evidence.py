@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MIN_WINDOW = 4  # log lines that show whether a loss still falls
 SURE = 2.0  # standard errors
+NORMAL_95 = 1.96  # standard errors on each side of a mean that a 95 % interval reaches
 ROW_SPREAD = 0.3  # of the loss of a model that ignores the texts: how far the losses of single rows lie apart at least
 CHANCE = 0.01  # at which a ranking of the rows is taken for more than chance, divided by the number of rankings
 OTHER_LOSS = 0.05  # by which the evaluated loss may differ from the cross-entropy or squared error of the predictions
@@ -261,12 +262,15 @@ class RunEvidence:
         sets = [name for name in self.run.predictions if name.startswith("validation")]
         if not sets or self.ignoring is None:
             return None
+        predictions = self._predictions_of(min(sets)).finite()
+        return Validation(predictions, self.ignoring) if len(predictions.labels) else None
+
+    def _predictions_of(self, name: str) -> Predictions:
         # Only now: a training without a labelled set does not wait for the import of scipy.
         from ftloop.report.predictions import parse_predictions
 
-        table, data = read_predictions(self.run.predictions[min(sets)], REQUIRED), self.data
-        predictions = parse_predictions(table, data["problem_type"], data["labels"], data.get("positive")).finite()
-        return Validation(predictions, self.ignoring) if len(predictions.labels) else None
+        table, data = read_predictions(self.run.predictions[name], REQUIRED), self.data
+        return parse_predictions(table, data["problem_type"], data["labels"], data.get("positive"))
 
     @property
     def shows_learning(self) -> bool:
@@ -282,6 +286,16 @@ class RunEvidence:
         rows = rows or round(timed.get("eval_runtime", 0) * timed.get("eval_samples_per_second", 0))
         # Losses of rows lie about as far apart as they are large.
         return timed["eval_loss"] / math.sqrt(rows) if rows and timed else None
+
+    def metric_error(self, name: str, metric: str) -> float | None:
+        """Standard error of a metric of a labelled set, by which rows that has; None: not known."""
+        if name not in self.run.predictions:
+            return None
+        from ftloop.report.scoring import score_predictions
+
+        scores = score_predictions(self._predictions_of(name), with_probabilities=False)["metrics"]
+        interval = scores.get(metric, {"low": None})
+        return None if interval["low"] is None else float(interval["high"] - interval["low"]) / (2 * NORMAL_95)
 
     @cached_property
     def words_tell(self) -> bool | None:

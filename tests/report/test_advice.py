@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness.finished_runs import left_by_a_run
+from harness.finished_runs import NAMES, left_by_a_run
+from scipy.stats import spearmanr
+from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
 
 from ftloop.report.advice import advice_lines, advise
 from ftloop.report.course import _more_log_lines
@@ -641,7 +645,7 @@ def test_logging_steps_that_are_advised_fit_the_run(updates: int, text: str) -> 
 @pytest.mark.parametrize(
     ("words", "model", "told"),
     [
-        (0.9, 0.8, "reach accuracy 0.9 on test, and this model 0.8."),
+        (0.95, 0.8, "reach accuracy 0.95 on test, and this model 0.8."),
         (0.9, 0.9, "reach accuracy 0.9 on test, the same as this model."),
         (0.8, 0.9, ""),
         (None, 0.9, ""),
@@ -653,15 +657,62 @@ def test_words_alone_that_do_as_well_are_told(words: float | None, model: float,
 
 
 def test_of_an_error_less_is_better_and_of_few_rows_nothing_is_said(tmp_path: Path) -> None:
-    assert words_beside(tmp_path / "a", "mse", 0.5, 0.6, rows=120)
-    assert not words_beside(tmp_path / "b", "mse", 0.6, 0.5, rows=120)
+    assert words_beside(tmp_path / "a", "mse", 0.5, 0.6, rows=120, kind="regression")
+    assert not words_beside(tmp_path / "b", "mse", 0.6, 0.5, rows=120, kind="regression")
     assert not words_beside(tmp_path / "c", "accuracy", 0.9, 0.8, rows=99)
     assert words_beside(tmp_path / "d", "accuracy", 1.0, 0.9, rows=99)[0].endswith("Take the simple one")
 
 
-def words_beside(root: Path, metric: str, words: float | None, model: float, rows: int) -> list[str]:
-    kind = "regression" if metric == "mse" else "single_label_classification"
-    folder = left_by_a_run(root / "run", kind, 3, rows)
+def f1_of_the_second(true: np.ndarray, predicted: np.ndarray) -> float:
+    return float(f1_score(true, predicted, pos_label=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "metric", "score"),
+    [
+        ("single_label_classification", 2, "accuracy", accuracy_score),
+        ("single_label_classification", 2, "f1", f1_of_the_second),
+        ("single_label_classification", 3, "f1", partial(f1_score, average="macro")),
+        ("multi_label_classification", 3, "f1", partial(f1_score, average="micro")),
+        ("regression", 0, "mse", mean_squared_error),
+        ("regression", 0, "spearmanr", lambda true, predicted: spearmanr(true, predicted).statistic),
+    ],
+)
+def test_words_that_may_be_better_by_chance_are_said_to_be(
+    kind: str, count: int, metric: str, score: Callable[..., float], tmp_path: Path
+) -> None:
+    rows, draw = 200, np.random.default_rng(3)
+    folder = left_by_a_run(tmp_path / "scored", kind, count, rows)
+    table = pq.read_table(folder / "test_predictions.parquet")
+    true, predicted = (_as_numbers(table[name].to_pylist()) for name in ("label", "prediction"))
+    model = score(true, predicted)
+    resamples = [draw.integers(0, rows, rows) for _ in range(1000)]
+    error = float(np.std([score(true[each], predicted[each]) for each in resamples]))
+    better = -1 if metric == "mse" else 1
+    hedge = f"({rows} rows, of which this may be chance)"
+    for errors, is_said in ((2.2, True), (3.6, False)):
+        words = model + better * errors * error
+        (found,) = words_beside(tmp_path / str(errors), metric, words, model, rows, kind, count)
+        assert (hedge in found) == is_said, found
+
+
+def _as_numbers(values: list[Any]) -> np.ndarray:
+    """Class ids in the order of NAMES, rows x labels, or the numbers as they are."""
+    if isinstance(values[0], list):
+        return np.array([[name in row for name in NAMES[:3]] for row in values])
+    return np.array([NAMES.index(value) if isinstance(value, str) else value for value in values])
+
+
+def words_beside(
+    root: Path,
+    metric: str,
+    words: float | None,
+    model: float,
+    rows: int,
+    kind: str = "single_label_classification",
+    count: int = 3,
+) -> list[str]:
+    folder = left_by_a_run(root / "run", kind, count, rows)
     facts = json.loads((folder / "ftloop_run.json").read_text())
     facts["words"] = {"rows": 100, "sets": {"test": {metric: words}}}
     (folder / "ftloop_run.json").write_text(json.dumps(facts))
