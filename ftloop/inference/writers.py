@@ -196,7 +196,8 @@ def _opened_to_write(output: Output) -> Iterator[IO[bytes]]:
                 yield file
         else:
             output.path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(output.path) as partial, open(partial, "wb") as file:
+            # Not ".partial": what has that name a run that saves in this folder takes for its own, and deletes.
+            with atomic_write(output.path, ".writing") as partial, open(partial, "wb") as file:
                 yield file
     except OSError as error:
         if isinstance(error, BrokenPipeError):

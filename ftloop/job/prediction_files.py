@@ -103,8 +103,7 @@ def prediction_columns(labels: Labels, logits: np.ndarray, label_ids: np.ndarray
 
 def _names(labels: Labels, hot: np.ndarray) -> pa.Array:
     """Return a list of names for each row of rows x classes."""
-    rows = [[labels.names[label] for label in np.flatnonzero(row)] for row in hot]
-    return pa.array(rows, pa.list_(pa.string()))
+    return pa.array(label_names(labels.problem_type, labels.names, hot), pa.list_(pa.string()))
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def train_several(config: TrainConfig, words: list[str], stop: StopRequest) -> E
     from ftloop.seeds.summary import read_seeds  # SciPy, which a training does without
     from ftloop.seeds.together import write_together
 
-    text = retry_once("the table", partial(write_together, read_seeds(root, kind)))
+    text = retry_once("the table", partial(write_together, read_seeds(root, kind, numbers)))
     for line in ("", *text.split("\n")):
         write(line)
     _report_together(config, root, kind)

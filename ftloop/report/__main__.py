@@ -42,7 +42,9 @@ def _report(args: argparse.Namespace) -> None:
     else:
         run = None
         if args.set != "both":
-            raise UserError(f"set: {folder} has no sets of its own; name one of its runs, such as {folder}/{kind}-1")
+            runs = sorted(file.parent for file in folder.glob("*/trainer_state.json"))
+            such_as = f", such as {runs[0]}" if runs else ""
+            raise UserError(f"set: {folder} has no sets of its own; name one of its runs{such_as}")
         check_replaceable(final)
         report = make_joint_report(folder, kind, final)
     say("Report", write_report(report, final))

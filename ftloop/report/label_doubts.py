@@ -35,9 +35,9 @@ def doubt_labels(predictions: Predictions) -> LabelDoubts:
     """Find the rows whose labels are to be doubted, by cleanlab where it is installed. `predictions` must be of models
     that were not trained on these rows.
     """
-    finite = np.isfinite(predictions.logits).all(axis=1)
+    finite = predictions.are_finite
     scores = np.full(len(finite), np.nan)
-    known = predictions.finite()
+    known = predictions.keep(finite)
     if predictions.problem_type == ProblemType.REGRESSION:
         scores[finite] = np.abs(known.predicted - known.labels)
         rows = np.argsort(np.where(finite, -scores, np.inf), kind="stable")[: min(MAX_ERRORS, int(finite.sum()))]

@@ -218,7 +218,7 @@ def _write(files: dict[str, bytes], final: Path) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     staging = final.with_name(f"{STAGING}{final.name}-{os.getpid()}")  # another process may be making one now
     for leftover in final.parent.glob(f"{STAGING}{final.name}-*"):
-        if not _is_alive(leftover.name.rpartition("-")[2]):
+        if leftover == staging or not _is_alive(leftover.name.rpartition("-")[2]):
             remove(leftover)  # and no other: a run may be saving in this folder
     remove(final.with_name(f"{REPLACED}{final.name}"))
     staging.mkdir()

@@ -151,7 +151,12 @@ def _read_runs(folder: Path, kind: str, found: dict[str, Any]) -> dict[int, Fini
 def _link(run: FinishedRun, final: Path) -> str | None:
     """Return how a page in `final` names the report of a run; None where that has none."""
     page = run.folder / REPORT / "report.html"
-    return quote(os.path.relpath(page, final).replace(os.sep, "/")) if page.is_file() else None
+    if not page.is_file():
+        return None
+    try:
+        return quote(os.path.relpath(page, final).replace(os.sep, "/"))
+    except ValueError:  # on another drive of Windows
+        return page.resolve().as_uri()
 
 
 def _read_rows(folder: Path, first: FinishedRun) -> tuple[pa.Table, Predictions]:

@@ -15,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ftloop.config.reproduce import ftloop_command
 from ftloop.errors import UserError
 from ftloop.seeds.significance import compare_seeds, describe
 from ftloop.seeds.summary import read_seeds
@@ -37,8 +38,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _show(args: argparse.Namespace) -> None:
     if len(args.other) > 1:
-        way = f"runs of one seed each are read from the folder that they lie in: ftloop seeds {args.folder.parent}"
-        raise UserError(f"one folder is read, or two are compared; {way}")
+        way = ftloop_command("seeds", args.folder.parent)
+        told = f"runs of one seed each are read from the folder that they lie in: {way}"
+        raise UserError(f"one folder is read, or two are compared; {told}")
     runs = read_seeds(args.folder)
     text = describe(compare_seeds(runs, read_seeds(args.other[0]))) if args.other else write_together(runs)
     for line in text.split("\n"):

@@ -43,15 +43,15 @@ class OutOfFold:
 def read_out_of_fold(runs: SeedRuns) -> OutOfFold:
     """Raises: UserError where folds are missing, keep no predictions, or are not those of the same rows."""
     count = runs.config.get("folds")
-    missing = [str(number) for number in range(1, (count or 0) + 1) if number not in runs.runs]
+    if not count:
+        raise UserError(f"{runs.folder}: its runs do not say how many folds there are")
+    missing = [str(number) for number in range(1, count + 1) if number not in runs.runs]
     if missing:
         are = "is" if len(missing) == 1 else "are"
         raise UserError(f"{pluralize(len(missing), 'fold')} of {count} {are} missing: {join_some(missing, 5)}")
-    if not count:
-        raise UserError(f"{runs.folder}: its runs do not say how many folds there are")
     first = next(iter(runs.runs.values()))
     data, parts = first.facts.get("data", {}), []
-    for number, run in runs.runs.items():
+    for run in runs.runs.values():
         if "validation" not in run.predictions:
             raise UserError(f"{run.folder} has no predictions of its rows")
         if run.facts.get("data", {}).get("labels") != data.get("labels"):
@@ -59,9 +59,12 @@ def read_out_of_fold(runs: SeedRuns) -> OutOfFold:
         table, _ = load_predictions(run, "validation")
         if "row" not in table.column_names:
             raise UserError(f"{run.folder}: its predictions do not say which rows of the training file they are of")
-        parts.append(table.append_column("of_fold", pa.array([number] * table.num_rows, pa.int32())))
+        parts.append(table)
     # Of another format than a fold that was complete before, lists have another type.
-    whole = pa.concat_tables(part.cast(parts[0].schema) for part in parts).sort_by("row").combine_chunks()
+    whole = pa.concat_tables(part.cast(parts[0].schema) for part in parts)
+    order = np.argsort(whole["row"].to_numpy(), kind="stable")
+    whole = whole.take(order).combine_chunks()
+    folds = np.repeat(np.array([*runs.runs], np.int32), [part.num_rows for part in parts])[order]
     rows = whole["row"].to_numpy()
     twice = rows[1:][np.diff(rows) == 0]
     if len(twice):
@@ -72,7 +75,7 @@ def read_out_of_fold(runs: SeedRuns) -> OutOfFold:
     scored = {name: score(name, predictions.labels, predictions.predicted, predictions.classes) for name in names}
     sets = [run.facts["data"]["sets"] for run in runs.runs.values()]
     return OutOfFold(
-        _columns(whole, predictions, doubts),
+        _columns(whole, folds, predictions, doubts),
         predictions,
         doubts,
         {name: value for name, value in scored.items() if value is not None},
@@ -81,10 +84,10 @@ def read_out_of_fold(runs: SeedRuns) -> OutOfFold:
     )
 
 
-def _columns(whole: pa.Table, predictions: Predictions, doubts: LabelDoubts) -> pa.Table:
+def _columns(whole: pa.Table, folds: np.ndarray, predictions: Predictions, doubts: LabelDoubts) -> pa.Table:
     names = whole.column_names
     texts = [name for name in names[: names.index("label")] if name != "row"]
-    columns = {"row": whole["row"], "fold": whole["of_fold"]}
+    columns = {"row": whole["row"], "fold": pa.array(folds)}
     columns |= {f"{name}_text" if name in OURS else name: whole[name] for name in texts}
     columns |= {name: whole[name] for name in ("label", "prediction")}
     if predictions.problem_type == ProblemType.SINGLE_LABEL:

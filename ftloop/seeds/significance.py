@@ -187,7 +187,8 @@ def sign_flip_p(by_seed: np.ndarray) -> float:
 
 def leave_one_out(name: str, rows: PairedRows, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
     """Return the differences of a score, seeds x groups, each without one group of rows; None where the predictions do
-    not give the scores that the runs have recorded, as where classes are weighted in the loss.
+    not give the scores that the runs have recorded, as where classes are weighted in the loss, or a score is not
+    defined without some rows.
     """
     groups = min(len(rows.labels), GROUPS)
     found = [[rows.score(name, side, seed) for seed in range(len(a))] for side in range(2)]
@@ -199,7 +200,8 @@ def leave_one_out(name: str, rows: PairedRows, a: np.ndarray, b: np.ndarray) -> 
         [[rows.score(name, side, seed, group != left_out) for left_out in range(groups)] for seed in range(len(a))]
         for side in range(2)
     )
-    return np.subtract(scores_b, scores_a)
+    differences = np.subtract(scores_b, scores_a)
+    return differences if np.isfinite(differences).all() else None
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -210,7 +212,8 @@ class _OtherRows(Exception):
 
 
 def _paired_rows(a: SeedRuns, b: SeedRuns, seeds: list[int], prefix: str, notes: list[str]) -> PairedRows | None:
-    """None where not all runs have kept their predictions, which is noted, or rows have several labels.
+    """None where not all runs have kept their predictions, which is noted, or rows have several labels, whose scores
+    are not recomputed here.
 
     Raises: _OtherRows.
     """
@@ -224,8 +227,7 @@ def _paired_rows(a: SeedRuns, b: SeedRuns, seeds: list[int], prefix: str, notes:
     if missing := [str(run.folder) for run, name in zip(runs, names, strict=True) if not name]:
         notes.append(f"{SETS[prefix]}: no predictions in {_list(missing)}: chance is that of seeds alone")
         return None
-    one_label = {ProblemType.SINGLE_LABEL, ProblemType.REGRESSION}
-    if not {data_a.get("problem_type"), data_b.get("problem_type")} <= one_label:
+    if "problem_type" not in data_a or "problem_type" not in data_b:
         return None
     if data_a.get("labels") != data_b.get("labels"):
         raise _OtherRows("their classes differ")
@@ -239,6 +241,8 @@ def _paired_rows(a: SeedRuns, b: SeedRuns, seeds: list[int], prefix: str, notes:
         if not rows.equals(first):
             raise _OtherRows("their texts or labels differ")
         loaded.append(predictions)
+    if loaded[0].problem_type == ProblemType.MULTI_LABEL:
+        return None
     shape = (2, len(seeds), -1)
     predicted, losses = np.stack([p.predicted for p in loaded]), np.stack([p.row_losses() for p in loaded])
     return PairedRows(loaded[0].labels, predicted.reshape(shape), losses.reshape(shape), loaded[0].classes)
@@ -248,10 +252,8 @@ def _paired_rows(a: SeedRuns, b: SeedRuns, seeds: list[int], prefix: str, notes:
 
 
 def describe(comparison: Comparison) -> str:
-    seeds, table = (
-        comparison.seeds,
-        [["score", "A", "B", "B - A", "95 % from", "to", "p", "p (sign-flip)", "noise from"]],
-    )
+    seeds = comparison.seeds
+    table = [["score", "A", "B", "B - A", "95 % from", "to", "p", "p (sign-flip)", "noise from"]]
     for each in comparison.differences:
         prefix, _, name = each.name.partition("_")
         scores = [f"{each.a.mean():.4f}", f"{each.b.mean():.4f}"]
@@ -299,6 +301,6 @@ def _verdict(comparison: Comparison) -> str:
     text += f"With {among} a difference below about {size(each.noise, '')}{unit} is not seen"
     text += "; for these rows alone" if each.rows is None else ""
     text += f"; of one seed, so for these two models alone: {more}" if seeds == 1 else ""
-    if prefix == "eval" and comparison.a.config.get("load_best_model_at_end"):
+    if prefix == "eval" and any(side.config.get("load_best_model_at_end") for side in (comparison.a, comparison.b)):
         text += ". The best checkpoint was chosen on these rows: a test set would be the better judge"
     return text

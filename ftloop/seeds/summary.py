@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -95,9 +95,10 @@ def _scores(results: dict[str, Any]) -> dict[str, float]:
     return {name: float(results[name]) for name in names if isinstance(results[name], (int, float))}
 
 
-def read_seeds(folder: str | Path, kind: str | None = None) -> SeedRuns:
+def read_seeds(folder: str | Path, kind: str | None = None, asked_for: Collection[int] = ()) -> SeedRuns:
     """Read the folders `seed-N`, or `fold-N`, or else runs of one seed each in folders of other names. Unfinished ones,
     and those of other settings or data than most, are dropped. `kind`: `seed` or `fold`, whichever there is by default.
+    `asked_for`: the numbers whose settings count, in place of most.
 
     Raises: UserError where none is left.
     """
@@ -117,10 +118,11 @@ def read_seeds(folder: str | Path, kind: str | None = None) -> SeedRuns:
         except UserError as error:
             dropped[path.name] = error.problems[0].removeprefix(f"{path}: ")
     texts = {number: json.dumps(each, sort_keys=True) for number, each in kinds.items()}
-    most = Counter(texts.values()).most_common(1)
+    counted = Counter([texts[number] for number in texts if number in asked_for] or texts.values())
+    most = counted.most_common(1)
     for number in [number for number, text in texts.items() if text != most[0][0]]:
         del runs[number]
-        dropped[paths[number].name] = f"other {_differing(kinds[number], json.loads(most[0][0]))} than the rest"
+        dropped[paths[number].name] = f"differs from the others in {_differing(kinds[number], json.loads(most[0][0]))}"
     if not runs:
         raise UserError(f"{root}: no finished run in it ({_reasons(dropped)})")
     return SeedRuns(root, runs, dropped, kind)

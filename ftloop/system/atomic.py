@@ -64,9 +64,9 @@ def save_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, ending: str = ".partial") -> Iterator[Path]:
     """Give a file beside `path` to write to, which takes its place when all is written; after an error it is gone."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{ending}")
     try:
         yield partial
         sync(partial)

@@ -41,7 +41,8 @@ from ftloop.data.sources import Source, find_source
 from ftloop.errors import ExitCode, TrainingError
 from ftloop.inference.__main__ import HINTS, _parser, main
 from ftloop.inference.classifier import BatchBudget, Classifier, classify, compute_logits, encode, load_classifier
-from ftloop.inference.writers import find_output, make_table, writing
+from ftloop.inference.writers import Output, _opened_to_write, find_output, make_table, writing
+from ftloop.system.atomic import remove_partial_saves
 from ftloop.system.manifest import write_manifest
 
 Rows = list[dict[str, Any]]
@@ -90,7 +91,7 @@ def predict(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
         assert main(["--model", str(model), *map(str, words)]) == code
         printed = capfd.readouterr()
         assert "Traceback" not in printed.err
-        assert not list(tmp_path.rglob(".*.partial"))
+        assert not list(tmp_path.rglob(".*.writing"))
         return printed.out, printed.err
 
     return run
@@ -1058,6 +1059,14 @@ def test_five_times_as_many_rows_take_the_same_memory(folder: Path, tmp_path: Pa
     assert peaks[1] < peaks[0] + 20, peaks
 
 
+def test_a_run_that_saves_in_the_same_folder_leaves_alone_what_is_being_written(tmp_path: Path) -> None:
+    output = tmp_path / "rows.csv"
+    with _opened_to_write(Output(output, "rows.csv", "csv", is_stream=False)) as file:
+        file.write(b"a row")
+        remove_partial_saves(tmp_path)
+    assert output.read_bytes() == b"a row"
+
+
 @pytest.mark.slow
 def test_a_process_that_is_ended_leaves_no_output(folder: Path, tmp_path: Path) -> None:
     """SIGTERM leaves not even what it had begun; SIGKILL that, beside its place, and the next one starts over."""
@@ -1068,7 +1077,7 @@ def test_a_process_that_is_ended_leaves_no_output(folder: Path, tmp_path: Path) 
         assert process.stdin is not None
         process.stdin.write(made_csv(tmp_path / "in.csv", 20_000).read_bytes())
         process.stdin.flush()
-        partial, deadline = tmp_path / ".out.csv.partial", time.monotonic() + 100
+        partial, deadline = tmp_path / ".out.csv.writing", time.monotonic() + 100
         while not (partial.exists() and partial.stat().st_size > 100_000):
             assert time.monotonic() < deadline
             assert process.poll() is None

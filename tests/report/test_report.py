@@ -28,6 +28,7 @@ from ftloop.report.__main__ import main as report_main
 from ftloop.report.calibrate import main as calibrate_main
 from ftloop.report.html import render_page
 from ftloop.report.outcome import read_finished_run, read_predictions
+from ftloop.system.atomic import commit_folder
 from ftloop.train import main
 
 KINDS = [
@@ -384,3 +385,22 @@ def test_report_when_training_is_written_and_in_tensorboard(
     before = (output_dir / "report" / "report.html").stat().st_mtime_ns
     assert main(words) == ExitCode.DONE
     assert (output_dir / "report" / "report.html").stat().st_mtime_ns == before
+
+
+def test_a_report_that_could_not_be_put_in_place_is_tried_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, tries = left_by_a_run(tmp_path / "run", "single_label_classification", 2, 20), []
+
+    def fails_once(staging: Path, final: Path) -> None:
+        tries.append(staging)
+        if len(tries) == 1:
+            raise OSError(5, "Input/output error")
+        commit_folder(staging, final)
+
+    monkeypatch.setattr(report, "_draw_figures", lambda *_: {})
+    monkeypatch.setattr(report, "commit_folder", fails_once)
+    assert report_main([str(folder)]) == ExitCode.DONE
+    assert len(tries) == 2
+    assert (folder / "report" / "report.html").is_file()
+    assert not list(folder.glob(".staging-*"))

@@ -347,7 +347,7 @@ def test_folds_of_other_rows_and_missing_ones_give_no_rows(tmp_path: Path, capsy
     facts = json.loads((root / "fold-2" / "ftloop_run.json").read_text())
     facts["data"]["sets"]["train"]["rows"] += 1
     (root / "fold-2" / "ftloop_run.json").write_text(json.dumps(facts))
-    assert read_seeds(root).dropped == {"fold-2": "other the data than the rest"}
+    assert read_seeds(root).dropped == {"fold-2": "differs from the others in the data"}
     facts["data"]["sets"]["train"]["rows"] -= 1
     (root / "fold-2" / "ftloop_run.json").write_text(json.dumps(facts))
     (root / "fold-2" / "validation_predictions.parquet").write_bytes(
@@ -357,6 +357,23 @@ def test_folds_of_other_rows_and_missing_ones_give_no_rows(tmp_path: Path, capsy
     assert "row 1 is in several folds: these were cut from other rows" in capsys.readouterr().out
     with_settings(root / "fold-3", fold=1)
     assert read_seeds(root).dropped == {"fold-3": "trained with fold 1"}
+
+
+@pytest.mark.parametrize("name", ["of_fold", "fold", "doubted"])
+def test_a_text_column_may_have_any_name(name: str, tmp_path: Path) -> None:
+    root = left_by_folds(tmp_path / "out")
+    for fold in (1, 2, 3):
+        path = root / f"fold-{fold}" / "validation_predictions.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.rename_columns([name if each == "text" else each for each in table.column_names]), path)
+        facts = json.loads((root / f"fold-{fold}" / "ftloop_run.json").read_text())
+        facts["data"]["text_columns"] = [name]
+        (root / f"fold-{fold}" / "ftloop_run.json").write_text(json.dumps(facts))
+    assert ftloop.seeds.__main__.main([str(root)]) == ExitCode.DONE
+    rows = pq.read_table(root / "out_of_fold_predictions.parquet").to_pylist()
+    assert [row["row"] for row in rows] == [*range(1, 61)]
+    assert [row["fold"] for row in rows] == [1, 2, 3] * 20
+    assert [row[name if name == "of_fold" else f"{name}_text"] for row in rows] == [f"text {i}" for i in range(1, 61)]
 
 
 def test_doubts_of_models_that_know_nothing_are_said_to_mean_little(
@@ -522,6 +539,27 @@ def test_the_page_of_seeds_has_the_table_and_leads_to_each_report(
     assert '<a href="../seed-2/report/report.html">2</a>' in page
     assert "95 % from" in page
     assert "--seeds 1 2 3" in json.loads((tmp_path / "report" / "report.json").read_text())["command"]
+
+
+def test_the_page_on_another_drive_leads_to_each_report_by_its_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "_draw_figures", lambda *_: {})
+    for seed in (42, 43):
+        folder = left_by_a_run(tmp_path / f"seed-{seed}", "single_label_classification", 2, 20)
+        with_settings(folder, seed=seed, model_name_or_path="bert")
+    assert ftloop.seeds.__main__.main([str(tmp_path)]) == ExitCode.DONE
+    assert report_main([str(tmp_path / "seed-43")]) == ExitCode.DONE
+
+    def on_another_drive(*_: Any) -> str:
+        raise ValueError("path is on mount 'C:', start on mount 'D:'")
+
+    monkeypatch.setattr("ftloop.report.together.os.path.relpath", on_another_drive)
+    assert report_main([str(tmp_path)]) == ExitCode.DONE
+    link = (tmp_path / "seed-43" / "report" / "report.html").resolve().as_uri()
+    assert f'<a href="{link}">43</a>' in (tmp_path / "report" / "report.html").read_text()
+    assert report_main([str(tmp_path), "--set", "test"]) == ExitCode.USER_ERROR
+    assert f"name one of its runs, such as {tmp_path}/seed-42" in capsys.readouterr().err
 
 
 def test_the_list_of_runs_has_a_line_for_the_mean_of_folds(tmp_path: Path) -> None:

@@ -250,13 +250,13 @@ def test_unfinished_and_other_runs_are_dropped_and_named(tmp_path: Path) -> None
     assert runs.scores() == {"eval_loss": {2: 0.5, 10: 0.5}, "eval_accuracy": {2: 0.8, 10: 0.9}}
     assert runs.dropped.pop("seed-8").startswith("no run has ended here")
     assert runs.dropped == {
-        "seed-3": "other learning_rate than the rest",
+        "seed-3": "differs from the others in learning_rate",
         "seed-4": "not finished",
         "seed-5": "not finished",
         "seed-6": "trained with seed 16",
-        "seed-7": "other the data than the rest",
+        "seed-7": "differs from the others in the data",
     }
-    assert "Dropped   seed-3: other learning_rate than the rest; seed-4" in table(runs)
+    assert "Dropped   seed-3: differs from the others in learning_rate; seed-4" in table(runs)
 
 
 def test_runs_of_one_seed_each_are_read_from_folders_of_any_name(tmp_path: Path, stderr_of: Callable[..., str]) -> None:
@@ -270,6 +270,24 @@ def test_runs_of_one_seed_each_are_read_from_folders_of_any_name(tmp_path: Path,
     leave(tmp_path / "lr", {"eval_loss": 0.3}, {"seed": 2, "learning_rate": 1.0})
     with pytest.raises(UserError, match="job_7 and lr are both of seed 2"):
         read_seeds(tmp_path)
+
+
+def test_of_two_kinds_of_runs_those_that_were_asked_for_are_counted(tmp_path: Path) -> None:
+    """A second command with other seeds and another learning rate, into the folder of the first."""
+    for seed, rate in ((1, 1e-4), (2, 1e-4), (3, 1e-4), (6, 5e-5), (7, 5e-5)):
+        leave(tmp_path / f"seed-{seed}", {"eval_loss": 0.5}, {"seed": seed, "learning_rate": rate})
+    assert read_seeds(tmp_path).runs.keys() == {1, 2, 3}
+    asked_for = read_seeds(tmp_path, "seed", [6, 7])
+    assert asked_for.runs.keys() == {6, 7}
+    assert asked_for.dropped == dict.fromkeys(
+        ("seed-1", "seed-2", "seed-3"), "differs from the others in learning_rate"
+    )
+
+
+def test_the_way_out_can_be_typed_as_it_is(tmp_path: Path, stderr_of: Callable[..., str]) -> None:
+    root = tmp_path / "my runs"
+    told = stderr_of(ftloop.seeds.__main__.main, [str(root / name) for name in ("a", "b", "c")])
+    assert shlex.split(told.rpartition(": ")[2])[-2:] == ["seeds", str(root)]
 
 
 def test_a_folder_without_finished_seeds_is_refused(tmp_path: Path) -> None:
@@ -532,6 +550,58 @@ def test_other_rows_are_not_compared(tmp_path: Path) -> None:
     (tmp_path / "one" / "seed-2" / "test_predictions.parquet").unlink()
     assert "none: with one seed, and no predictions" in describe(compare_seeds(a, read_seeds(tmp_path / "one")))
     assert "is the same with every seed and row" in describe(compare_seeds(a, a))
+
+
+def test_of_several_labels_the_rows_and_the_classes_are_compared_too(tmp_path: Path) -> None:
+    def left(name: str, labels: list[str], texts: str) -> Any:
+        chosen = pa.array([[labels[0]], labels] * 20, pa.list_(pa.string()))
+        rows = {"text": [f"{texts} {i}" for i in range(40)], "label": chosen, "prediction": chosen}
+        rows |= {"logits": logits_of([1, 0] * 20)}
+        for seed in (1, 2, 3):
+            folder, scores = tmp_path / name / f"seed-{seed}", {"test_accuracy": 0.5 + seed / 100 + len(name) / 10}
+            leave(folder, scores, {"seed": seed}, rows, kind="multi_label_classification")
+            facts = json.loads((folder / "ftloop_run.json").read_text())
+            facts["data"]["labels"] = labels
+            (folder / "ftloop_run.json").write_text(json.dumps(facts))
+        return read_seeds(tmp_path / name)
+
+    a = left("a", ["news", "sport"], "text")
+    with pytest.raises(UserError, match="test, not compared: their classes differ"):
+        compare_seeds(a, left("other classes", ["red", "blue"], "text"))
+    with pytest.raises(UserError, match="test, not compared: their texts or labels differ"):
+        compare_seeds(a, left("other texts", ["news", "sport"], "another"))
+    (difference,) = compare_seeds(a, left("bb", ["news", "sport"], "text")).differences
+    assert difference.rows is None
+    assert difference.mean == pytest.approx(0.1)
+
+
+def test_a_score_that_some_rows_alone_define_is_judged_by_the_seeds(tmp_path: Path) -> None:
+    """Without the one row that differs, a correlation has nothing to go with."""
+    labels, draw = np.array([0.0] * 59 + [5.0], np.float32), np.random.default_rng(5)
+    for name, error in (("a", 1.0), ("b", 0.1)):
+        for seed in (1, 2, 3):
+            predicted = (labels + error * draw.normal(size=60)).astype(np.float32)
+            logits = pa.FixedSizeListArray.from_arrays(pa.array(predicted), 1)
+            rows = {"text": [str(i) for i in range(60)], "label": labels, "prediction": predicted, "logits": logits}
+            found = float(stats.pearsonr(labels.astype(np.float64), predicted.astype(np.float64)).statistic)
+            leave(tmp_path / name / f"seed-{seed}", {"test_pearson": found}, {"seed": seed}, rows, kind="regression")
+    paired = compare_seeds(read_seeds(tmp_path / "a"), read_seeds(tmp_path / "b"))
+    (difference,) = paired.differences
+    assert difference.rows is None
+    assert (difference.low, difference.high) == interval(difference.b - difference.a)[:2]
+    assert "nan" not in describe(paired)
+    assert "for these rows alone" in describe(paired)
+
+
+def test_a_choice_on_the_same_rows_is_told_of_either_side(tmp_path: Path) -> None:
+    for name, chosen in (("a", False), ("b", True)):
+        for seed, accuracy in ((1, 0.86), (2, 0.8725), (3, 0.88 + 0.01 * chosen)):
+            config = {"seed": seed, "load_best_model_at_end": chosen}
+            leave(tmp_path / name / f"seed-{seed}", {"eval_accuracy": accuracy}, config)
+    a, b = (read_seeds(tmp_path / name) for name in ("a", "b"))
+    for pair in ((a, b), (b, a)):
+        assert "The best checkpoint was chosen on these rows" in describe(compare_seeds(*pair))
+    assert "was chosen on these rows" not in describe(compare_seeds(a, a))
 
 
 def test_seeds_that_differ_by_the_same_are_no_evidence(tmp_path: Path) -> None:
