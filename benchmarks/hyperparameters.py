@@ -8,7 +8,7 @@
 Each run is ftloop's command with the recipe demo (all-MiniLM-L6-v2 on the built-in pairs) and one choice changed. The
 scores are those of the last weights on the test set, beside what always naming the majority class scores. Seeds are the
 outer loop, so that what is there after any number of runs is a table. Scores and memory do not suffer from a machine
-that does other things too; times would, so that none are told: the work is, in updates and in computed tokens.
+that does other things too; times would, so none are given: the work is, in updates and in computed tokens.
 
 Finished runs are kept as lines of JSON beside the result, which is written anew from them after every run.
 """

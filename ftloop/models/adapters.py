@@ -187,7 +187,7 @@ def _classifier_config(folder: Path, base: str, shapes: dict[str, list[int]]) ->
     if (folder / BASE_CONFIG).is_file():
         return AutoConfig.for_model(**read_json(folder / BASE_CONFIG))
     config = load_config(base)
-    heads = [shape[0] for name, shape in shapes.items() if re.search(r"(classifier|score|out_proj)\.weight$", name)]
+    heads = [shape[0] for name, shape in shapes.items() if re.search(r"\.(classifier|score|out_proj)\.weight$", name)]
     if heads and heads[-1] != config.num_labels:
         config.num_labels = heads[-1]
     return config

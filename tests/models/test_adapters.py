@@ -87,8 +87,12 @@ def test_what_is_new_is_trained_saved_and_back(
     assert torch.equal(logits_of(whole), logits_of(classifier.model))
 
 
-def test_of_pefts_own_files_alone_the_classes_have_numbers_and_the_tokenizer_is_the_base_models(tmp_path: Path) -> None:
-    _, logits = trained_adapter(bodies(tmp_path, "bert"), tmp_path / "adapter")
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "roberta"])
+def test_of_pefts_own_files_alone_the_classes_have_numbers_and_the_tokenizer_is_the_base_models(
+    architecture: str, tmp_path: Path
+) -> None:
+    """Of DistilBERT, PEFT saves pre_classifier beside the classifier, whose name ends alike."""
+    _, logits = trained_adapter(bodies(tmp_path, architecture), tmp_path / "adapter")
     for name in ("ftloop_base_config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "adapter" / name).unlink()
     classifier = load_classifier(tmp_path / "adapter", device="cpu")
