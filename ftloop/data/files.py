@@ -50,8 +50,8 @@ Files = str | Sequence[Source]
 
 
 def column_names(files: Files) -> list[str]:
-    """Return the columns of the first file, from its header or, for json, its first row, and the fields within them; as
-    `read_columns`.
+    """Return the columns of the first file, from its header or, for json, its first rows, and the fields within them;
+    as `read_columns`.
     """
     source = _sources(files)[0]
     return cached(_key(source), f"columns and fields {source.reading}", lambda: read_columns(source, fields=True))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import islice
 from typing import IO
 
 from ftloop.data import arrow_rows
@@ -19,7 +19,7 @@ from ftloop.data.compression import share_read
 from ftloop.data.csv_rows import HEADER_AGAIN, check_names, read_table, way_of_fields
 from ftloop.data.json_rows import read_document, read_lines
 from ftloop.data.line_rows import read_plain_lines
-from ftloop.data.rows import Chunk, Row, field_names, fields_of, value_at
+from ftloop.data.rows import HEAD_ROWS, Chunk, Row, field_names, fields_of, value_at
 from ftloop.data.sources import COLUMNAR, FASTTEXT, FOLDERS, TABLES, TEXTS, Source
 from ftloop.data.text_folders import COLUMNS, read_folders
 from ftloop.errors import UserError
@@ -91,8 +91,8 @@ def read_chunks(source: Source, valued: Sequence[str] | None = None) -> Iterator
 
 
 def read_columns(source: Source, fields: bool = False) -> list[str]:
-    """Read the names of the columns, from the header or, for json, the first row; with `fields` those within mappings
-    too, as `value_at` reads them, of json in the first rows.
+    """Read the names of the columns, from the header or, for json, the first rows; with `fields` those within mappings
+    too, as `value_at` reads them.
 
     Raises: UserError when there are none, or they cannot be read.
     """
@@ -100,13 +100,13 @@ def read_columns(source: Source, fields: bool = False) -> list[str]:
         names, within = arrow_rows.read_names(source), field_names(arrow_rows.read_structs(source))
     else:
         with _open_rows(source) as (header, rows, _file):
-            first = next(rows, None) if header is None else Row(0, dict.fromkeys(header))
-            within = fields_of(chain([first], rows)) if fields and header is None and first is not None else []
-        if first is None:
+            head = list(islice(rows, HEAD_ROWS)) if header is None else [Row(0, dict.fromkeys(header))]
+        if not head:
             raise UserError(f"{source.name}: no rows")
-        if first.error is not None:
-            raise source.error(first.number, first.error)
-        names = tuple(first.values)
+        if head[0].error is not None:
+            raise source.error(head[0].number, head[0].error)
+        names = tuple(dict.fromkeys(name for row in head for name in row.values))
+        within = fields_of(head)
     check_names(names, source.name)
     return [*names, *(name for name in within if fields and name not in names)]
 

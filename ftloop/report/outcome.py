@@ -163,7 +163,7 @@ def _read_text(path: Path, chosen: Callable[[Sequence[str]], list[str]]) -> pa.T
     columns: dict[str, Any] = {name: [] for name in chosen(all_names)}
     for row in read_rows(source):
         for name, values in columns.items():
-            values.append(row.values[name])
+            values.append(row.values.get(name))
     numbers = {"row", "score", "logits", *(() if "score" in all_names else ("label", "prediction"))}
     for name in columns.keys() & numbers if source.format == "csv" else ():
         columns[name] = [_number_or_list(value) for value in columns[name]]

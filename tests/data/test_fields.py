@@ -107,3 +107,29 @@ def test_rows_that_are_read_without_a_dotted_name_are_as_they_were(tmp_path: Pat
         assert [row.values for row in chunk.rows] == ROWS
         assert chunk.columns == ("data", "meta"), "those that prediction writes again"
         assert chunk.fields[0] == "data.text"
+
+
+def test_the_columns_of_json_are_those_of_all_its_first_rows(tmp_path: Path) -> None:
+    labelled = [{"text": f"text {number}", "label": "ab"[number % 2]} for number in range(6)]
+    rows = [{"text": "x"}, *labelled]
+    lines, document, whole = (tmp_path / name for name in ("train.jsonl", "train.json", "whole.jsonl"))
+    lines.write_text("\n".join(map(json.dumps, rows)))
+    document.write_text(json.dumps(rows, indent=1))
+    whole.write_text("\n".join(map(json.dumps, labelled)))
+    for path in (lines, document):
+        assert column_names(str(path)) == ["text", "label"]
+        assert "column 'label' has no value in row 1; --drop_unlabelled leaves such rows out" in fault(path)
+        assert load(path, drop_unlabelled=True).train.to_list() == labelled
+        with pytest.raises(UserError, match="the test set: column 'label' has no value in row 1; --drop_unlabelled"):
+            load(whole, test_file=str(path))
+        with pytest.raises(UserError, match="the validation set: column 'label' has no value in row 1; --drop_unlab"):
+            load(whole, validation_file=str(path))
+        kept = load(whole, test_file=str(path), validation_file=str(path), drop_unlabelled=True)
+        assert kept.test["test"].to_list() == kept.validation["validation"].to_list() == labelled
+
+
+def test_a_row_of_json_that_is_refused_names_no_columns(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([*map(json.dumps, [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]), "[1]"]))
+    assert column_names(str(path)) == ["text", "label"]
+    assert "line 3: expected an object of columns, found list" in fault(path)
