@@ -3,6 +3,7 @@
     python benchmarks/speed/throughput.py   every row; hours on two cores
         --rows loop-cost first-update
         --continue                          goes on with what an earlier call has left undone
+        --continue --report                 runs nothing more, and writes what is there
         --quick                             few rows and updates: to see that it works
 
 Each run is a process of its own: `python ftloop/train.py ...` against benchmarks/fidelity/trainer_script.py, the script
@@ -233,9 +234,12 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, help="of the fast recipe's rows (1 2 3 4 5; with --quick 1 2)")
     parser.add_argument("--quick", action="store_true", help="few rows and updates")
     parser.add_argument("--continue", dest="go_on", action="store_true", help="keep the runs that are there")
+    parser.add_argument("--report", action="store_true", help="with --continue: run nothing, write what is there")
     parser.add_argument("--busy", action="store_true", help="the machine does other work: keep scores, and no times")
     parser.add_argument("--output", type=Path, default=RESULTS / "throughput.json", help="beside it: .runs.jsonl, .png")
     given = parser.parse_args()
+    if given.report and not given.go_on:
+        parser.error("--report is for runs that are kept: together with --continue")
     given.repeats = given.repeats or (1 if given.quick else 5)
     given.seeds = given.seeds or ([1, 2] if given.quick else [1, 2, 3, 4, 5])
     rows = given.rows or [*ROWS, EXTRA]
@@ -250,7 +254,8 @@ def main() -> int:
         result["commands"] = bench.commands
         given.output.write_text(json.dumps(result, indent=2) + "\n")
 
-    measure(bench, rows, given.repeats, given.seeds, report)
+    if not given.report:
+        measure(bench, rows, given.repeats, given.seeds, report)
     report()
     show(result)
     problem = draw(result, given.output.with_suffix(".png"))
