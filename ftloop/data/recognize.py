@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from ftloop.data.encoding import find_codec
@@ -119,17 +119,33 @@ def _rows_of(head: str, delimiter: str) -> list[list[str]]:
     if len(delimiter) > 1:
         lines = io.StringIO(head.replace(delimiter, STAND_IN), newline="")
         return [fields for fields in csv.reader(lines, delimiter=STAND_IN, quoting=csv.QUOTE_NONE) if fields]
-    readings = [csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)]
+    readings = [_quoted_rows(head, delimiter)]
     if head.startswith('"') and '\\"' in head:
-        escaped = csv.reader(io.StringIO(head.replace('\\"', '""'), newline=""), delimiter=delimiter)
+        escaped = _quoted_rows(head.replace('\\"', '""'), delimiter)
         readings = [escaped, *readings] if delimiter == " " else [*readings, escaped]  # R writes it so
     if delimiter == "\t" and '"' in head:
-        readings += [csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, quoting=csv.QUOTE_NONE)]
+        readings += [iter(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, quoting=csv.QUOTE_NONE))]
     found: list[list[list[str]]] = [[]]
     for reading in readings:
         with suppress(csv.Error):
             found.append([fields for fields in reading if fields])
     return max(found, key=lambda rows: _share(list(map(len, rows))))
+
+
+def _quoted_rows(head: str, delimiter: str) -> Iterator[list[str]]:
+    """Yield the fields of each row, without one that is within quotes where the lines end, as the first lines of a file
+    with texts of several lines do, if enough rows are left. Beside tabs, where quotes may be text, all.
+    """
+    is_over = False
+
+    def lines() -> Iterator[str]:
+        nonlocal is_over
+        yield from io.StringIO(head, newline="")
+        is_over = True
+
+    for number, fields in enumerate(csv.reader(lines(), delimiter=delimiter)):
+        if not is_over or number < MANY_LINES or delimiter == "\t":
+            yield fields
 
 
 def _share(counts: list[int]) -> float:

@@ -219,6 +219,28 @@ def test_a_delimiter_that_all_lines_show_is_taken_and_said(tmp_path: Path, capsy
     assert "--delimiter: only for csv, tsv, txt" in fault(put(tmp_path / "x.jsonl", b'{"text": "a"}'), delimiter=";")
 
 
+@pytest.mark.parametrize("delimiter", [";", "|", ","])
+@pytest.mark.parametrize("columns", [["id", "text", "label"], ["text", "label"]])
+def test_texts_of_several_lines_do_not_hide_the_delimiter_of_a_long_file(
+    delimiter: str, columns: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its first characters end within quotes."""
+    text = "one; two | three, and\n" * 15
+    rows = [{"id": str(n), "text": f"{n}\n{text}", "label": ("bad", "good")[n % 2]} for n in range(400)]
+    rows = [{name: row[name] for name in columns} for row in rows]
+    for name in ("rows.csv", "rows.txt", "rows.tsv"):
+        path = put(tmp_path / name, table(rows, delimiter))
+        assert rows_of(path) == [{"text": row["text"], "label": row["label"]} for row in rows]
+        told = f"Delimiter {path} is read with --delimiter {shlex.quote(delimiter)}, which all its first lines show\n"
+        assert (told in capsys.readouterr().out) == ((name, delimiter) != ("rows.csv", ",")), name
+
+
+def test_a_quote_that_stays_open_below_a_few_lines_makes_no_table_of_texts(tmp_path: Path) -> None:
+    train, lines = put(tmp_path / "train.csv", table(ROWS)), ["a;b", "c;d", '"e', "f"]
+    found = load(train, test_file=str(put(tmp_path / "test.txt", "\n".join(lines).encode()))).test["test"]
+    assert found["text"] == lines
+
+
 def test_lines_between_those_with_tabs_are_left_out_by_the_command_that_is_given(tmp_path: Path) -> None:
     """As PubMed RCT has the number of an abstract above its sentences, and a blank line below."""
     put(tmp_path / "other" / "notes.txt", b"a folder beside it, as that of another class would be\n")
