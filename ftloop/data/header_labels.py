@@ -38,6 +38,9 @@ def warn_of_header_labels(sources: Sequence[Source], train: Dataset, column: str
     heads = [_first_rows(source, [column]) for source in sources]
     values = train.with_format("arrow")[:][column]
     for height in (2, 1):
+        first = next((place for place, head in enumerate(heads) if len(head) >= height), None)
+        if first is None:
+            continue
         labels = Counter(texts[0] for head in heads for _, texts in head[:height])
         if any(pc.sum(pc.equal(values, label)).as_py() != count for label, count in labels.items()):
             continue
@@ -47,7 +50,7 @@ def warn_of_header_labels(sources: Sequence[Source], train: Dataset, column: str
         if len(others) > 1 and (come_again or are_numbers):
             shown = join_some(list(map(short_repr, labels)), MAX_ROWS)
             what = f"perhaps no data, but the header's: no other row has the label {shown}; if so, "
-            say("Warning", told_of(sources[0], heads[0], height, what))
+            say("Warning", told_of(sources[first], heads[first], height, what))
             return
 
 

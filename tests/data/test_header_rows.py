@@ -125,6 +125,31 @@ def test_labels_of_the_first_rows_alone_are_warned_of(
 
 
 @pytest.mark.parametrize(
+    ("first", "headers", "place"),
+    [
+        ([], [["Id", "Why?", "Answer"]], "line 2 is"),
+        ([], [["a", "b", "Q2"], *QUALTRICS[:1]], "lines 2 to 4 are"),
+        ([["Id", "Why?", "Q0"]], [["a", "b", "Q2"], *QUALTRICS[:1]], "lines 2 to 4 are"),
+    ],
+    ids=["one below a file without rows", "two below a file without rows", "two below a file of one row"],
+)
+def test_labels_of_the_first_rows_are_told_with_the_first_file_that_has_as_many(
+    first: list[list[str]],
+    headers: list[list[str]],
+    place: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = [put(tmp_path / "part-0.csv", first), put(tmp_path / "part-1.csv", headers + ANSWERS)]
+    load(*files)
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "perhaps no data" in line]
+    assert warning.startswith(f"Warning   {files[1]}: {place} perhaps no data, but the header's: no other row has the ")
+    run_the_way_out(warning)
+    assert len(load(files[0], tmp_path / "part-1_rows.csv").train) == len(first + ANSWERS)
+    assert "perhaps no data" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     "labels",
     ["abcabcab", "abababcd", "abacadae", "cababdba", "abbbbbbb", "12345678", "ababab"],
     ids=["all again", "last", "some", "first, but not alone", "one other class", "numbers", "two"],
