@@ -63,6 +63,9 @@ def leave_out(
             values -= kept_labels | (MINUS_ONE if kept_labels & MINUS_ONE else set())
             lacking = _without_label(dataset, label_column, values)
             if not (name in may_lack_labels and lacking.all()):
+                if _are_numbers(kept_labels, class_names, config):  # of which -1 is one
+                    values -= MINUS_ONE
+                    lacking = _without_label(dataset, label_column, values)
                 for mark in sorted((values & set(raw)) - _blank(raw)):
                     reasons[f"with the label {mark}"] = _with_label(dataset, label_column, {mark})
                     lacking = lacking & ~reasons[f"with the label {mark}"]
@@ -265,7 +268,14 @@ def _with_label(dataset: Dataset, column: str, values: set[str]) -> np.ndarray:
     return found
 
 
+def _are_numbers(labels: Collection[str], class_names: Sequence[str] | None, config: TrainConfig) -> bool:
+    """Whether numbers are learned: as `problem_type` or the task, which names no classes then, or the labels say."""
+    if config.problem_type is not None:
+        return config.problem_type == ProblemType.REGRESSION.value
+    return class_names == () or (class_names is None and _are_fractions(labels))
+
+
 def _are_fractions(labels: Collection[str]) -> bool:
     """Whether labels are numbers and some have a fraction, so that they are no classes."""
-    written = [re.fullmatch(r"[+-]?\d*(\.\d*)?", label) for label in labels]
-    return all(written) and any(each and (each[1] or ".").strip(".0") for each in written)
+    written = [re.fullmatch(r"[+-]?\d*(\.\d*)?([eE][+-]?\d+)?", label) for label in labels]
+    return all(written) and any(each and ((each[1] or ".").strip(".0") or each[2]) for each in written)

@@ -140,6 +140,32 @@ def test_a_mark_beside_empty_labels_is_no_class_among_fractions_or_known_classes
     assert len(different.validation["validation"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("labels", "settings"),
+    [
+        ([-0.8, 0.3, 0.9], {}),
+        ([1e-5, -0.75], {}),
+        ([-0.8, 0.3, 0.9], {"problem_type": "regression"}),
+        ([1, 2, 3], {"problem_type": "regression"}),
+        ([0, 1, 2], {"task_name": "stsb"}),
+    ],
+)
+def test_minus_one_is_a_number_where_numbers_are_learned(
+    labels: list[Any], settings: dict[str, Any], files: Files
+) -> None:
+    for number in (-1, -1.0):
+        other = rows(number, 0.2, "")
+        loaded = files.load(rows(*labels, ""), other, other, drop_unlabelled=True, **settings)
+        assert loaded.labels.regression
+        for held in (loaded.validation["validation"], loaded.test["test"]):
+            assert held["label"][:] == [str(number), "0.2"]
+        assert said(loaded).startswith("Dropped train: 1 of ")
+        assert "with the label" not in said(loaded)
+        for test in (rows(number, number), rows(number, "")):
+            loaded = files.load(rows(*labels, ""), other, test, drop_unlabelled=True, **settings)
+            assert (loaded.test["test"].column_names, len(loaded.test["test"])) == (["sentence"], 2), "none is told"
+
+
 def test_minus_one_between_two_classes_is_left_out_when_asked_and_else_said_to_be_one(files: Files) -> None:
     assert (
         said(files.load(rows(0, 1, -1))) == "Labels -1 is a class beside 0 and 1; --drop_unlabelled leaves its rows out"
