@@ -84,10 +84,8 @@ def _find_files(
             check_file(file, flag, format, reading)
             source = file_source(expand_path(file, flag), reading)
             source = settle(source if format is None else replace(source, format=format), flag, console, like)
-            if flag == "input" and format is None and source.format == TEXTS and len(files) + len(paths) > 2:
-                told = f"input: {path}: is each of several files one text, or each line of it?"
-                other = "for a text a file put them into a folder within another, such as texts/all, and name texts"
-                raise UserError(f"{told} --input_format {TEXTS} reads a text a line; {other}")
+            if format is None and source.format == TEXTS and len(files) + len(paths) > 2:
+                _ask_for_texts(path, flag, like)
             found.append(source)
     places = [source.path for source in found]
     twice = next((source.name for source in found if places.count(source.path) > 1), None)
@@ -97,6 +95,17 @@ def _find_files(
     if extra and not any(source.format in (*TABLES, TEXTS) for source in found):
         raise UserError(f"{', '.join(extra)}: only for {', '.join(TABLES)}, and {found[0].name} is {found[0].format}")
     return found
+
+
+def _ask_for_texts(path: str, flag: str, like: Source | None) -> None:
+    """Raises: UserError where several files may be a text each, as those of the class folders that they are `like`."""
+    told = f"{flag}: {path}: is each of several files one text, or each line of it?"
+    if flag == "input":
+        other = "for a text a file put them into a folder within another, such as texts/all, and name texts"
+        raise UserError(f"{told} --input_format {TEXTS} reads a text a line; {other}")
+    if like is not None and like.format == FOLDERS:
+        other = "for a text a file put the files into a folder within another, as texts/unknown, and name texts"
+        raise UserError(f"{told} For a text a line put all lines into one file; {other}")
 
 
 def names_several(path: str, flag: str) -> bool:

@@ -837,6 +837,29 @@ def test_a_folder_for_each_class_is_read_with_a_text_a_file(tmp_path: Path, caps
     assert len(rows_of(folder)) == 2, "a table is what it was"
 
 
+def test_whether_several_files_of_a_test_set_are_a_text_each_is_asked_beside_class_folders(tmp_path: Path) -> None:
+    train = class_folders(tmp_path / "train", ham=["one\ntwo", "three"], spam=["four", "five\nsix"])
+    texts = ["Dear all,\nyes", "Hello!\nno\nno", "Bye"]
+    flat = class_folders(tmp_path / "mails", unlabelled=texts) / "unlabelled"
+    files = [str(file) for file in sorted(flat.iterdir())]
+    for given in (str(flat), f"{flat}/*.txt", files):
+        told = fault(train, test_file=given)
+        first = given if isinstance(given, str) else files[0]
+        assert told.startswith(
+            f"test_file: {first}: is each of several files one text, or each line of it? For a text "
+        )
+    way = "for a text a file put the files into a folder within another, as texts/unknown, and name texts"
+    assert told.endswith(f"a line put all lines into one file; {way}")
+    within = class_folders(tmp_path / "within", unknown=texts)
+    test = load(train, test_file=str(within)).test["test"]
+    assert test.to_list() == [{"text": text} for text in texts], "the way out: without labels"
+    joined = put(tmp_path / "all.txt", "\n".join(texts).encode())
+    lines = "\n".join(texts).split("\n")
+    assert load(train, test_file=str(joined)).test["test"]["text"][:] == lines, "and the other"
+    table_file = put(tmp_path / "train.csv", table(ROWS))
+    assert load(table_file, test_file=files).test["test"]["text"][:] == lines, "no doubt where rows are lines"
+
+
 def test_what_lies_in_a_folder_without_a_file_that_is_read_is_named(tmp_path: Path) -> None:
     put(tmp_path / "a" / "dev.xlsx", WORKBOOK)
     assert "parquet, arrow; dev.xlsx in it is an Excel workbook; save it as CSV UTF-8" in fault(tmp_path / "a")
