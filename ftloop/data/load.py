@@ -6,6 +6,7 @@ every other set is held against it. Nothing here starts long work before all it 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -327,6 +328,9 @@ def _hub_splits(config: TrainConfig) -> dict[str, Dataset]:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         what = f"the data set {path}{f' ({name})' if name else ''}"
         if Path(path).is_dir():
+            if (Path(path) / "state.json").is_file():
+                told = f"{path} is a data set that save_to_disk has written"
+                raise UserError(f"dataset_name: {told}; give it with --train_file {shlex.quote(path)}") from None
             way = ""
             if isinstance(error, datasets.exceptions.DatasetGenerationCastError):
                 way = ": its files have different columns; give them with --train_file, --validation_file, --test_file"

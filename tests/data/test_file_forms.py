@@ -669,6 +669,19 @@ def test_what_save_to_disk_has_written_is_a_data_set(tmp_path: Path) -> None:
     assert "has no split test, only train" in fault(tmp_path / "dict", test_file=str(tmp_path / "alone"))
 
 
+def test_a_data_set_that_save_to_disk_has_written_is_no_dataset_name_unless_it_has_splits(tmp_path: Path) -> None:
+    rows, folder = named(["worse", "better"], [0, 1, 1, 0, 1]), tmp_path / "my rows"
+    rows.save_to_disk(folder)
+    with pytest.raises(UserError) as caught:
+        load_text_data(TrainConfig(dataset_name=str(folder), eval_strategy="no"))
+    told = f"dataset_name: {folder} is a data set that save_to_disk has written; give it with --train_file '{folder}'"
+    assert str(caught.value) == told
+    datasets.DatasetDict({"train": rows, "test": rows.select([2])}).save_to_disk(tmp_path / "dict")
+    data = load_text_data(TrainConfig(dataset_name=str(tmp_path / "dict"), eval_strategy="no"))
+    assert data.train.to_list() == rows_of(folder), "the way out"
+    assert len(data.test["test"]) == 1
+
+
 BY_NAME = (
     "rows.json: it is one object of 6 texts by their names, each of which would be a row, such as "
     '{"id": "id0", "text": "..."}, and a list of objects is wanted, or an object a line: '
