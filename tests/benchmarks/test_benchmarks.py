@@ -60,6 +60,12 @@ def test_throughput_compares_both_sides_and_goes_on_where_it_was_left(tmp_path: 
     assert len(runs.read_text().splitlines()) == len(lines)
     assert told["rows"]["identical-fp32"]["ratio"] > 0
 
+    runs.write_text("\n".join(lines[1:]) + "\n")
+    told = throughput(output, "--rows", "memory-fp32", "first-update", "--continue", "--report")
+    assert runs.read_text() == "\n".join(lines[1:]) + "\n", "nothing more was run"
+    assert told["rows"]["memory-fp32"].keys() >= {"not_measured"}
+    assert told["rows"]["first-update"]["n"] == 1
+
 
 @pytest.mark.slow
 def test_large_data_tells_where_a_start_spends_its_time_and_memory(tmp_path: Path) -> None:
