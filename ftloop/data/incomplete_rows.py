@@ -115,12 +115,14 @@ def marks_of_no_label(
     others or, of -1, by others that are not counted from 0; and `beside_empty` labels, which are what is missing then,
     unless the classes are known or the others are numbers with a fraction. With `problem_type`, they are unless
     `drop_unlabelled` says no. Nulls of a database are no classes beside two others; None and the like are, unless
-    `drop_unlabelled` alone says no.
+    `drop_unlabelled` alone says no. Where that is given and numbers are learned, all are but -1.
     """
     found, others = _blank(raw), set(raw) - _blank(raw) - NO_LABEL - _nulls(raw)
     wanted, drop, names = config.problem_type, config.drop_unlabelled, set(class_names or ())
     if wanted is not None and not drop:
         return found
+    if drop and _are_numbers({label for label in raw if not is_mark(label)}, class_names, config):
+        return {label for label in raw if is_mark(label)} - MINUS_ONE
     nulls, doubtful = _nulls(raw) - names, _nulls(raw, DOUBTFUL_NULLS) - names
     found |= nulls if len(others) >= 2 else set()
     if drop and wanted != ProblemType.SINGLE_LABEL.value and not beside_empty and len(others - doubtful) >= 2:
@@ -130,7 +132,7 @@ def marks_of_no_label(
     if "-" in raw and "-" not in names and "+" not in others and len(others) >= 2:
         found.add("-")
     minus_one = MINUS_ONE & set(raw)
-    if minus_one and wanted != ProblemType.REGRESSION.value and not names & NO_LABEL:
+    if minus_one and not names & NO_LABEL:
         numbers = {int(written[1]) for each in others if (written := re.fullmatch(r"\+?(\d{1,15})(\.0*)?", each))}
         are_counted = len(numbers) == len(others) and numbers == set(range(len(numbers)))
         few = 2 if drop or class_names else 3  # -1, 0 and 1 are classes of their own right as often as not

@@ -140,6 +140,30 @@ def test_a_mark_beside_empty_labels_is_no_class_among_fractions_or_known_classes
     assert len(different.validation["validation"]) == 3
 
 
+@pytest.mark.parametrize("mark", ["N/A", "None", "NA", "-", "NULL"])
+@pytest.mark.parametrize(
+    ("labels", "settings"),
+    [
+        ([0.5, 1.5, -1], {"problem_type": "regression"}),
+        ([1, 2, 3], {"problem_type": "regression"}),
+        ([1, 1, 1, 2], {"problem_type": "regression"}),
+        ([0.5, 1.5, 2.5], {}),
+        ([1, 2, 3], {"task_name": "stsb"}),
+    ],
+)
+def test_no_mark_is_a_class_where_numbers_are_learned(
+    labels: list[Any], settings: dict[str, Any], mark: str, files: Files
+) -> None:
+    made = rows(*labels, mark, "", None)
+    assert files.fault(made, made, **settings).endswith("; --drop_unlabelled leaves such rows out")
+    loaded = files.load(made, made, drop_unlabelled=True, **settings)
+    assert loaded.labels.regression
+    for held in (loaded.train, loaded.validation["validation"]):
+        assert held["label"][:] == [str(label) for label in labels]
+    assert f"1 with the label {mark}" in said(loaded)
+    assert "is a class" not in said(loaded)
+
+
 @pytest.mark.parametrize(
     ("labels", "settings"),
     [
