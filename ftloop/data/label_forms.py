@@ -15,6 +15,7 @@ from datasets import Dataset, Features, List, Value
 
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.cache import cached, dataset_key
+from ftloop.data.number_forms import decimal_comma, have_blanks_around, with_point, without_blanks
 from ftloop.data.probabilities import (
     are_numbers,
     are_shares,
@@ -36,7 +37,6 @@ _ITEM = rf"{_TEXT}|[+-]?\d+(?:\.\d*)?|[Tt]rue|[Ff]alse"
 _TUPLE = rf"\(\s*(?:(?:{_TEXT}|[01])\s*,\s*)+(?:{_TEXT}|[01])?\s*\)"  # of other numbers, an interval as (18, 25)
 _LIST = re.compile(rf"\s*(?:\[\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\])))*\]|{_TUPLE})\s*")
 _LIST_IN_MAPPING = re.compile(rf"\s*\{{\s*(?:{_TEXT})\s*:\s*(\[\s*(?:(?:{_TEXT})(?:\s*,\s*|\s*(?=\])))*\])\s*\}}\s*")
-_COMMA_NUMBER = re.compile(r"[+-]?\d+(,\d+)?")
 NO_BIT = ("-", "-1", "-1.0")
 Sets = dict[str, Dataset]
 
@@ -93,10 +93,12 @@ def in_one_form(
             told += f", and --drop_unlabelled beside it leaves out the rows whose list is empty: {', '.join(empty)}"
             told += "; annotation tools write [] of a row that nobody has labelled yet"
         said.append(("Labels", told))
-    with_comma = _decimal_comma(left["train"], column, wanted)
+    if have_blanks_around(left, column):
+        left = {name: _map_labels(dataset, column, without_blanks, Value("string")) for name, dataset in left.items()}
+    with_comma = decimal_comma(left["train"], column, wanted)
     if with_comma is not None:
         said.append(("Labels", f"numbers such as {with_comma} are read with a decimal comma"))
-        left = {name: _map_labels(dataset, column, _with_point, Value("string")) for name, dataset in left.items()}
+        left = {name: _map_labels(dataset, column, with_point, Value("string")) for name, dataset in left.items()}
     return left, names, said
 
 
@@ -316,36 +318,6 @@ def _without_lists(dataset: Dataset, column: str, name: str) -> Dataset:
 
 def _only_item(row: list[str] | None) -> str | None:
     return row[0] if row else None
-
-
-def _decimal_comma(dataset: Dataset, column: str, wanted: ProblemType | None) -> str | None:
-    """Return one of the labels, for a message, if all are numbers with a decimal comma and to be learned as such.
-
-    Raises: UserError where they could be something else.
-    """
-    if wanted not in (None, ProblemType.REGRESSION) or has_lists(dataset, column):
-        return None
-    texts = [text.strip() for text in distinct_values(dataset, column) if is_written(text)]
-    commas = [text for text in texts if "," in text]
-    if not commas or not all(_COMMA_NUMBER.fullmatch(text) for text in texts):
-        return None
-    shown, where = short_repr(commas[0]), rows_with(dataset, column, commas[0])
-    if all(re.search(r",\d{3}$", text) for text in commas):
-        raise UserError(
-            f"column {column!r} holds {shown} in {where}: a decimal comma, or one between thousands? Write such "
-            "numbers with a point, or without a comma"
-        )
-    if wanted is None:
-        raise UserError(
-            f"column {column!r} holds {shown} in {where}, and only such texts: --problem_type {ProblemType.REGRESSION} "
-            f"reads numbers with a decimal comma, --label_delimiter , several labels a row, --problem_type "
-            f"{ProblemType.SINGLE_LABEL} a class of each text"
-        )
-    return shown
-
-
-def _with_point(text: str | None) -> str | None:
-    return text.strip().replace(",", ".") if text is not None and _COMMA_NUMBER.fullmatch(text.strip()) else text
 
 
 def _check_names(dataset: Dataset, column: str, what: str) -> None:

@@ -62,8 +62,8 @@ def is_utf8(text: str) -> bool:
 
 
 def plain_number(text: str) -> str:
-    """Return a whole number written with a point as it is written without; any other text as it is."""
-    written = re.fullmatch(r"([+-]?\d+)\.0*", text)
+    """Return a whole number written with a point or blanks around it as it is without; any other text as it is."""
+    written = re.fullmatch(r"\s*([+-]?\d+)(?:\.0*)?\s*", text)
     return text if written is None else "0" if written[1] == "-0" else written[1]
 
 

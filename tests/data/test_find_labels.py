@@ -55,6 +55,27 @@ def test_numbers_with_a_fraction_or_many_values_stay_numbers(
     assert not loaded.remarks
 
 
+def test_blanks_around_numbers_are_no_part_of_them(files: Files) -> None:
+    """As a csv file has them whose commas are followed by a blank."""
+    for settings in ({}, {"problem_type": "regression"}):
+        loaded = files.load(labelled(" 0.5", " 1.5", "2.5 "), labelled("1", " 2"), labelled(" 3"), **settings)
+        assert (loaded.labels.regression, said(loaded)) == (True, "")
+        assert [loaded.labels.encode(raw) for raw in loaded.train["label"]] == [0.5, 1.5, 2.5]
+        assert loaded.validation["validation"]["label"] == ["1", "2"]
+        assert loaded.test["test"]["label"] == ["3"]
+    for settings in ({}, {"problem_type": "single_label_classification"}):
+        for train, other in (([" 0", " 1", " 0"], ["0", "1"]), (["0", "1", "0"], [" 0", "1 "])):
+            loaded = files.load(labelled(*train), labelled(*other), labelled(" ?", " ?"), **settings)
+            assert loaded.labels.names == ("0", "1")
+            assert [loaded.labels.encode(raw) for raw in loaded.validation["validation"]["label"]] == [0, 1]
+            assert not loaded.has_labels(loaded.test["test"])
+    lacking = labelled(" 0.5", " 1.5", " -1", " ", " -", " NULL")
+    assert "is empty in row 4; --drop_unlabelled leaves such rows out" in files.fault(lacking)
+    assert files.load(lacking, lacking, drop_unlabelled=True).train["label"] == ["0.5", "1.5", "-1"]
+    assert files.load(labelled(" 0,5", "1,5 "), problem_type="regression").train["label"] == ["0.5", "1.5"]
+    assert files.load(labelled(" 1", " good", " 2")).labels.names == (" 1", " 2", " good")
+
+
 def test_problem_type_decides(files: Files) -> None:
     tens = labelled(*range(10, 70, 10), *range(10, 70, 10))
     loaded = files.load(tens)

@@ -1200,6 +1200,9 @@ def test_a_label_that_the_model_does_not_know_is_told_with_file_and_row(predict:
     assert "labelled.jsonl, line 2: column gold holds 'maybe', which the model does not know: 'no', 'yes'" in err
     assert "has no column golden" in predict(*words, "golden", code=ExitCode.USER_ERROR)[1]
     assert not (tmp_path / "out.csv").exists()
+    numbers = [{"text": "a", "gold": " 1"}, {"text": "b", "gold": "0.0 "}]
+    words = "--input", pairs_file(tmp_path / "numbers.jsonl", numbers), "--label_column_name", "gold"
+    assert "of 2 rows" in predict(*words)[1], "as in training, where blanks around numbers are no part of them"
 
 
 def test_rows_without_a_label_are_predicted_and_not_scored(predict: Any, tmp_path: Path) -> None:
