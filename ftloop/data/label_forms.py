@@ -42,10 +42,11 @@ Sets = dict[str, Dataset]
 
 
 def in_one_form(
-    sets: Mapping[str, Dataset], column: str, wanted: ProblemType | None
+    sets: Mapping[str, Dataset], column: str, wanted: ProblemType | None, may_lack_labels: Collection[str]
 ) -> tuple[Sets, tuple[str, ...] | None, list[Remark]]:
     """Read lists that are text as lists, vectors of 0 and 1 as lists of names, and lists of one as that one where
-    `wanted` is one label a row. The training set decides, the others follow.
+    `wanted` is one label a row. The training set decides, the others follow; of those in `may_lack_labels`, one of
+    empty lists is without labels.
 
     Returns: the sets, the names of the classes where the form gives them, and what is to be said.
     Raises: UserError for a row that is of another form than the rest.
@@ -67,18 +68,21 @@ def in_one_form(
         for name, dataset in left.items():
             if has_lists(dataset, column):
                 continue
-            if (found and found.name is not None) or _find_lists_as_text(dataset, column, wanted):
+            are_lists = _are_empty_lists(dataset, column) or _find_lists_as_text(dataset, column, wanted) is not None
+            if are_lists or (found and found.name is not None):
                 left[name] = _map_labels(dataset, column, items_or_name, List(Value("string")))
     width = _width_of_vectors(left["train"], column)
     if width is not None:
         names = tuple(f"LABEL_{id}" for id in range(width))
         said.append(("Labels", f"vectors of 0 and 1 are read as lists of {width} labels, {names[0]} to {names[-1]}"))
         for name, dataset in left.items():
-            if has_lists(dataset, column) and _width_of_vectors(dataset, column) != width:
+            lengths = _lengths(dataset, column) if has_lists(dataset, column) else set()
+            if not lengths or (name in may_lack_labels and lengths == {0}):  # without a label as a whole
+                continue
+            if _width_of_vectors(dataset, column) != width:
                 where = _first_row(dataset, column, lambda row: len(row) != width or not set(row) <= BITS)
                 raise UserError(f"{set_name(name)}: column {column!r} has no vector of {width} times 0 or 1 in {where}")
-            if has_lists(dataset, column):
-                left[name] = _map_labels(dataset, column, _names_of_vector, List(Value("string")))
+            left[name] = _map_labels(dataset, column, _names_of_vector, List(Value("string")))
     for name, dataset in left.items():
         _check_names(dataset, column, set_name(name))
     if wanted in (ProblemType.SINGLE_LABEL, ProblemType.REGRESSION):
@@ -265,6 +269,12 @@ def _find_lists_as_text(dataset: Dataset, column: str, wanted: ProblemType | Non
     if odd is not None or (wanted == ProblemType.SINGLE_LABEL and has_several):
         return None
     return _ListsAsText(shown, has_several, next(iter(names), None))
+
+
+def _are_empty_lists(dataset: Dataset, column: str) -> bool:
+    texts = distinct_values(dataset, column) if column in dataset.column_names else []
+    written = [text for text in texts if is_written(text)]
+    return bool(written) and all(parse_list(text) == [] for text in written)
 
 
 def _looks_like_a_list(text: str) -> bool:

@@ -173,7 +173,7 @@ def _settle(config: TrainConfig, sets: _Sets, wanted: ProblemType | None) -> tup
         of_columns = sets.label_columns
         label_column = next(name for name in ("labels", "label", "label_names") if name not in sets.text_columns)
         every, unlabelled = in_one_column(every, of_columns, label_column, sets.test, wanted)
-    every, names, said = in_one_form(every, label_column, wanted)
+    every, names, said = in_one_form(every, label_column, wanted, sets.test)
     check_wanted(every["train"], label_column, wanted)
     names = of_columns or names or (task.label_names if task else sets.class_names)
     every, dropped = leave_out(config, every, sets.text_columns, label_column, names, sets.test)

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, List, Value
 from harness.files import Files, labelled
 
 from ftloop.config.command_line import parse_args
@@ -51,6 +51,31 @@ def test_vectors_of_zero_and_one_are_lists_of_labels(kind: Any, files: Files) ->
     assert hot(loaded, loaded.test["test"]) == VECTORS[:1]
     two = files.load(labelled([0, 1], [1, 0]))
     assert hot(two, two.train) == [[0, 1], [1, 0]]
+
+
+def test_a_test_set_of_empty_lists_beside_vectors_is_without_labels(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = labelled(*VECTORS)
+    for test in (labelled([], []), labelled([], None), labelled("[]", " [ ]")):
+        for lists in (train, labelled(["a"], ["b", "a"]), labelled("['a', 'b']", "['b']")):
+            assert files.load(lists, None, test).test["test"].column_names == ["sentence"]
+    assert "the test set: column 'label' has no vector of 3 times 0 or 1 in row 2" in files.fault(
+        train, None, labelled([0, 1, 0], [])
+    )
+    assert "the validation set: column 'label' has no vector of 3 times 0 or 1 in row 1" in files.fault(
+        train, labelled([], [])
+    ), "nothing to evaluate on"
+    features = Features({"sentence": Value("string"), "label": List(Value("int64"))})
+    hub = DatasetDict(
+        train=Dataset.from_list(train, features=features), test=Dataset.from_list(labelled(None, None), features)
+    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: hub)
+    named = load_text_data(TrainConfig(dataset_name="any/name", eval_strategy="no"))
+    assert named.test["test"].column_names == ["sentence"]
+    hub["validation"] = hub["test"]
+    with pytest.raises(ValueError, match=r"the validation set: column 'label' has no value in rows 1, 2"):
+        load_text_data(TrainConfig(dataset_name="any/name"))
 
 
 def test_lists_of_zero_and_one_that_are_no_vectors_are_names(files: Files) -> None:
