@@ -31,13 +31,15 @@ def find_labels(
     task_names: tuple[str, ...] | None,
     wanted: ProblemType | None = None,
     others: Iterable[Dataset] = (),
+    read: Dataset | None = None,
 ) -> Labels:
     """Decide what the labels are, over all of them: as `wanted`, else as the data seem.
 
     All whole numbers, or any texts: classes. Numbers, at least one with a fraction or a point: regression, unless they
-    are a few whole ones, here and in the `others`, that come again and again. The names that the task or the data set
-    has for its classes are used, in its order, where the labels are those names or their numbers. Lists of them: any
-    number of classes for each row.
+    are a few whole ones, here and in the `others`, that come again and again; where `train` is a part of the rows
+    `read`, these decide, so that it is the same for every part. The names that the task or the data set has for its
+    classes are used, in its order, where the labels are those names or their numbers. Lists of them: any number of
+    classes for each row.
     """
     raw = distinct_values(train, column)
     if has_lists(train, column):
@@ -45,7 +47,9 @@ def find_labels(
     if wanted == ProblemType.REGRESSION:
         return _find_numbers(train, column, raw)
     odd = {label for label in raw if _is_not_finite(label)}
-    whole = all(map(_is_whole, raw))
+    read = train if read is None else read
+    numbers = [label for label in distinct_values(read, column) if label and _is_number(label)]
+    whole = all(map(_is_whole, [*raw, *numbers]))
     if wanted is None and odd and not whole and all(label in odd or _is_number(label) for label in raw):
         first = next(label for label in raw if label in odd)
         where = rows_with(train, column, first)
@@ -54,7 +58,7 @@ def find_labels(
         )
     if wanted is None and all(map(_is_number, raw)):
         names_fit = whole or set(raw) <= set(task_names or ())
-        if task_names == () or not (names_fit or _are_a_few_whole_numbers(train, column, raw, others)):
+        if task_names == () or not (names_fit or _are_a_few_whole_numbers(read, column, numbers, others)):
             return Labels((), {}, ProblemType.REGRESSION)
     classes = list(dict.fromkeys(_plain_spellings(raw).values()))
     if len(classes) < 2:
@@ -89,9 +93,9 @@ def _find_numbers(train: Dataset, column: str, raw: list[str]) -> Labels:
     return Labels((), {}, ProblemType.REGRESSION)
 
 
-def _are_a_few_whole_numbers(train: Dataset, column: str, raw: list[str], others: Iterable[Dataset]) -> bool:
+def _are_a_few_whole_numbers(read: Dataset, column: str, raw: list[str], others: Iterable[Dataset]) -> bool:
     """Whether numbers written with a point are classes all the same: few values, each many times, none a fraction."""
-    if len(raw) > MAX_FLOAT_CLASSES or len(train) < 2 * len(raw):
+    if len(raw) > MAX_FLOAT_CLASSES or len(read) < 2 * len(raw):
         return False
     labelled = [each for each in others if column in each.column_names and not has_lists(each, column)]
     everywhere = [*raw, *(label for each in labelled for label in distinct_values(each, column) if label)]

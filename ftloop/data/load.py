@@ -101,7 +101,7 @@ def load_text_data(config: TrainConfig) -> TextData:
     train = train if config.fold is None else _first(train, config.max_train_samples)
     if config.validation_split is not None or config.fold is not None:
         check_labelled(train, label_column, "the training set", names, config, beside_empty)
-        labels = find_labels(train, label_column, names, wanted, test.values())
+        labels = find_labels(train, label_column, names, wanted, test.values(), sets.train)
         train, held_out, told = hold_out(train, label_column, labels, config)
         validation, remarks = {"validation": held_out}, remarks + told
         sets = sets._replace(extra={**sets.extra, "validation": sets.extra["train"]})
@@ -117,7 +117,7 @@ def load_text_data(config: TrainConfig) -> TextData:
     others = [*validation.values(), *test.values()]
     try:
         if config.fold is None:  # else the same labels in every fold, by all rows
-            labels = find_labels(train, label_column, names, wanted, others)
+            labels = find_labels(train, label_column, names, wanted, others, sets.train)
     except UserError as error:
         cause = labels_left_out(train, read, label_column)
         raise error if cause is None else UserError(f"{error}; {cause}") from None

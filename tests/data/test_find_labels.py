@@ -37,6 +37,31 @@ def test_a_few_whole_numbers_with_a_point_are_classes_and_it_is_said(files: File
     assert (task.labels.names, task.metrics) == (("not_equivalent", "equivalent"), ("accuracy", "f1"))
 
 
+FLOATS, PART = [1.0, 2.0, 3.0, 4.0, 5.0], {"max_train_samples": 8}
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "names"),
+    [
+        (FLOATS * 20, PART, ("1", "2", "3", "4", "5")),
+        (FLOATS * 20, PART | {"folds": 2, "fold": 1}, ("1", "2", "3", "4", "5")),
+        (FLOATS * 2, {"validation_split": 0.2}, ("1", "2", "3", "4", "5")),
+        ([*FLOATS * 20, ""], PART, ("1", "2", "3", "4", "5")),
+        ([*[1, 2] * 4, 1.5], PART, ()),
+        ([*[1.0, 2.0] * 4, 1.5], PART, ()),
+        ([*[1.0, 2.0] * 4, *(float(n) for n in range(20))], PART, ()),
+    ],
+)
+def test_what_the_labels_are_is_decided_over_all_rows_read_and_not_those_of_a_part(
+    labels: list[Any], settings: dict[str, Any], names: tuple[str, ...], files: Files
+) -> None:
+    loaded = files.load(labelled(*labels), **settings)
+    assert len(loaded.train) <= 8
+    assert (loaded.labels.names, loaded.labels.regression) == (names, not names)
+    if labels[-1] != "":
+        assert files.load(labelled(*labels)).labels == loaded.labels
+
+
 @pytest.mark.parametrize(
     ("train", "validation", "settings"),
     [
