@@ -9,7 +9,7 @@ The rows are pairs of short texts, made from a seed, parquet; the model is a tin
 what the rows cost and not what the model does. Every figure is of a process of its own (large_data_run.py).
 
 `start`: `ftloop train ... --max_steps 20`, as a user runs it, first with an empty cache and then, for each way of
-batching, with all rows in it. What is cached does not depend on the batching, so there is one first start for each size.
+batching, with all rows in it. What is cached does not depend on the batching: there is one first start for each size.
 The pages of the files are in the system's memory by then: this is not the first start after a reboot.
 `plan`: the functions that put rows in order, alone.
 `evaluate`: `ftloop.evaluate`, with two classes and with a hundred.
