@@ -113,7 +113,7 @@ def ready_rows(dataset: Any) -> Iterable[Any]:
     are asked for are left alone: that may draw random numbers, or open what the workers of a loader may not share."""
     if isinstance(dataset, (list, tuple)):
         return dataset
-    return [dataset[0]] if _lies_ready(dataset) and len(dataset) else []
+    return [dataset[0]] if lies_ready(dataset) and len(dataset) else []
 
 
 def _class_name(model: Any) -> str:
@@ -130,13 +130,14 @@ def _names(*tasks: str) -> set[str]:
     }
 
 
-def _lies_ready(dataset: Any) -> bool:
+def lies_ready(dataset: Any) -> bool:
+    """Whether rows are only looked up when they are asked for: reading them draws no random numbers."""
     if isinstance(dataset, Mapping):
         return False
     if type(dataset) is Subset:
-        return _lies_ready(dataset.dataset)
+        return lies_ready(dataset.dataset)
     if type(dataset) is ConcatDataset:
-        return all(map(_lies_ready, dataset.datasets))
+        return all(map(lies_ready, dataset.datasets))
     if isinstance(dataset, Dataset):
         return not has_transform(dataset)
     return type(dataset) in (TensorDataset, list, tuple)

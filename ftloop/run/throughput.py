@@ -6,6 +6,7 @@ Nothing of a batch is looked at, and the device is not waited for.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from ftloop.batching.efficiency import computed_tokens
 from ftloop.batching.order import batch_starts
 from ftloop.batching.padding import row_lengths
 from ftloop.errors import UserError
+from ftloop.run.check_rows import lies_ready
 
 if TYPE_CHECKING:
     from ftloop.run.run import Run
@@ -26,7 +28,8 @@ class Throughput:
 
     run: Run
     lengths: np.ndarray | None
-    """Tokens of each training row; None where they are not known, and then nothing is measured."""
+    """Tokens of each training row; None where they are not known, or only by making the rows: then nothing is
+    measured."""
     measured_at: int
     """`global_step` up to which has been measured."""
     since: float
@@ -35,10 +38,10 @@ class Throughput:
 
     @staticmethod
     def of(run: Run) -> Throughput:
-        try:
-            lengths = row_lengths(run.train_dataset, quiet=True)
-        except UserError:
-            lengths = None
+        lengths = None
+        if lies_ready(run.train_dataset):  # what is made when it is asked for may draw random numbers
+            with suppress(UserError):
+                lengths = row_lengths(run.train_dataset, quiet=True)
         return Throughput(run, lengths, run.state.global_step, time.monotonic())
 
     def exclude(self, seconds: float) -> None:
