@@ -7,6 +7,7 @@ import os
 import shlex
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,7 @@ class Trackers:
 
     def _send(self, values: dict[str, Any]) -> None:
         step = self.run.state.global_step
-        if self.board is not None:
-            write_scalars(self.board, values, step)
+        self._on_board(lambda board: write_scalars(board, values, step))
         for name, tracker in list(self.others.items()):
             try:
                 tracker.log(tagged(values) | {"train/global_step": step}, step=step)
@@ -65,9 +65,18 @@ class Trackers:
                 why = f"{type(error).__name__}: {summarize(error)}"
                 say("Tracker", f"{name} failed, and nothing more is sent to it ({why})")
 
+    def _on_board(self, write: Callable[[Any], None]) -> None:
+        """Write to TensorBoard, and no more after what cannot be written: its disk may be full, and no other's."""
+        try:
+            if self.board is not None:
+                write(self.board)
+        except Exception as error:
+            self.board = self.run.board = None
+            why = f"{type(error).__name__}: {summarize(error)}"
+            say("Tracker", f"tensorboard failed, and nothing more is written to it ({why})")
+
     def close(self) -> None:
-        if self.board is not None:
-            self.board.close()
+        self._on_board(lambda board: board.close())
         for name, tracker in self.others.items():
             try:
                 tracker.finish()

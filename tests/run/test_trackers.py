@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from accelerate import tracking
 from harness.command import python, run
 from harness.prepared_runs import prepared
+from torch.utils.tensorboard import SummaryWriter
 
 from ftloop import train
 from ftloop.errors import UserError
@@ -90,6 +93,29 @@ def test_a_tracker_that_fails_amid_a_training_is_told_and_left_out(
     told = "Tracker   mlflow failed, and nothing more is sent to it (ConnectionError: gone)\n"
     assert capsys.readouterr().out.count(told) == 1
     assert {step for step, _ in kind.made.logged} == {1, 2}
+    plain = prepared(tmp_path / "plain", max_steps=6)
+    train(plain)
+    assert [x.get("loss") for x in run.state.log_history] == [x.get("loss") for x in plain.state.log_history]
+
+
+@pytest.mark.parametrize("broken", ["add_scalar", "close"])
+def test_a_tensorboard_that_cannot_be_written_any_more_is_told_and_left_out(
+    broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = getattr(SummaryWriter, broken)
+
+    def full(board: Any, *values: Any, **_: Any) -> None:
+        if broken == "close" or values[2] >= 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(board, *values)
+
+    monkeypatch.setattr(SummaryWriter, broken, full)
+    run = prepared(tmp_path, logging_dir=str(tmp_path / "board"), max_steps=6)
+    train(run)
+    told = (
+        "Tracker   tensorboard failed, and nothing more is written to it (OSError: [Errno 28] No space left on device)"
+    )
+    assert " ".join(capsys.readouterr().out.split()).count(" ".join(told.split())) == 1
     plain = prepared(tmp_path / "plain", max_steps=6)
     train(plain)
     assert [x.get("loss") for x in run.state.log_history] == [x.get("loss") for x in plain.state.log_history]
