@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from ftloop.models.adapters import load_adapter
 from ftloop.models.damage import check_files
 from ftloop.models.folder import naming
 from ftloop.models.load import check_model, head_of_another_task, load_tokenizer, load_weights, longest_input
-from ftloop.models.match import added_tokens, embedding_sizes, match, takes
+from ftloop.models.match import added_tokens, embedding_sizes, match, set_padding_token, takes
 from ftloop.models.published import that_of_own_code
 from ftloop.models.weights import holds_adapter
 from ftloop.system.console import say
@@ -210,7 +210,8 @@ def classify(
     max_tokens: int | None = None,
     decision: Decision = PLAIN,
 ) -> list[Prediction]:
-    """Classify each text, or each pair of texts, in their order. The model is left as it was.
+    """Classify each text, or each pair of texts, in their order. Model and tokenizer are left as they were; where
+    the tokenizer has no padding token, its end token serves, and becomes that of the model's config.
 
     `max_seq_length`: in tokens; by default the tokenizer's limit. `max_tokens` of a batch, padding included: by default
     what suits the device; halved where it does not fit into memory. `decision`: how labels follow from the logits;
@@ -224,8 +225,12 @@ def classify(
     texts = listed_texts(texts)
     if not texts:
         return []
-    if tokenizer.padding_side == "left":  # few models take that; load_classifier has looked, and others may not have
-        tokenizer = copy(tokenizer)
+    # Few models take padding on the left; load_classifier has looked at both, and others may not have.
+    if tokenizer.padding_side == "left" or tokenizer.pad_token_id is None:
+        # A shallow copy shares the table of special tokens with the tokenizer, which is the user's.
+        tokenizer = copy(tokenizer) if tokenizer.pad_token_id is not None else deepcopy(tokenizer)
+        with naming("classify"):
+            set_padding_token(tokenizer, "the model")
         match(model, tokenizer, "it", max_seq_length or tokenizer.model_max_length)
     encoded = encode(tokenizer, checked_texts(texts), max_seq_length)
     if not encoded.lengths.all():

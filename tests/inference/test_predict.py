@@ -31,7 +31,7 @@ from harness.command import CHECKOUT
 from harness.models import ARCHITECTURES, TWO_TOKEN_TYPES, build, tiny_bert
 from harness.rows import tiny_tokenizer
 from torch import nn
-from transformers import pipeline
+from transformers import GPT2Config, GPT2ForSequenceClassification, pipeline
 
 from ftloop import UserError
 from ftloop.config.command_line import parse_args
@@ -262,6 +262,23 @@ def test_a_model_is_left_in_the_mode_it_was_in(folder: Path) -> None:
     first = classify(model.train(), tokenizer, PAIRS)
     assert model.training
     assert classify(model, tokenizer, PAIRS) == first, "dropout was on"
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token_and_is_left_as_it_was(side: str) -> None:
+    sizes = {"vocab_size": len(tiny_tokenizer()), "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    model, tokenizer = GPT2ForSequenceClassification(GPT2Config(**sizes)).eval(), tiny_tokenizer()
+    tokenizer.eos_token, tokenizer.pad_token, tokenizer.padding_side = "[PAD]", None, side
+    before = dict(tokenizer.init_kwargs)
+    with torch.no_grad():
+        logits = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in ("word1", "word2 word3 word4")]
+    alone = [float(each.softmax(-1).max()) for each in logits]
+    found = classify(model, tokenizer, ["word1", "word2 word3 word4"], max_tokens=100)
+    assert [each.score for each in found] == pytest.approx(alone, abs=1e-6)
+    assert (tokenizer.pad_token, tokenizer.padding_side, dict(tokenizer.init_kwargs)) == (None, side, before)
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match=r"^classify: the tokenizer of the model has no padding token, and no end"):
+        classify(model, tokenizer, ["word1"])
 
 
 def test_one_text_is_a_list_of_one_and_none_is_none(folder: Path) -> None:
