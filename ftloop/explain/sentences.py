@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ftloop.explain.drawing import Console, Glyphs, cell_of_step, sparkline
+from ftloop.run.check_rows import ready_rows
 from ftloop.run.micro_batches import Inputs, num_rows
 from ftloop.run.run import Run
 from ftloop.run.state import due_after_epoch, due_after_update
@@ -76,7 +77,7 @@ def describe_run(console: Console, run: Run, number: int) -> None:
     micro_batches = pluralize(plan.gradient_accumulation_steps, "micro-batch", "micro-batches")
     forward = f"{micro_batches} of {size}{processes}: forward to a loss and backward to gradients, which add up."
     console.say("An update", forward, "Then once: clip, one step of AdamW, the next learning rate, gradients cleared")
-    example: Any = run.train_dataset[0]
+    example: Any = next(iter(ready_rows(run.train_dataset)), None)
     types = example.get("token_type_ids") if hasattr(example, "get") else None
     second = f" {glyphs.second} token of its second text," if types is not None and any(types) else ""
     computed = "not computed" if config.padding == "none" else "computed and masked"

@@ -21,6 +21,7 @@ from harness.faults import POISON, SmallMemory, poisoned_bert, poisoned_rows
 from harness.models import tiny_bert
 from harness.rows import pad, tiny_pairs, tiny_rows, tiny_tokenizer
 from harness.side_by_side import BASE, QUIET, Job, weights_digest
+from torch.utils.data import Dataset
 
 import ftloop.explain.drawing
 from ftloop import TrainConfig, UserError, load_checkpoint, prepare, train, training_step, updates
@@ -38,15 +39,32 @@ UPDATES = 6
 """Two epochs of 29 rows: 8 micro-batches of 4, the last of 1, in windows of 3, 3 and 2."""
 
 
-def prepared(folder: Path, **arguments: Any) -> Run:
+class Augmented(Dataset[Any]):
+    """Makes its rows when they are asked for, and draws a word of each."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = list(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        ids = self.rows[index]["input_ids"]
+        return self.rows[index] | {"input_ids": [*ids[:-1], random.randrange(5, 30)]}
+
+
+def prepared(folder: Path, augmented: bool = False, **arguments: Any) -> Run:
     job = Job()
     config = TrainConfig(output_dir=str(folder), **ARGUMENTS | arguments)
-    return prepare(config, job.model(), *job.data(), data_collator=pad, compute_metrics=job.metrics)
+    rows, eval_rows = job.data()
+    rows = Augmented(rows) if augmented else rows
+    return prepare(config, job.model(), rows, eval_rows, data_collator=pad, compute_metrics=job.metrics)
 
 
 SAME = [
     pytest.param(False, {"trainer_compat": True}, id="trainer_compat"),
     pytest.param(True, {"bf16": True, "batching": "length_grouped"}, id="bf16, length_grouped, recorded"),
+    pytest.param(False, {"augmented": True}, id="rows that are drawn"),
     pytest.param(False, {}, id="fp32", marks=pytest.mark.slow),
     pytest.param(False, {"bf16": True, "optim": "adamw_torch"}, id="bf16", marks=pytest.mark.slow),
     pytest.param(False, {"batching": "token_budget"}, id="token_budget", marks=pytest.mark.slow),
