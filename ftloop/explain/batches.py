@@ -85,7 +85,10 @@ def token_kinds(inputs: Inputs, main: str) -> np.ndarray | None:
 
 
 def label_name(run: Run, value: Tensor) -> str:
-    names = getattr(getattr(run.unwrapped_model, "config", None), "id2label", None) or {}
+    config = getattr(run.unwrapped_model, "config", None)
+    names = getattr(config, "id2label", None) or {}
+    if value.numel() == 1 and getattr(config, "problem_type", None) != "multi_label_classification":
+        value = value.reshape(())
     if value.ndim:
         return ", ".join(str(names.get(i, i)) for i, on in enumerate(value.tolist()) if on) or "none"
     if value.is_floating_point():

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
 
 from ftloop.explain.drawing import Console, Glyphs, cell_of_step, sparkline
 from ftloop.run.check_rows import ready_rows
 from ftloop.run.micro_batches import Inputs, num_rows
+from ftloop.run.optim import create_scheduler
 from ftloop.run.run import Run
 from ftloop.run.state import due_after_epoch, due_after_update
 from ftloop.system.gradients import named_gradients, total_norm
@@ -68,15 +71,22 @@ def describe_run(console: Console, run: Run, number: int) -> None:
     console.say("Explain", f"the next {pluralize(number, 'update')} of {plan.max_steps}")
     console.say("Model", "; ".join(facts_of_the_model(run)))
     describe_optimizer(console, run)
-    warmup = f"after {pluralize(plan.warmup_steps, 'update')} of warmup" if plan.warmup_steps else "no warmup"
-    schedule = f"{config.lr_scheduler_type}, peak {config.learning_rate:g}, {warmup}"
+    schedule = f"{type(run.scheduler).__name__}, your own, from {run.scheduler.get_last_lr()[0]:g}"
+    if follows_settings(run):
+        warmup = f"after {pluralize(plan.warmup_steps, 'update')} of warmup" if plan.warmup_steps else "no warmup"
+        schedule = f"{config.lr_scheduler_type}, peak {run.scheduler.base_lrs[0]:g}, {warmup}"
     console.say("Schedule", f"{schedule}, {pluralize(plan.max_steps, 'update')} in all")
-    console.line(schedule_curve(run, glyphs))
+    if curve := schedule_curve(run, glyphs):
+        console.line(curve)
     size = f"up to {plan.budget.max_tokens} tokens" if plan.budget else f"{plan.per_device_train_batch_size} rows"
     processes = f" on each of {plan.num_processes} processes" if plan.num_processes > 1 else ""
     micro_batches = pluralize(plan.gradient_accumulation_steps, "micro-batch", "micro-batches")
     forward = f"{micro_batches} of {size}{processes}: forward to a loss and backward to gradients, which add up."
-    console.say("An update", forward, "Then once: clip, one step of AdamW, the next learning rate, gradients cleared")
+    console.say(
+        "An update",
+        forward,
+        f"Then once: clip, one step of {kind_of_optimizer(run)}, the next learning rate, gradients cleared",
+    )
     example: Any = next(iter(ready_rows(run.train_dataset)), None)
     types = example.get("token_type_ids") if hasattr(example, "get") else None
     second = f" {glyphs.second} token of its second text," if types is not None and any(types) else ""
@@ -104,15 +114,21 @@ def facts_of_the_model(run: Run) -> Iterator[str]:
 
 
 def describe_optimizer(console: Console, run: Run) -> None:
-    """Say what AdamW does with which parameters."""
+    """Say what the optimizer does with which parameters. One of the user's own may have none of AdamW's settings."""
     groups: Any = [group for group in run.optimizer.param_groups if group["params"]]
-    kernel = "fused, one kernel for all tensors" if groups[0].get("fused") else "not fused"
-    betas = " and ".join(f"{beta:g}" for beta in groups[0]["betas"])
-    console.say("Optimizer", f"AdamW ({kernel}), betas {betas}, epsilon {groups[0]['eps']:g}")
+    first, said = groups[0], kind_of_optimizer(run)
+    if "fused" in first:
+        said += f" ({'fused, one kernel for all tensors' if first['fused'] else 'not fused'})"
+    if "betas" in first:
+        said += f", betas {' and '.join(f'{beta:g}' for beta in first['betas'])}"
+    for name, what in {"momentum": "momentum", "eps": "epsilon"}.items():
+        if first.get(name) and isinstance(first[name], (int, float)):
+            said += f", {what} {first[name]:g}"
+    console.say("Optimizer", said)
     names = {id(p): name for name, p in run.unwrapped_model.named_parameters()}
     kinds = {"frozen": [p for p in run.unwrapped_model.parameters() if not p.requires_grad]}
     for group in groups:
-        decay = f"decay {group['weight_decay']:g}" if group["weight_decay"] else "no decay"
+        decay = f"decay {group['weight_decay']:g}" if group.get("weight_decay") else "no decay"
         kinds[decay] = kinds.get(decay, []) + group["params"]
     rows = []
     for kind, members in kinds.items():
@@ -176,16 +192,19 @@ def describe_clipping(console: Console, run: Run, update: UpdateInProgress) -> N
 
 
 def describe_learning_rate(console: Console, run: Run, update: UpdateInProgress) -> None:
-    plan, rate, peak = run.plan, update.learning_rate, run.config.learning_rate
-    step = int(run.scheduler.last_epoch)  # behind the update's number where updates were skipped
-    warmup = f", warming up ({step + 1} of {plan.warmup_steps})" if step < plan.warmup_steps else ""
-    share = f": {100 * rate / peak:.3g}% of the peak" if peak else ""
+    plan, rate, warmup, share = run.plan, update.learning_rate, "", ""
+    # Behind the update's number where updates were skipped; a schedule of the user's own need not count.
+    step = int(getattr(run.scheduler, "last_epoch", update.number - 1))
+    if follows_settings(run):
+        peak = run.scheduler.base_lrs[0]
+        warmup = f", warming up ({step + 1} of {plan.warmup_steps})" if step < plan.warmup_steps else ""
+        share = f": {100 * rate / peak:.3g}% of the peak" if peak else ""
     console.say("Rate", f"{rate:.4g}, update {update.number} of {plan.max_steps}{warmup}{share}")
     if curve := schedule_curve(run, console.glyphs):
         console.line(curve)
         console.line(" " * cell_of_step(step, plan.max_steps, len(curve)) + console.glyphs.marker)
     groups: Any = run.optimizer.param_groups
-    for group in groups:
+    for group in groups if kind_of_optimizer(run) == "AdamW" else ():  # others add it to the gradient
         if (decay := group["weight_decay"]) and (tensors := len(group["params"])):
             console.say("Decay", f"{tensors} tensors shrink by rate x {decay:g} = {rate * decay:.3g} of their value")
 
@@ -307,6 +326,21 @@ def due_after(run: Run, update: UpdateInProgress) -> tuple[bool, list[str]]:
         "checkpoint if it is the best": evaluates and config.save_strategy == "best" and not saves,
     }
     return ends_epoch, [what for what, is_due in due.items() if is_due]
+
+
+def kind_of_optimizer(run: Run) -> str:
+    return type(getattr(run.optimizer, "optimizer", run.optimizer)).__name__
+
+
+def follows_settings(run: Run) -> bool:
+    """Whether the schedule is that of the settings, and not one of the user's own."""
+    plan, scheduler = run.plan, run.scheduler
+    optimizer = SGD([Tensor([0.0])], lr=1.0)
+    of_settings: Any = create_scheduler(optimizer, run.config, plan.warmup_steps, plan.max_steps)
+    steps = {0, 1, plan.warmup_steps, plan.max_steps // 2, plan.max_steps - 1}
+    return isinstance(scheduler, LambdaLR) and all(
+        scheduler.lr_lambdas[0](step) == of_settings.lr_lambdas[0](step) for step in steps
+    )
 
 
 def schedule_curve(run: Run, glyphs: Glyphs) -> str:

@@ -28,7 +28,7 @@ from ftloop import TrainConfig, UserError, load_checkpoint, prepare, train, trai
 from ftloop.checkpoint.folders import find_checkpoint
 from ftloop.compare import record
 from ftloop.explain import explain
-from ftloop.explain.batches import rows_of_micro_batch
+from ftloop.explain.batches import label_name, rows_of_micro_batch
 from ftloop.explain.drawing import ASCII, Glyphs, cell_of_step, draw_tokens, glyphs_for, sparkline
 from ftloop.run.micro_batches import MicroBatch
 from ftloop.run.run import Run
@@ -148,6 +148,61 @@ def number(pattern: str, text: str) -> float:
     match = re.search(pattern, text)
     assert match is not None, (pattern, text)
     return float(match.group(1).replace(",", ""))
+
+
+class Halving:
+    """A schedule of the user's own, with no more than the loop needs."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def step(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] /= 2
+
+    def get_last_lr(self) -> list[float]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
+OWN: list[tuple[Any, str]] = [
+    (lambda p: (torch.optim.SGD(p, lr=0.1), None), "SGD (not fused)"),
+    (lambda p: (torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1), None), "SGD (not fused), momentum 0.9"),
+    (lambda p: (torch.optim.AdamW(p, lr=0.5), None), "AdamW (not fused), betas 0.9 and 0.999, epsilon 1e-08"),
+    (lambda p: (torch.optim.Adafactor(p, lr=0.1), None), "Adafactor"),
+    (lambda p: ((own := torch.optim.SGD(p, lr=0.1)), Halving(own)), "SGD (not fused)"),
+]
+
+
+@pytest.mark.parametrize(("make", "told"), OWN, ids=["SGD", "momentum", "AdamW", "Adafactor", "schedule"])
+def test_an_optimizer_and_a_schedule_of_ones_own_are_told_as_they_are(
+    make: Any, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Job()
+    config = TrainConfig(output_dir=str(tmp_path), max_steps=3, **ARGUMENTS)
+    model = job.model()
+    optimizers = make(list(model.parameters()))
+    run = prepare(config, model, *job.data(), data_collator=pad, optimizers=optimizers)
+    with explain(run, 3) as step:
+        train(run, step)
+    printed = capsys.readouterr().out
+    assert re.search(rf"^Optimizer +{re.escape(told)}$", printed, re.MULTILINE)
+    assert f"one step of {told.split()[0]}," in " ".join(printed.split())
+    shares = [float(share) for share in re.findall(r"([\d.]+)% of the peak", printed)]
+    schedule = next(line for line in printed.splitlines() if line.startswith("Schedule"))
+    if optimizers[1] is None:
+        assert f"peak {optimizers[0].defaults['lr']:g}" in schedule
+        assert max(shares) == 100
+    else:
+        assert "Halving, your own, from 0.1" in schedule
+        assert re.findall(r"^Rate +([\d.]+)", printed, re.MULTILINE) == ["0.1", "0.05", "0.025"]
+        assert not shares
+        assert "warm" not in printed
+    assert ("shrink by rate" in printed) == ("AdamW" in told)
+
+
+def test_a_label_alone_in_its_list_is_the_class_of_its_number(tmp_path: Path) -> None:
+    run = prepared(tmp_path)
+    assert [label_name(run, torch.tensor([number])) for number in (0, 1)] == ["LABEL_0", "LABEL_1"]
 
 
 @pytest.mark.parametrize(
