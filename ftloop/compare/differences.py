@@ -15,6 +15,7 @@ from typing import Any
 from ftloop.compare.recorder import FORMAT, rank_file
 from ftloop.errors import UserError
 from ftloop.system.scalars import is_timing
+from ftloop.system.text import pluralize
 
 Line = dict[str, Any]
 
@@ -192,6 +193,8 @@ def _read_file(path: Path) -> Recording:
             if number == 1 and (not isinstance(entry, dict) or "ftloop_record" not in entry):
                 raise UserError(f"{path}: not a recording (its first line lacks ftloop_record); see ftloop.compare")
             _add_line(recording, entry)
+        except UserError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: line {number} is not a line of a recording ({error!r})") from None
     if not recording.headers:
@@ -213,6 +216,12 @@ def _add_line(recording: Recording, entry: Line) -> None:
                 f"{recording.path}: recorded in format {version}, this ftloop reads format {FORMAT}; record it again"
             )
         _check_fields(entry, HEADER_FIELDS)
+        if recording.headers and (begun := recording.header["processes"]) != entry["processes"]:
+            raise UserError(
+                f"{recording.path}: begun by {pluralize(begun, 'process', 'processes')} and continued by "
+                f"{entry['processes']} after update {entry['global_step']}, and its file holds only a part of the "
+                "rows of one of the two; record the run with one number of processes from its start to its end"
+            )
         if begin := entry["global_step"]:
             recording.resumed_at.add(begin)
             # What the run had done beyond the checkpoint, it does again.

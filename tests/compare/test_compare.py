@@ -650,6 +650,20 @@ def test_recordings_of_different_numbers_of_processes_are_refused(
     assert "not the same number of processes (2; 1)" in capsys.readouterr().err
 
 
+def test_a_recording_continued_by_another_number_of_processes_is_refused(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As --record on one process, resumed with two of half the batch, leaves it."""
+    lines = two[0].read_text().splitlines(keepends=True)
+    half = next(number for number, line in enumerate(lines) if '"update": 6' in line)
+    second = json.dumps(json.loads(lines[0]) | {"processes": 2, "global_step": 5}) + "\n"
+    (tmp_path / "a.jsonl").write_text("".join([*lines[:half], second, *lines[half:]]))
+    assert main([str(tmp_path / "a.jsonl"), str(two[1])]) == 2
+    error = capsys.readouterr().err
+    assert "a.jsonl: begun by 1 process and continued by 2 after update 5" in error
+    assert error.count("\n") == 1
+
+
 def test_a_recording_that_was_cut_off_is_used_up_to_there(two: tuple[Path, Path], tmp_path: Path) -> None:
     text = two[0].read_text()
     (tmp_path / "cut.jsonl").write_text(text[: text.index('"update": 7') + 40])
