@@ -25,7 +25,8 @@ def draw(comparison: Comparison, path: Path) -> None:
     verdict = "the same run" if first is None else f"different from update {first.update} on: {first.stage}"
     figure = Figure(figsize=(15, 5.5), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True, height_ratios=(3, 1))
-    figure.suptitle(f"A {a.path.name} ({a.header['by']})   B {b.path.name} ({b.header['by']}):   {verdict}")
+    runs = f"A {a.path.name} ({a.header['by']})   B {b.path.name} ({b.header['by']})"
+    figure.suptitle(f"{runs}:   {verdict}", parse_math=False)  # a file's name may hold dollars
     for (above, below), name in zip(axes.T, CURVES, strict=True):
         x, y = a.curve(name), b.curve(name)
         above.plot(list(x), list(x.values()), color="tab:orange", linewidth=4, alpha=0.5, label="A")

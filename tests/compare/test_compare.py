@@ -664,6 +664,15 @@ def test_a_recording_continued_by_another_number_of_processes_is_refused(
     assert error.count("\n") == 1
 
 
+def test_a_file_name_with_a_dollar_is_drawn_as_it_is(two: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for source, name in zip(two, ("a__b$1.jsonl", "c__d$2.jsonl"), strict=True):
+        shutil.copy(source, tmp_path / name)
+    words = [str(tmp_path / "a__b$1.jsonl"), str(tmp_path / "c__d$2.jsonl"), "--png", str(tmp_path / "both.png")]
+    assert main(words) == 1
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_recording_that_was_cut_off_is_used_up_to_there(two: tuple[Path, Path], tmp_path: Path) -> None:
     text = two[0].read_text()
     (tmp_path / "cut.jsonl").write_text(text[: text.index('"update": 7') + 40])
