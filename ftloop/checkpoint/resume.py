@@ -56,8 +56,11 @@ def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:
         run.saved_at = run.state.global_step
     state = run.state
     init_from_plan(state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
-    if state.best_model_checkpoint is not None:
-        state.best_model_checkpoint = _find_best(run, folder, state.best_model_checkpoint)
+    if (best := state.best_model_checkpoint) is not None:
+        state.best_model_checkpoint = _find_best(run, folder, best)
+        if state.best_model_checkpoint is None and config.load_best_model_at_end:
+            told = f"the best checkpoint so far, {best}, is neither there nor beside {folder}: stop, put it there and"
+            say("Warning", f"{told} resume again, or, unless a later one is better, the last weights are the result")
     if not run.rules.resumes_exactly:
         run.meter.logged_at = run.meter.epoch_began_at = state.global_step
         state.evaluations_without_better = 0  # Trainer's early stopping starts counting anew

@@ -41,10 +41,9 @@ SCALER = "scaler.pt"
 def save_checkpoint(run: Run, due: Due | str = Phase.UPDATE, on_request: bool = False) -> Path:
     """Save `checkpoint-<global_step>` and delete what is over save_total_limit. Every process calls it.
 
-    `due` is what is being seen to, or only its phase, which says how far this update has come: `none`, `update` or
-    `epoch`.
-    One saved `on_request`, because the run is to stop, is not of the schedule: the next one of the schedule takes its
-    place.
+    `due` is what is being seen to, or only its phase: how far this update has come, `none`, `update` or `epoch`.
+    One saved `on_request`, because the run is to stop, is not of the schedule, whose next one takes its place; but
+    where the schedule has just saved the model alone, it completes that one.
 
     Raises: SaveError in every process when it could not be written, twice; the checkpoints before it are untouched.
     Mirrors: Trainer._save_checkpoint. Differs: atomic.
@@ -54,7 +53,8 @@ def save_checkpoint(run: Run, due: Due | str = Phase.UPDATE, on_request: bool = 
     started = time.monotonic()
     if not on_request:  # several processes round their sum to float32: an addition more would show
         store_flos(run)
-    own_state = _own_state(run, due.phase) | {"on_request": on_request}
+    is_extra = on_request and not (run.config.save_only_model and final.is_dir())
+    own_state = _own_state(run, due.phase) | {"on_request": is_extra}
     best = broadcast_from_main(run.accelerator, _best_checkpoint(run, final, on_request))
     if best is not None:
         run.state.best_model_checkpoint = str(best)
@@ -62,7 +62,8 @@ def save_checkpoint(run: Run, due: Due | str = Phase.UPDATE, on_request: bool = 
     retry_once(final.name, lambda: _write_checkpoint(run, final, due, own_state, with_optimizer))
     delete_surplus(run, final)
     run.accelerator.wait_for_everyone()
-    run.saved_at = run.state.global_step
+    if with_optimizer:
+        run.saved_at = run.state.global_step
     run.stop.save_seconds = max(run.stop.save_seconds, time.monotonic() - started)
     return final
 

@@ -67,7 +67,7 @@ def _compare_runs(a: Path, b: Path, arguments: argparse.Namespace) -> None:
     from ftloop.report.outcome import read_finished_run
     from ftloop.report.report import check_replaceable, save_curves, write_report
     from ftloop.report.runs import STATE
-    from ftloop.system.atomic import check_writable
+    from ftloop.system.writable import check_writable
 
     if arguments.tensorboard is not None:
         way = "runs trained with --report_to tensorboard are overlaid by tensorboard --logdir alone"

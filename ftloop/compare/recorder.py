@@ -38,9 +38,9 @@ from torch import Tensor, nn
 from ftloop.compare.digests import KIND, digest_inputs, digest_tensors, named_tensors, random_states, whole_states
 from ftloop.compare.facts import AutocastWatch, describe_model, describe_optimizer, loaded_versions, unwrap
 from ftloop.errors import UserError
-from ftloop.system.atomic import check_writable
 from ftloop.system.gradients import named_gradients, total_norm
 from ftloop.system.launcher import launched_rank
+from ftloop.system.writable import check_writable
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

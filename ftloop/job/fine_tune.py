@@ -37,7 +37,6 @@ from ftloop.run.optim import check_schedule
 from ftloop.run.precision import settle_precision
 from ftloop.run.prepare import prepare
 from ftloop.run.run import Run
-from ftloop.system.atomic import check_writable
 from ftloop.system.console import say
 from ftloop.system.distributed import broadcast_from_main
 from ftloop.system.launch_checks import launch_problem
@@ -45,6 +44,7 @@ from ftloop.system.launcher import is_main_process, launched_processes
 from ftloop.system.row_numbers import note_rows
 from ftloop.system.signals import SignalHandler
 from ftloop.system.stopping import StopRequest
+from ftloop.system.writable import check_writable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -23,11 +23,12 @@ from ftloop.report.html import render_page
 from ftloop.report.outcome import FinishedRun
 from ftloop.report.predictions import Predictions, load_predictions
 from ftloop.report.scoring import score_predictions
-from ftloop.system.atomic import REPLACED, STAGING, atomic_write, check_writable, commit_folder, remove, retry_once
+from ftloop.system.atomic import REPLACED, STAGING, atomic_write, commit_folder, remove, retry_once
 from ftloop.system.console import say
 from ftloop.system.manifest import DECISION, read_json
 from ftloop.system.scalars import is_timing
 from ftloop.system.text import nan_to_none
+from ftloop.system.writable import check_writable
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,13 +11,12 @@ import errno
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from ftloop.errors import FtloopError, SaveError, UserError, is_lost_contact, summarize
+from ftloop.errors import FtloopError, SaveError, is_lost_contact, summarize
 from ftloop.system.console import say
 
 # Names of folders on their way; none may start with `checkpoint-`: Trainer would take the folder for a checkpoint.
@@ -102,12 +101,19 @@ def commit_folder(staging: Path, final: Path) -> None:
 def move_files(staging: Path, folder: Path) -> list[str]:
     """Put the files of a staged folder among others, one rename each. Returns: their names."""
     sync_all(staging)
-    names = sorted(path.name for path in staging.iterdir())
+    names = files_in(staging)
     for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
         os.replace(staging / name, folder / name)
-    sync(folder)
-    staging.rmdir()
+    for within in {folder, *((folder / name).parent for name in names)}:
+        sync(within)
+    _delete(staging)
     return names
+
+
+def files_in(folder: Path) -> list[str]:
+    """Return the files of a folder and of those within, as a tokenizer has with several chat templates; with `/`."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def remove(path: Path) -> None:
@@ -169,18 +175,7 @@ def sync(path: Path) -> None:
 
 
 def sync_all(folder: Path) -> None:
-    """Sync every file of a folder, and the folder itself."""
-    for path in sorted(folder.iterdir()):
+    """Sync every file and folder in a folder, and the folder itself."""
+    for path in sorted(folder.rglob("*")):
         sync(path)
     sync(folder)
-
-
-def check_writable(folder: str, flag: str) -> None:
-    """Raises: UserError when nothing can be written to the folder, or where it would be made. Leaves nothing behind."""
-    path = Path(folder)
-    try:
-        existing = next(p for p in (path, *path.absolute().parents) if p.exists() or p.is_symlink())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise UserError(f"{flag}: {folder} cannot be written ({error.strerror})") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftloop.errors import UserError, summarize
-from ftloop.system.atomic import write_text
+from ftloop.system.atomic import files_in, write_text
 
 MANIFEST = "ftloop_manifest.json"
 RUN_FACTS = "ftloop_run.json"
@@ -17,9 +17,9 @@ DECISION = "decision.json"  # how a finished model decides, where that was fitte
 
 
 def file_digests(folder: Path, names: list[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Return size in bytes and sha256 of the named files of a folder; by default of all but the manifest."""
+    """Return size in bytes and sha256 of the named files of a folder; by default of all in it but the manifest."""
     if names is None:
-        names = [path.name for path in folder.iterdir() if path.name != MANIFEST]
+        names = [name for name in files_in(folder) if name != MANIFEST]
     return {name: _digest_of_file(folder / name) for name in sorted(names)}
 
 

@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 from harness.cross_resume import RESUME_ARGUMENTS as ARGUMENTS
-from harness.rows import pad
+from harness.rows import pad, tiny_tokenizer
 from harness.side_by_side import Job, run_ftloop
 
-from ftloop import Stopped, TrainConfig, UserError, prepare, train
+from ftloop import Stopped, TrainConfig, UserError, loop, prepare, save_model, train
 from ftloop.checkpoint.changed_settings import refuse_another_run
+from ftloop.checkpoint.save import save_checkpoint
 from ftloop.checkpoint.verify import checkpoint_problems
 from ftloop.config.setting import OnResume
 from ftloop.config.train_config import SETTINGS
 from ftloop.loop import training_step
+from ftloop.run.run import Run
+from ftloop.system.manifest import read_manifest
 
 SAVED = 4
 """Update 4 of 6, in mid-epoch."""
@@ -248,12 +251,75 @@ def test_the_best_is_found_and_kept_where_both_have_been_moved(saved: Path, tmp_
     assert resumed.best[1] in (best, 6)
 
 
-def test_a_stop_saves_what_can_be_resumed_though_only_models_are_saved(tmp_path: Path) -> None:
-    whole = run_ftloop(Job(), tmp_path / "whole", **ARGUMENTS | {"save_only_model": True, "save_strategy": "epoch"})
+def test_a_best_checkpoint_that_is_gone_is_told_while_it_can_be_put_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The newest checkpoint alone has been copied from another machine."""
+    job = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "metric_for_best_model": "spread"}
+    run_ftloop(Job(), tmp_path / "there", **ARGUMENTS | job)
+    state = json.loads((tmp_path / "there" / "checkpoint-5" / "trainer_state.json").read_text())
+    best = Path(state["best_model_checkpoint"])
+    assert best.name != "checkpoint-5"
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "there" / "checkpoint-5").rename(tmp_path / "copy" / "checkpoint-5")
+    (tmp_path / "there").rename(tmp_path / "elsewhere")
+    named = {"resume_from_checkpoint": str(tmp_path / "copy" / "checkpoint-5")}
+    told = (
+        f"Warning   the best checkpoint so far, {best}, is neither there nor beside {tmp_path}/copy/checkpoint-5: stop"
+    )
+    capsys.readouterr()
+    run_ftloop(Job(), tmp_path / "lost", **ARGUMENTS | job | named)
+    assert told in capsys.readouterr().out
+    (tmp_path / "elsewhere" / best.name).rename(tmp_path / "copy" / best.name)
+    found = run_ftloop(Job(), tmp_path / "found", **ARGUMENTS | job | named)
+    assert "neither there nor beside" not in capsys.readouterr().out
+    assert found.best[1] in (state["best_global_step"], 6)
+
+
+@pytest.mark.parametrize("at", ["during an update", "during the save of a model"])
+def test_a_stop_saves_what_can_be_resumed_though_only_models_are_saved(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = {"save_only_model": True, "save_strategy": "epoch"}
-    stopped_after(4, tmp_path / "stopped", **config)
+    whole = run_ftloop(Job(), tmp_path / "whole", **ARGUMENTS | config)
+    if at == "during an update":
+        stopped_after(4, tmp_path / "stopped", **config)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "save_checkpoint", save_and_ask_to_stop)
+            with pytest.raises(Stopped, match="by a whim after update 3, saved as checkpoint-3"):
+                run_ftloop(Job(), tmp_path / "stopped", **ARGUMENTS | config)
     resumed = run_ftloop(Job(), tmp_path / "stopped", **ARGUMENTS | config | {"resume_from_checkpoint": "last"})
     assert resumed.weights == whole.weights
+    left, wanted = ({path.name for path in (tmp_path / name).glob("checkpoint-*")} for name in ("stopped", "whole"))
+    assert left == wanted, "what was of the schedule stays, and what was saved for the stop goes"
+
+
+def save_and_ask_to_stop(run: Run, *due: Any, **settings: Any) -> Path:
+    saved = save_checkpoint(run, *due, **settings)
+    run.stop.request("a whim")
+    return saved
+
+
+def test_a_tokenizer_with_several_chat_templates_is_saved_whole(tmp_path: Path) -> None:
+    """transformers puts them into a folder within."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = {"default": "a", "tool_use": "b"}
+    config = TrainConfig(output_dir=str(tmp_path), save_strategy="steps", save_steps=1, max_steps=2, use_cpu=True)
+    run = prepare(config, Job().model(), Job().data()[0], data_collator=pad, processing_class=tokenizer)
+    train(run)
+    save_model(run)
+    save_model(run)  # into a folder where it is already
+    name = "additional_chat_templates/tool_use.jinja"
+    for folder in (tmp_path, tmp_path / "checkpoint-2"):
+        assert (folder / name).read_text() == "b"
+    manifest = read_manifest(tmp_path / "checkpoint-2")
+    assert manifest is not None
+    assert name in manifest["files"]
+    assert checkpoint_problems(tmp_path / "checkpoint-2") == []
+    (tmp_path / "checkpoint-2" / name).write_text("c")
+    assert any(name in problem for problem in checkpoint_problems(tmp_path / "checkpoint-2"))
+    assert not [*tmp_path.glob(".staging-*")]
 
 
 def test_a_broken_checkpoint_that_was_named_is_an_error_and_stays(saved: Path, tmp_path: Path) -> None:
