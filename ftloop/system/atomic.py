@@ -103,7 +103,7 @@ def move_files(staging: Path, folder: Path) -> list[str]:
     sync_all(staging)
     names = files_in(staging)
     for name in names:
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / name, folder / name)
     for within in {folder, *((folder / name).parent for name in names)}:
         sync(within)
