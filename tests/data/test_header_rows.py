@@ -84,6 +84,11 @@ def test_a_header_row_among_texts_to_predict_is_named(tmp_path: Path) -> None:
         assert told in (found or "") if told else found is None
 
 
+def the_warning(capsys: pytest.CaptureFixture[str]) -> str:
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "perhaps no data" in line]
+    return warning
+
+
 @pytest.mark.parametrize(
     ("headers", "answers", "told"),
     [
@@ -115,7 +120,7 @@ def test_labels_of_the_first_rows_alone_are_warned_of(
     path, other = put(tmp_path / "wave1.csv", headers + answers), put(tmp_path / "wave2.csv", headers + answers)
     for files in ([path], [path, other], [path]):
         load(*files)
-        (warning,) = [line for line in capsys.readouterr().out.splitlines() if "perhaps no data" in line]
+        warning = the_warning(capsys)
         assert warning.startswith(f"Warning   {path}: ")
         assert told in warning
         assert "; if so, `sed 2" in warning
@@ -142,7 +147,7 @@ def test_labels_of_the_first_rows_are_told_with_the_first_file_that_has_as_many(
 ) -> None:
     files = [put(tmp_path / "part-0.csv", first), put(tmp_path / "part-1.csv", headers + ANSWERS)]
     load(*files)
-    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "perhaps no data" in line]
+    warning = the_warning(capsys)
     assert warning.startswith(f"Warning   {files[1]}: {place} perhaps no data, but the header's: no other row has the ")
     run_the_way_out(warning)
     assert len(load(files[0], tmp_path / "part-1_rows.csv").train) == len(first + ANSWERS)

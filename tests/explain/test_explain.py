@@ -19,9 +19,8 @@ from harness.command import arguments as command_line
 from harness.command import run as run_command
 from harness.faults import POISON, SmallMemory, poisoned_bert, poisoned_rows
 from harness.models import tiny_bert
-from harness.rows import pad, tiny_pairs, tiny_rows, tiny_tokenizer
+from harness.rows import RowsThatDraw, pad, tiny_pairs, tiny_rows, tiny_tokenizer
 from harness.side_by_side import BASE, QUIET, Job, weights_digest
-from torch.utils.data import Dataset
 
 import ftloop.explain.drawing
 from ftloop import TrainConfig, UserError, load_checkpoint, prepare, train, training_step, updates
@@ -39,25 +38,11 @@ UPDATES = 6
 """Two epochs of 29 rows: 8 micro-batches of 4, the last of 1, in windows of 3, 3 and 2."""
 
 
-class Augmented(Dataset[Any]):
-    """Makes its rows when they are asked for, and draws a word of each."""
-
-    def __init__(self, rows: Any) -> None:
-        self.rows = list(rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:
-        ids = self.rows[index]["input_ids"]
-        return self.rows[index] | {"input_ids": [*ids[:-1], random.randrange(5, 30)]}
-
-
 def prepared(folder: Path, augmented: bool = False, **arguments: Any) -> Run:
     job = Job()
     config = TrainConfig(output_dir=str(folder), **ARGUMENTS | arguments)
     rows, eval_rows = job.data()
-    rows = Augmented(rows) if augmented else rows
+    rows = RowsThatDraw(rows) if augmented else rows
     return prepare(config, job.model(), rows, eval_rows, data_collator=pad, compute_metrics=job.metrics)
 
 

@@ -33,6 +33,21 @@ def tiny_rows(count: int, num_labels: int = 2, seed: int = 0, regression: bool =
     return Dataset.from_list(rows)
 
 
+class RowsThatDraw(torch.utils.data.Dataset[Any]):
+    """Makes its rows when they are asked for, drawing a word of each by Python's generator, and counts them."""
+
+    def __init__(self, rows: Dataset) -> None:
+        self.rows, self.reads = list(rows), 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.reads += 1
+        ids = self.rows[index]["input_ids"]
+        return self.rows[index] | {"input_ids": [*ids[:-1], random.randrange(5, VOCABULARY)]}
+
+
 class TinyTokenizer:
     """Pads as a tokenizer does; the rows are token ids already."""
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.models import tiny_bert
-from harness.rows import pad, tiny_rows
+from harness.rows import RowsThatDraw, pad, tiny_rows
 from harness.side_by_side import weights_digest
-from torch.utils.data import Dataset
 
 import ftloop.run.throughput as throughput
 from ftloop import TrainConfig, prepare, train, updates
@@ -64,28 +62,13 @@ def test_where_lengths_are_not_known_nothing_is_told(tmp_path: Path) -> None:
     assert told.measure() == {}
 
 
-class Augmented(Dataset[Any]):
-    """Makes its rows when they are asked for, and draws a word of each."""
-
-    def __init__(self) -> None:
-        self.rows, self.reads = list(tiny_rows(12)), 0
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:
-        self.reads += 1
-        ids = self.rows[index]["input_ids"]
-        return self.rows[index] | {"input_ids": [*ids[:-1], random.randrange(5, 30)]}
-
-
 @pytest.mark.parametrize("batching", ["random", "token_budget"])
 def test_a_data_set_that_makes_its_rows_is_read_and_trained_on_as_without_a_tracker(
     batching: str, tmp_path: Path
 ) -> None:
     found = []
     for board in (None, str(tmp_path / "board")):
-        rows = Augmented()
+        rows = RowsThatDraw(tiny_rows(12))
         settings: dict[str, Any] = {"batching": batching, "logging_dir": board, "logging_steps": 1}
         config = TrainConfig(
             output_dir=str(tmp_path / "out"), max_steps=3, save_strategy="no", use_cpu=True, **settings
