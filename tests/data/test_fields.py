@@ -133,3 +133,6 @@ def test_a_row_of_json_that_is_refused_names_no_columns(tmp_path: Path) -> None:
     path.write_text("\n".join([*map(json.dumps, [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]), "[1]"]))
     assert column_names(str(path)) == ["text", "label"]
     assert "line 3: expected an object of columns, found list" in fault(path)
+    path.write_text("[1]\n" + json.dumps({"text": "a", "label": "x"}))
+    with pytest.raises(UserError, match="line 1: expected an object of columns, found list"):
+        column_names(str(path))
