@@ -323,6 +323,8 @@ def _hub_splits(config: TrainConfig) -> dict[str, Dataset]:
     if path is None:
         path, name = "nyu-mll/glue", config.task_name
     try:
+        if saved_splits(path) is not None:  # load_dataset knows splits by usual names alone, and joins all others
+            return dict(datasets.load_from_disk(path))
         # From version 4 on, the lowest that is asked for, datasets runs no script that lies beside the data.
         return dict(datasets.load_dataset(path, name))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:

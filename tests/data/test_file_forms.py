@@ -682,6 +682,19 @@ def test_a_data_set_that_save_to_disk_has_written_is_no_dataset_name_unless_it_h
     assert len(data.test["test"]) == 1
 
 
+def test_the_splits_of_a_saved_data_set_keep_their_names(tmp_path: Path) -> None:
+    """Trained on must not be what is to be validated on."""
+    rows = named(["worse", "better"], [0, 1, 1, 0, 1])
+    splits = {"train": rows, "held_out": rows.select([0, 1, 2]), "fremd": rows.select([3])}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "dict")
+    data = load_text_data(
+        TrainConfig(dataset_name=str(tmp_path / "dict"), validation_split_name="held_out", test_split_name="fremd")
+    )
+    assert len(data.train) == 5
+    assert data.validation["validation"]["text"][:] == ["t 0", "t 1", "t 1"]
+    assert data.test["test"]["text"][:] == ["t 0"]
+
+
 BY_NAME = (
     "rows.json: it is one object of 6 texts by their names, each of which would be a row, such as "
     '{"id": "id0", "text": "..."}, and a list of objects is wanted, or an object a line: '
