@@ -233,3 +233,21 @@ def test_a_change_of_ftloop_leaves_the_runs_of_trainers_script_standing(monkeypa
     both = [throughput_runs._digest_of_code(side) for side in ("ftloop", "trainer")]
     monkeypatch.setattr(throughput_runs, "ROOT", CHECKOUT / "tests")
     assert len({*both, throughput_runs._digest_of_code("trainer")}) == 3
+
+
+@pytest.mark.slow
+def test_the_recipes_are_scored_over_seeds_and_gone_on_with(tmp_path: Path) -> None:
+    output = tmp_path / "recipes.json"
+    told, printed = benchmark("recipes", output, "--recipes", "guide", "few")
+    assert told["recipes"].keys() == {"guide", "few"}
+    for recipe, found in told["recipes"].items():
+        assert found["seeds"] == [1, 2]
+        assert found["updates"] == [3, 3]
+        assert f"ftloop train {recipe} --model_name_or_path" in found["command"]
+        values = [run["test_accuracy"] for run in found["runs"].values()]
+        assert found["together"]["test_accuracy"]["mean"] == pytest.approx(sum(values) / 2)
+        low, mean, high = (100 * find(values) for find in (min, lambda both: sum(both) / 2, max))
+        assert f"| {recipe} | 3 | {mean:.1f} % ({low:.1f} to {high:.1f}) |" in printed
+        assert f"| {len(found['collapsed'])} of 2 |\n" in printed
+    again, _ = benchmark("recipes", output, "--recipes", "guide", "few", "--continue")
+    assert again["recipes"] == told["recipes"]

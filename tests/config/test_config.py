@@ -150,7 +150,8 @@ def test_a_path_may_begin_with_the_home_folder(recipe: Any, monkeypatch: pytest.
 
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
     assert problem("gide") == (
-        "recipe 'gide': no such file, and not one of the shipped recipes (demo, fast, guide); did you mean guide?"
+        "recipe 'gide': no such file, and not one of the shipped recipes (demo, fast, few, guide, stable); did you "
+        "mean guide?"
     )
 
 
