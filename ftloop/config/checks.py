@@ -48,6 +48,8 @@ def combination_problems(config: TrainConfig) -> Iterator[str]:
                 what = f"the weight of {short_repr(name)} must be a number from 1e-30 to 1e30"
                 yield f"class_weights: {what}, not {short_repr(weight)}"
     yield from _batching_problems(config)
+    if config.torch_compile_mode in CUDA_GRAPHS:
+        yield from _cuda_graph_problems(config)
     yield from reading_problems(config.encoding, config.delimiter, config.column_names)
     columns = config.text_column_names or []
     if len(set(columns)) < len(columns):
@@ -135,6 +137,22 @@ def _batching_problems(config: TrainConfig) -> Iterator[str]:
         yield "auto_micro_batch: not with token_budget, where a lower --max_tokens_per_batch bounds the memory"
     if config.batching == "token_budget" and config.dataloader_drop_last:
         yield "dataloader_drop_last: with token_budget no batch is incomplete; leave it out"
+
+
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+"""Modes of torch.compile that take CUDA graphs."""
+
+
+def _cuda_graph_problems(config: TrainConfig) -> Iterator[str]:
+    """Yield what adds up gradients: a graph writes those of each micro-batch into the same memory."""
+    steps = config.gradient_accumulation_steps
+    summed = [f"gradient_accumulation_steps {steps}"] if steps > 1 else []
+    summed += ["auto_micro_batch"] if config.auto_micro_batch else []
+    if summed:
+        yield (
+            f"torch_compile_mode: {config.torch_compile_mode} takes CUDA graphs, which lose the gradients of all "
+            f"micro-batches but one: not with {' or '.join(summed)}; default and max-autotune-no-cudagraphs take none"
+        )
 
 
 def _seeds_problems(seeds: list[int]) -> Iterator[str]:

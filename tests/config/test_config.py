@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from harness.command import CHECKOUT
+from torch._inductor import list_mode_options
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
@@ -450,6 +451,22 @@ def test_a_share_of_the_updates_too_small_to_compare_is_no_crash() -> None:
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], named: str) -> None:
     assert named in problem(**settings)
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"])
+def test_cuda_graphs_are_refused_where_gradients_are_added_up(mode: str) -> None:
+    """A graph's gradients lie in memory of its own, which its next replay writes over."""
+    settings: dict[str, Any] = {"torch_compile_mode": mode}
+    sums: list[dict[str, Any]] = [{"gradient_accumulation_steps": 2}, {"auto_micro_batch": True}]
+    assert TrainConfig(**settings).torch_compile
+    if not list_mode_options(mode).get("triton.cudagraphs"):
+        assert [TrainConfig(**settings, **each).torch_compile_mode for each in sums] == [mode, mode]
+        return
+    for each, named in zip(sums, ("gradient_accumulation_steps 2", "auto_micro_batch"), strict=True):
+        message = problem(**settings, **each)
+        assert f"torch_compile_mode: {mode} takes CUDA graphs" in message
+        assert f"not with {named}; default and max-autotune-no-cudagraphs take none" in message
+    assert "with gradient_accumulation_steps 2 or auto_micro_batch;" in problem(**settings, **sums[0], **sums[1])
 
 
 def test_the_guides_own_spellings_still_work() -> None:
