@@ -39,6 +39,8 @@ def settle_precision(config: TrainConfig, saved: dict[str, Any] | None = None) -
         return config
     if config.bf16 or config.fp16:  # asked for outright, beside a recipe's auto
         return replace(config, mixed_precision=None)
+    if config.full_determinism:  # cuBLAS reads it once, at the first product; as transformers' enable_full_determinism
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
     chosen = _choose(config, saved) if is_main_process() else ""
     if launched_processes() > 1:
         chosen = broadcast_from_main(make_accelerator(config), chosen)
@@ -101,14 +103,20 @@ def relative_time(half: str, device: str) -> float:
             for dtype in best
         }
         placed = {dtype: (x.to(device), weight.to(device)) for dtype, (x, weight) in tensors.items()}
+
+        def multiply(dtype: torch.dtype) -> float:
+            """Return the seconds of one product."""
+            started = time.perf_counter()
+            linear(*placed[dtype])
+            if device != "cpu":
+                torch.accelerator.synchronize()
+            return time.perf_counter() - started
+
+        for dtype in placed:
+            multiply(dtype)  # the first loads cuBLAS, and may take longer than all of the measurement
         begun = time.perf_counter()
         while time.perf_counter() - begun < SECONDS:
-            for dtype, (x, weight) in placed.items():
-                started = time.perf_counter()
-                linear(x, weight)
-                if device != "cpu":
-                    torch.accelerator.synchronize()
-                best[dtype] = min(best[dtype], time.perf_counter() - started)
+            best = {dtype: min(shortest, multiply(dtype)) for dtype, shortest in best.items()}
     return best[NAMES[half]] / best[torch.float32]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,6 +81,36 @@ def test_bf16_asked_for_where_it_is_slow_is_warned_of(machine: Any) -> None:
 
 def test_the_time_is_a_share_of_fp32s() -> None:
     assert 0 < relative_time("bf16", "cpu") < math.inf
+
+
+def test_what_the_first_product_starts_is_not_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first on a GPU loads cuBLAS, here for longer than the whole measurement."""
+    clock, calls = [0.0], list[torch.dtype]()
+
+    def product(x: torch.Tensor, weight: torch.Tensor) -> None:
+        clock[0] += (0.1 if x.dtype == torch.bfloat16 else 0.2) + (2 * precision.SECONDS if x.dtype not in calls else 0)
+        calls.append(x.dtype)
+
+    monkeypatch.setattr(precision, "linear", product)
+    monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    assert relative_time.__wrapped__("bf16", "cpu") == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("is_determined", [True, False])
+def test_full_determinism_comes_before_the_products_that_choose(
+    is_determined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cuBLAS reads the variable at the first product of a process: set later, every deterministic one fails."""
+    seen: list[str | None] = []
+
+    def takes(half: str, device: str) -> float:
+        seen.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+        return FAST
+
+    monkeypatch.setattr(precision, "relative_time", takes)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    assert settle_precision(TrainConfig(mixed_precision="auto", full_determinism=is_determined)).bf16
+    assert seen == [":16:8" if is_determined else ":4096:8"]
 
 
 def test_a_run_made_in_python_is_settled_too(machine: Any, tmp_path: Path) -> None:
