@@ -163,18 +163,19 @@ def _tell_of_launcher(config: TrainConfig) -> None:
 
 
 def _allow_tf32(is_allowed: bool) -> None:
-    """By the setting that Trainer sets: torch has an older one too, and each hides the other. Not by transformers'
-    function, which is cached: in one process it does nothing the second time.
+    """By torch's older settings, which its compiler still asks for and which must not contradict the newer ones, and
+    then by the one that Trainer sets. Not by transformers' function, which is cached: in one process it does nothing
+    the second time.
 
     Mirrors: transformers.utils.import_utils.enable_tf32.
     """
     every: Any = torch.backends
+    torch.set_float32_matmul_precision("high" if is_allowed else "highest")
+    every.cudnn.allow_tf32 = is_allowed
     if hasattr(every, "fp32_precision"):
         # Not the one of all alone: torch.compile leaves each with one of its own, which it then keeps.
         for backend in (every, every.cuda.matmul, every.cudnn.conv, every.cudnn.rnn):
             backend.fp32_precision = "tf32" if is_allowed else "ieee"
-    else:  # torch 2.8
-        every.cuda.matmul.allow_tf32 = every.cudnn.allow_tf32 = is_allowed
 
 
 def uses_cuda(config: TrainConfig) -> bool:

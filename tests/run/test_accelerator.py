@@ -136,7 +136,10 @@ def test_the_compiler_may_make_as_many_graphs_as_there_are_kinds_of_batches(
 def tf32() -> Iterator[None]:
     backends = torch.backends, torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
     kept = [backend.fp32_precision for backend in backends]
+    older = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     yield
+    torch.set_float32_matmul_precision(older[0])
+    torch.backends.cudnn.allow_tf32 = older[1]
     for backend, precision in zip(backends, kept, strict=True):
         backend.fp32_precision = precision
 
@@ -154,6 +157,16 @@ def test_tf32_is_set_as_trainer_sets_it_and_missed_where_it_is_off(asked: dict[s
         assert (hint is None) == is_on
         assert hint is None or "--tf32 true" in hint
     assert tf32_hint("cpu") is None
+
+
+@pytest.mark.usefixtures("gpu", "tf32")
+def test_the_compiler_can_ask_for_tf32_by_torchs_older_settings(asked: dict[str, Any]) -> None:
+    """Which raise where they contradict the newer ones: the autotuner of torch.compile asks for all three."""
+    for is_on in (True, False, True):
+        make_accelerator(TrainConfig(tf32=is_on))
+        assert torch.get_float32_matmul_precision() == ("high" if is_on else "highest")
+        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == is_on
+        assert torch.backends.mkldnn.matmul.fp32_precision == ("tf32" if is_on else "ieee")  # as Trainer's has it
 
 
 def test_an_older_gpu_misses_no_tf32(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
