@@ -118,9 +118,6 @@ class Logs:
             self.bar.set_postfix({"loss": f"{loss['loss']:.4f}"})
             time_taken = self._time_of_epoch()
             write(f"Epoch {math.ceil(state.epoch)}/{state.num_train_epochs}: {self._format(metrics, loss)}{time_taken}")
-        meter.since_epoch.zero_()
-        meter.skipped_since_epoch = 0
-        meter.epoch_began_at = state.global_step
 
     def _format(self, metrics: dict[str, float], first: dict[str, float] | None = None) -> str:
         loss = {name: metrics[name] for name in ("eval_loss",) if name in metrics}

@@ -123,20 +123,24 @@ def updates(run: Run, step: TrainingStep = training_step) -> Iterator[Update]:
 def gradient_sync(run: Run, is_last: bool) -> Iterator[None]:
     """Exchange gradients between processes only in the backward pass of an update's last micro-batch."""
     run.accelerator.sync_gradients = is_last  # lets the optimizer step and fp16 gradients be unscaled
+    run.accelerator.gradient_accumulation_steps = 1  # `backward` divides by it, and any Accelerator sets it for all
     with nullcontext() if is_last else run.accelerator.no_sync(run.model):
         yield
 
 
 def advance(run: Run, window: Window, losses: list[Tensor], grad_norm: Any, learning_rate: Any) -> Update:
-    """Count an update that is done."""
+    """Count an update that is done, and its loss."""
     state, plan = run.state, run.plan
+    if window.index == 0:
+        run.meter.begin_epoch(state.global_step)
     state.global_step += 1
+    run.phase = Phase.EPOCH  # what is due now is for the body to say
+    learning_rate = float(learning_rate)
+    run.meter.add(losses, grad_norm, learning_rate, state.global_step)
     steps_done = window.index * plan.gradient_accumulation_steps + len(losses)
     state.epoch = window.epoch + steps_done / plan.steps_in_epoch
     ends_epoch = steps_done == plan.steps_in_epoch or state.global_step >= plan.max_steps
-    return Update(
-        state.global_step, state.epoch, tuple(losses), grad_norm, float(learning_rate), window.rows, ends_epoch
-    )
+    return Update(state.global_step, state.epoch, tuple(losses), grad_norm, learning_rate, window.rows, ends_epoch)
 
 
 def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
@@ -155,7 +159,6 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
                 update_early_stopping(config, state, metrics)
             for update in chain(pending_update(run), updates(run, step)):
                 metrics = {}
-                meter.add(update.losses, update.grad_norm, update.learning_rate, update.global_step)
                 logs.advance()
                 for due in events_due(run, update):  # at the end of the update; at the end of its epoch
                     if due.log or due.evaluate or due.save or state.should_training_stop:
@@ -178,7 +181,8 @@ def train(run: Run, step: TrainingStep = training_step) -> TrainResult:
                     break
                 run.stop.check()
             result = training_result(run, started, first_step)
-            logs.record(result.metrics)
+            if not any("train_runtime" in entry for entry in state.log_history):  # else it was trained already
+                logs.record(result.metrics)
             if config.load_best_model_at_end and state.best_model_checkpoint is not None:
                 load_saved_weights(run, Path(state.best_model_checkpoint))
                 logs.best()
@@ -197,18 +201,19 @@ def events_due(run: Run, update: Update) -> Iterator[Due]:
     run.phase = Phase.UPDATE
     if update.ends_epoch or state.should_training_stop:
         yield due_after_epoch(run.config, state.epoch)
-        run.phase = Phase.EPOCH
+    run.phase = Phase.EPOCH
 
 
 def pending_update(run: Run) -> Iterator[Update]:
-    """The last update before the checkpoint this run was resumed from, if something is still due after it."""
+    """The last update before a checkpoint, or before an exception in `train()`, if something is still due after it."""
     resume, state, meter = run.resume, run.state, run.meter
-    if resume is not None and resume.pending:
-        pending, resume.pending = resume.pending, ()
+    ends_epoch = state.should_training_stop or state.global_step % run.plan.updates_per_epoch == 0
+    is_due = {Phase.UPDATE: run.phase == Phase.NONE, Phase.EPOCH: run.phase != Phase.EPOCH and ends_epoch}
+    pending = tuple(phase for phase, due in is_due.items() if due)
+    if pending:
         restore_rng(run)
-        ends_epoch = Phase.EPOCH in pending
         yield Update(state.global_step, state.epoch, (), meter.grad_norm, meter.learning_rate, 0, ends_epoch, pending)
-        if workers_persist(run) or state.global_step % run.plan.updates_per_epoch:
+        if resume is not None and (workers_persist(run) or state.global_step % run.plan.updates_per_epoch):
             # Unlike in the interrupted run, an iterator is made next, which draws a number.
             resume.rng_state = rng_state()
 
@@ -222,14 +227,13 @@ def resume_if_asked(run: Run, else_refuse: bool = True) -> None:
     """Load the checkpoint that `resume_from_checkpoint` asks for, unless one has been loaded already. Where it asks for
     none, other checkpoints are refused; but not by a loop of one's own, which may not save at all.
     """
-    resume, is_asked = run.resume, else_refuse or run.config.resume_from_checkpoint is not None
-    if run.state.global_step == 0 and is_asked:
+    if run.state.global_step == 0 and (else_refuse or run.config.resume_from_checkpoint is not None):
         checkpoint = choose_checkpoint(run.config, run.accelerator)
         if checkpoint is not None:
             load_checkpoint(run, checkpoint, is_whole=True)
     elif run.state.global_step == 0:
         warn_of_another_run(run.config.output_dir)
-    elif run.state.should_training_stop and not (resume and resume.pending) and else_refuse:
+    elif run.state.should_training_stop and run.phase == Phase.EPOCH and else_refuse:
         say("Trained", f"already: this run is complete, at update {run.state.global_step}; prepare another to go on")
 
 
@@ -237,8 +241,9 @@ def resume_if_asked(run: Run, else_refuse: bool = True) -> None:
 def saved_when_stopped(run: Run) -> Iterator[None]:
     """Asked to stop, save where the run can be taken up again. Raises: Stopped, saying where that is."""
     stop, config = run.stop, run.config
-    if stop.deadline is None and config.max_train_seconds is not None:
-        stop.deadline = time.monotonic() + config.max_train_seconds
+    limit = config.max_train_seconds if stop.deadline is None else None  # the command counts from its own start
+    if limit is not None:
+        stop.deadline = time.monotonic() + limit
     weights = sum(parameter.numel() * parameter.element_size() for parameter in run.model.parameters())
     stop.save_seconds = stop.save_seconds or 3 * weights / SLOW_DISK  # AdamW keeps two numbers for each
     try:
@@ -249,6 +254,8 @@ def saved_when_stopped(run: Run) -> Iterator[None]:
             raise_if_nonfinite(run)
             save_checkpoint(run, Due(run.phase), on_request=True)
         saved = f"after update {step}, saved as checkpoint-{step}" if step else "before the first update"
+        if limit is not None:  # it was that of the training, which is over
+            stop.reason = stop.deadline = None
         raise Stopped(f"{stopped} {saved}") from None
 
 

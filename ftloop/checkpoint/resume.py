@@ -211,8 +211,7 @@ def _restore(part: Any, path: Path, settings: Sequence[dict[str, Any]] = ()) -> 
 
 
 def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
-    meter, processes, resume = run.meter, run.accelerator.num_processes, run.resume
-    assert resume is not None
+    meter, processes = run.meter, run.accelerator.num_processes
     for total, losses in ((meter.since_log, own["window_losses"]), (meter.since_epoch, own["epoch_losses"])):
         # What is logged is the mean over processes: another number of them goes on from that.
         same = len(losses) == processes
@@ -233,10 +232,7 @@ def _restore_own_state(run: Run, own: dict[str, Any]) -> None:
     state, plan = run.state, run.plan
     stopped = is_out_of_patience(run.config, state) or state.global_step >= plan.max_steps
     state.should_training_stop = stopped
-    epoch_is_over = stopped or state.global_step % plan.updates_per_epoch == 0
-    pending = [Phase.UPDATE] if own["phase"] == Phase.NONE else []
-    pending += [Phase.EPOCH] if own["phase"] != Phase.EPOCH and epoch_is_over else []
-    resume.pending = tuple(pending)
+    run.phase = Phase(own["phase"])
 
 
 def _load(path: Path) -> Any:

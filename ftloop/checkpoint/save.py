@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 
 from ftloop.checkpoint.folders import FTLOOP_STATE, PREFIX, delete_surplus, was_on_request
 from ftloop.checkpoint.trainer_state import TRAINER_STATE, trainer_state_json
-from ftloop.errors import summarize
+from ftloop.errors import TrainingError, summarize
 from ftloop.models.weights import merged, save_weights
 from ftloop.run.meter import store_flos
 from ftloop.run.state import Due, Phase
@@ -46,9 +46,13 @@ def save_checkpoint(run: Run, due: Due | str = Phase.UPDATE, on_request: bool = 
     where the schedule has just saved the model alone, it completes that one.
 
     Raises: SaveError in every process when it could not be written, twice; the checkpoints before it are untouched.
+    TrainingError where a loss or gradient was not finite and `on_nonfinite` is `raise`.
     Mirrors: Trainer._save_checkpoint. Differs: atomic.
     """
     due = due if isinstance(due, Due) else Due(Phase(due))
+    if run.config.on_nonfinite == "raise" and (update := int(run.counters.first_nonfinite)):
+        told = f"update {update}: the loss or the gradient is not finite, and what comes after it is not saved"
+        raise TrainingError(f"{told}; raise_if_nonfinite(run) of ftloop.nonfinite says why")
     final = Path(run.config.output_dir) / f"{PREFIX}{run.state.global_step}"
     started = time.monotonic()
     if not on_request:  # several processes round their sum to float32: an addition more would show

@@ -29,6 +29,7 @@ from ftloop.job.console import format_scores
 from ftloop.job.finish import evaluate_and_predict, remove_stale_results
 from ftloop.job.inputs import Inputs, measure_padding
 from ftloop.job.results import record_complete, record_trained, save_metrics, save_state
+from ftloop.nonfinite import raise_if_nonfinite
 from ftloop.run.check_inputs import forward_arguments
 from ftloop.run.check_rows import LABELS
 from ftloop.run.run import Run
@@ -61,8 +62,9 @@ def finish(run: Run, test_dataset: datasets.Dataset | None = None) -> None:
     alone, or in those with the usual names; where they hold none, what the tokenizer makes of the tokens.
     Where nothing reads these, what is written of single texts is left out, which a line says.
     Raises: UserError where it is not clear which they are, or `test_dataset` has no rows; the model and the results of
-    the training are saved by then.
+    the training are saved by then. TrainingError, with nothing saved, where the training's numbers were not finite.
     """
+    raise_if_nonfinite(run)
     _name_classes(run)
     files = save_model(run)
     trained: dict[str, Any] = next((entry for entry in reversed(run.state.log_history) if "train_runtime" in entry), {})

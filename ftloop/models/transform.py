@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 
 from ftloop.config.train_config import SETTINGS, TrainConfig
 from ftloop.errors import UserError
@@ -49,6 +50,8 @@ def transform_model(config: TrainConfig, model: Any, device: torch.device, proce
     its processes then train apart.
     """
     check_adapter(config, model)
+    extract_model_from_parallel(model, keep_fp32_wrapper=False)  # of a run before, in whose precision it computes
+    vars(model).pop("_is_accelerate_prepared", None)
     with memory_told("the model", model.parameters()):
         model.to(device)
     if config.attn_implementation is not None:

@@ -75,15 +75,45 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         kwargs_handlers=handlers,
     )
     let_gloo_end(accelerator)
+    _check_auto_micro_batch(config, accelerator)
+    if config.tf32 is not None:
+        _allow_tf32(config.tf32)
+    return accelerator
+
+
+def check_accelerator(accelerator: Accelerator, config: TrainConfig) -> Accelerator:
+    """Raises: UserError where an accelerator of the user's own does something else than the settings say."""
+    wanted = "fp16" if config.fp16 else "bf16" if config.bf16 else "no"
+    given, steps = accelerator.mixed_precision, accelerator.gradient_accumulation_steps
+    problems = refused_features(accelerator)
+    if given != wanted:
+        setting = "fp32 (neither bf16 nor fp16)" if wanted == "no" else wanted
+        problems.append(f"accelerator: has mixed_precision={given!r}, and the settings say {setting}; they must agree")
+    if steps not in (1, config.gradient_accumulation_steps):
+        problems.append(
+            f"accelerator: has gradient_accumulation_steps={steps}, and the settings say "
+            f"{config.gradient_accumulation_steps}, by which the loop goes; they must agree"
+        )
+    if accelerator.split_batches:
+        problems.append("accelerator: has split_batches=True; per_device_train_batch_size counts the rows of a process")
+    if not accelerator.even_batches:
+        problems.append("accelerator: has even_batches=False; every process must have as many batches as the others")
+    for name in ("tf32", "torch_compile"):
+        if getattr(config, name):
+            problems.append(f"{name}: is done by the accelerator that prepare makes; leave one of them out")
+    if problems:
+        raise UserError(*problems)
+    _check_auto_micro_batch(config, accelerator)
+    return accelerator
+
+
+def _check_auto_micro_batch(config: TrainConfig, accelerator: Accelerator) -> None:
     if config.auto_micro_batch and accelerator.num_processes > 1:
         raise UserError(
             f"auto_micro_batch: works on one process, not on {accelerator.num_processes}: the others would wait in the "
             "exchange of gradients for one that has to begin its update again; use a smaller "
             "--per_device_train_batch_size with more --gradient_accumulation_steps"
         )
-    if config.tf32 is not None:
-        _allow_tf32(config.tf32)
-    return accelerator
 
 
 def _compiler(config: TrainConfig) -> TorchDynamoPlugin:

@@ -18,7 +18,6 @@ from ftloop.config.train_config import SETTINGS, TrainConfig
 from ftloop.data.cache import digest_rows
 from ftloop.errors import UserError, summarize
 from ftloop.models.weights import base_model
-from ftloop.run.accelerator import refused_features
 from ftloop.run.check_labels import config_of_classes, label_problems, other_ids
 from ftloop.run.check_rows import LABELS, RowCheck, has_transform, head_problem, ready_rows, row_check
 from ftloop.run.check_tokens import padding_problems, token_problems
@@ -31,9 +30,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def check_arguments(
-    config: Any, model: Any, accelerator: Accelerator | None, padding_edges: Any, compute_loss_func: Any
-) -> None:
+def check_arguments(config: Any, model: Any, padding_edges: Any, compute_loss_func: Any) -> None:
     """Raises: UserError for settings and arguments of another kind, or that do not go together."""
     if not isinstance(config, TrainConfig):
         raise UserError(f"config: a TrainConfig is wanted, with settings as in TrainingArguments, not {_a(config)}")
@@ -68,8 +65,6 @@ def check_arguments(
                     f"{name}: not with a compute_loss_func, which is the loss; do it there, or leave one out"
                 )
     check_schedule(config)
-    if accelerator is not None and (problems := refused_features(accelerator)):
-        raise UserError(*problems)
 
 
 def missing_labels_told(compute_loss: Any) -> Any:

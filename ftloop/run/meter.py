@@ -45,6 +45,12 @@ class LossMeter:
     def zero(cls, device: torch.device, skip_non_finite: bool) -> LossMeter:
         return cls(torch.zeros((), device=device), torch.zeros((), device=device), skip_non_finite=skip_non_finite)
 
+    def begin_epoch(self, global_step: int) -> None:
+        """Add up anew; `global_step` counts the updates before the epoch."""
+        self.since_epoch.zero_()
+        self.skipped_since_epoch = 0
+        self.epoch_began_at = global_step
+
     def add(
         self, losses: Sequence[Tensor], grad_norm: Tensor | float | None, learning_rate: float | None, global_step: int
     ) -> None:

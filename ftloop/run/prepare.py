@@ -15,7 +15,7 @@ from ftloop.batching.token_budget import BudgetSampler
 from ftloop.config.unknown import explains_trainers_arguments
 from ftloop.data.class_weights import class_weights, settle_problem_type
 from ftloop.models.transform import transform_model
-from ftloop.run.accelerator import make_accelerator
+from ftloop.run.accelerator import check_accelerator, make_accelerator
 from ftloop.run.check_inputs import (
     accepts_loss_kwargs,
     check_arguments,
@@ -90,12 +90,12 @@ def prepare(
     """
     if data_collator is None:
         data_collator = default_data_collator if processing_class is None else collator(processing_class)
-    check_arguments(config, model, accelerator, padding_edges, compute_loss_func)
+    check_arguments(config, model, padding_edges, compute_loss_func)
     config, padding_edges = settle_precision(config), () if config.padding == "none" else padding_edges
     check = check_inputs(config, model, train_dataset, eval_dataset, data_collator, compute_metrics, compute_loss_func)
     check_optimizers(model, optimizers)
     seed_everything(config)
-    accelerator = accelerator or make_accelerator(config)
+    accelerator = make_accelerator(config) if accelerator is None else check_accelerator(accelerator, config)
     transform_model(config, model, accelerator.device, processing_class)
     rules = AsTrainer(compute_loss_func is not None) if config.trainer_compat else EveryRowOnce()
     loaders = LoaderFactory(config, accelerator, data_collator, check.columns, check)
@@ -142,6 +142,9 @@ def prepare(
     given_optimizer, given_scheduler = optimizers
     with memory_told("the model", model.parameters()):  # DDP makes room for the gradients
         wrapped_model, optimizer = accelerator.prepare(model, make_optimizer(model, config, given_optimizer))
+    # All accelerators of a process share one state, which the next run, and transformers' TrainingArguments, set anew.
+    accelerator.state.__dict__ = dict(vars(accelerator.state))
+    optimizer.accelerator_state = accelerator.state
     stepped = optimizer.optimizer if rules.checks_numbers else optimizer  # as nonfinite.py does
     run = Run(
         **shared,

@@ -42,8 +42,6 @@ class ResumePoint:
     folder: Path
     rng_state: dict[str, Any] | None
     """Random state to restore, once, at the moment that makes the continuation exact."""
-    pending: tuple[Phase, ...] = ()
-    """Phases still due after the last update before the checkpoint."""
 
 
 @dataclass

@@ -53,8 +53,8 @@ def test_what_the_loop_loads_and_what_owns_it_stays_small(capsys: pytest.Capture
     # two each in several files; with what a checkpoint holds of a model and of an adapter (models/weights.py); and with
     # the way out of a checkpoint of another trainer's that does not fit (checkpoint/resume.py).
     assert 10 < len(loaded) <= 37, figures
-    assert sum(map(house.lines, loaded)) <= 3925, figures
+    assert sum(map(house.lines, loaded)) <= 3940, figures
     assert len(house.CORE) <= 10
-    assert sum(house.lines(house.PACKAGE / name) for name in house.CORE) <= 1520, figures
+    assert sum(house.lines(house.PACKAGE / name) for name in house.CORE) <= 1530, figures
     assert len(list(house.PACKAGE.glob("*.py"))) <= 12
     assert max(map(house.lines, house.files().values())) <= 400

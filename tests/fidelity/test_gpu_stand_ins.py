@@ -72,7 +72,7 @@ def train_on(run: Run, count: int = 4) -> int:
         {"per_device_train_batch_size": 1},  # a row without padding
         {"first_token_only": True},
         {"padding": "none"},
-        {"padding": "none", "first_token_only": True, "bf16": True},
+        {"padding": "none", "first_token_only": True},
         {"dataloader_num_workers": 1},
     ],
     ids=str,

@@ -197,7 +197,6 @@ def test_losses_stay_on_the_device_between_log_lines(tmp_path: Path, monkeypatch
     run = prepared(tmp_path, logging_steps=100, gradient_accumulation_steps=2)
     count = 0
     for update in updates(run):
-        run.meter.add(update.losses, update.grad_norm, update.learning_rate, update.global_step)
         count += len(update.losses)
     assert count == 16
     assert len(waits) == 2, "one for each epoch's iterator, whose base seed is a number of the CPU's; no loss, no norm"
