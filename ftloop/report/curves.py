@@ -33,17 +33,19 @@ def areas(positive: np.ndarray, score: np.ndarray) -> Scores:
 
 
 def calibration_bins(predictions: Predictions) -> list[dict[str, Any]]:
-    """Return the mean confidence and the share of right predictions in bins of equally many rows. Of several labels a
-    row, each label is a prediction of its own.
+    """Return the mean confidence and the share of right predictions in bins of equally many rows. Confidence is the
+    probability of what is predicted, below one half where a threshold has been moved. Of several labels a row, each
+    label is a prediction of its own.
 
     Not scikit-learn's `calibration_curve`: it does not return the rows of a bin, which its interval and the calibration
     error need.
     """
-    probabilities, right = predictions.probabilities(), predictions.predicted == predictions.labels
+    probabilities, predicted = predictions.probabilities(), predictions.predicted
+    right = (predicted == predictions.labels).reshape(-1)
     if predictions.problem_type == ProblemType.MULTI_LABEL:
-        confidence, right = np.maximum(probabilities, 1 - probabilities).reshape(-1), right.reshape(-1)
+        confidence = np.where(predicted, probabilities, 1 - probabilities).reshape(-1)
     else:
-        confidence = probabilities.max(axis=1, initial=0.0)
+        confidence = probabilities[np.arange(len(predicted)), predicted]
     bins = []
     for part in np.array_split(np.argsort(confidence, kind="stable"), BINS):
         if len(part):

@@ -19,6 +19,7 @@ from ftloop.config.problem_type import ProblemType
 from ftloop.data.decision import PLAIN, Decision, read_decision
 from ftloop.errors import ExitCode, UserError
 from ftloop.report.calibrate import best_threshold, decided, fit, fit_temperature, main
+from ftloop.report.curves import calibration_bins, calibration_error
 from ftloop.report.predictions import Predictions
 from ftloop.system.manifest import DECISION
 
@@ -130,6 +131,24 @@ def test_what_is_judged_are_the_probabilities_of_the_decision() -> None:
     np.testing.assert_allclose(judged, decision.probabilities(SINGLE, rows.logits.astype(np.float64)), atol=1e-6)
     before, after = (theirs.log_loss(rows.labels, each) for each in (rows.probabilities(), judged))
     assert after < before
+
+
+@pytest.mark.parametrize("kind", [SINGLE, SEVERAL])
+def test_confidence_is_the_probability_of_the_label_that_the_decision_gives(kind: ProblemType) -> None:
+    draw = np.random.default_rng(4)
+    scores = draw.normal(-2.5, 1.5, 3000)
+    positive = draw.random(3000) < expit(scores)
+    logits = scores[:, None] if kind == SEVERAL else np.stack([np.zeros(3000), scores], axis=1)
+    labels = positive[:, None] if kind == SEVERAL else positive.astype(int)
+    predicted = logits > 0 if kind == SEVERAL else logits.argmax(axis=1)
+    rows = Predictions(kind, ("spam",) if kind == SEVERAL else ("ham", "spam"), labels, predicted, logits)
+    given = scores > np.log(0.24 / 0.76)
+    found = calibration_bins(decided(rows, Decision(1.0, (0.24,) if kind == SEVERAL else (0.76, 0.24))))
+    confidence = np.sort(np.where(given, expit(scores), expit(-scores)))
+    assert confidence[0] < 0.25
+    assert [each["confidence"] for each in found] == pytest.approx(confidence.reshape(10, 300).mean(axis=1))
+    # The labels were drawn from these probabilities: what is left is chance, of 300 rows in each bin.
+    assert calibration_error(found) < 0.03
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
