@@ -34,8 +34,8 @@ def areas(positive: np.ndarray, score: np.ndarray) -> Scores:
 
 def calibration_bins(predictions: Predictions) -> list[dict[str, Any]]:
     """Return the mean confidence and the share of right predictions in bins of equally many rows. Confidence is the
-    probability of what is predicted, below one half where a threshold has been moved. Of several labels a row, each
-    label is a prediction of its own.
+    probability of what is predicted, below one half where a threshold has been moved. Rows of equal confidence stay in
+    one bin, so that their order changes nothing. Of several labels a row, each label is a prediction of its own.
 
     Not scikit-learn's `calibration_curve`: it does not return the rows of a bin, which its interval and the calibration
     error need.
@@ -46,8 +46,9 @@ def calibration_bins(predictions: Predictions) -> list[dict[str, Any]]:
         confidence = np.where(predicted, probabilities, 1 - probabilities).reshape(-1)
     else:
         confidence = probabilities[np.arange(len(predicted)), predicted]
-    bins = []
-    for part in np.array_split(np.argsort(confidence, kind="stable"), BINS):
+    order, bins = np.argsort(confidence, kind="stable"), []
+    edges = np.unique([confidence[part[0]] for part in np.array_split(order, BINS) if len(part)])
+    for part in np.split(order, np.searchsorted(confidence[order], edges[1:])):
         if len(part):
             low, high = wilson(int(right[part].sum()), len(part))
             means = {"confidence": float(confidence[part].mean()), "right": float(right[part].mean())}

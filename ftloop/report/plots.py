@@ -253,9 +253,11 @@ def _class_curves(title: str, curves: dict[str, Any], kind: str, axes: Axes) -> 
 
 def _calibration(name: str, bins: list[dict[str, Any]], axes: Axes) -> None:
     confidence, accuracy, low, high = ([b[key] for b in bins] for key in ("confidence", "right", "low", "high"))
+    sizes = sorted({b["rows"] for b in bins})
+    size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     axes.plot([0, 1], [0, 1], **REFERENCE, label="perfectly calibrated")
     axes.vlines(confidence, low, high, color=BLUE, alpha=0.5)
-    axes.plot(confidence, accuracy, "o", color=BLUE, label=f"{bins[0]['rows']} rows each, 95 % interval")
+    axes.plot(confidence, accuracy, "o", color=BLUE, label=f"{size} rows each, 95 % interval")
     limits = max(min([*confidence, *low]) - 0.05, -0.02), 1.02
     axes.set(title=f"Reliability diagram, {name}", xlabel="confidence", ylabel="accuracy", xlim=limits, ylim=limits)
     _legend_below(axes)

@@ -16,7 +16,7 @@ from sklearn.calibration import calibration_curve
 from ftloop.data.labels import Labels
 from ftloop.errors import UserError
 from ftloop.report import bootstrap, scoring
-from ftloop.report.curves import BINS, calibration_bins
+from ftloop.report.curves import BINS, calibration_bins, calibration_error
 from ftloop.report.predictions import MAX_CLASSES_SHOWN, Predictions, parse_predictions
 from ftloop.report.scoring import score_predictions
 
@@ -77,9 +77,11 @@ def test_scores_of_two_classes_are_scikit_learns(rounded: bool) -> None:
 
 
 def by_hand_calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    order = np.argsort(confidence, kind="stable")
-    parts = [order[i * len(order) // 10 : (i + 1) * len(order) // 10] for i in range(10)]
-    return sum(len(part) * abs(confidence[part].mean() - right[part].mean()) for part in parts) / len(order)
+    ordered = np.sort(confidence)
+    edges = np.unique(ordered[np.arange(10) * len(ordered) // 10])  # equal ones stay together
+    bins = np.digitize(confidence, edges)
+    parts = [bins == i for i in np.unique(bins)]
+    return sum(part.sum() * abs(confidence[part].mean() - right[part].mean()) for part in parts) / len(ordered)
 
 
 def test_the_bins_of_the_calibration_are_scikit_learns_quantiles() -> None:
@@ -92,6 +94,24 @@ def test_the_bins_of_the_calibration_are_scikit_learns_quantiles() -> None:
     assert np.array(found) == pytest.approx(np.array(expected), abs=1e-12)
     assert {each["rows"] for each in bins} == {30}
     assert all(each["low"] < each["right"] < each["high"] or each["right"] == 1 for each in bins)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 2000])
+def test_the_calibration_does_not_depend_on_the_order_of_rows(steps: int) -> None:
+    """Of confidences that are all equal, or often."""
+    draw = np.random.default_rng(2)
+    confidence = 0.55 + 0.4 * draw.integers(0, steps, 1000) / steps
+    labels = (np.arange(1000) >= 500).astype(int)  # sorted by class
+    logits = np.stack([np.zeros(1000), np.log(confidence / (1 - confidence))], axis=1)
+    predictions = Predictions("single_label_classification", ("a", "b"), labels, logits.argmax(axis=1), logits)
+    bins, order = calibration_bins(predictions), draw.permutation(1000)
+    shuffled = replace(predictions, labels=labels[order], logits=logits[order])
+    for one, other in zip(bins, calibration_bins(shuffled), strict=True):
+        assert one == pytest.approx(other, abs=1e-12)
+    assert sum(each["rows"] for each in bins) == 1000
+    assert len(bins) <= min(steps, BINS)
+    if steps == 1:
+        assert calibration_error(bins) == pytest.approx(0.05)
 
 
 def test_scores_of_many_classes_with_one_absent_are_scikit_learns() -> None:
