@@ -41,7 +41,7 @@ def pair_scores(a: Predictions, b: Predictions) -> dict[str, Any]:
             metrics = _from_rows(number_scores, *((each.labels, each.predicted) for each in both))
     elif kind == ProblemType.MULTI_LABEL:
         samples = [multi_label_samples(each.labels, each.predicted) for each in (a, b)]
-        metrics = _from_rows(multi_label_scores, *samples) if len(a.labels) else {}
+        metrics = _from_rows(multi_label_scores(a.labels), *samples) if len(a.labels) else {}
     else:
         metrics = _from_counts(a, b) if len(a.labels) else {}
         if finite.any():

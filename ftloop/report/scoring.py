@@ -86,9 +86,10 @@ def _score_classes(predictions: Predictions) -> dict[str, Any]:
     names, count = predictions.names, len(predictions.names)
     cells, counts = np.unique(predictions.labels * count + predictions.predicted, return_counts=True)
     support = np.bincount(predictions.labels, minlength=count)
-    classes, kinds = predictions.classes, support[None].astype(np.float64)
+    classes, there = predictions.classes, np.flatnonzero(support)
+    kinds = support[None, there].astype(np.float64)
     always = {
-        answer.name: count_scores(np.arange(count), np.full(count, answer.value), classes)(kinds)
+        answer.name: count_scores(there, np.full(len(there), answer.value), classes)(kinds)
         for answer in constant_answers(classes, predictions.labels)
     }
     metrics = count_intervals(count_scores(*np.divmod(cells, count), classes), counts)
@@ -102,25 +103,26 @@ def _score_classes(predictions: Predictions) -> dict[str, Any]:
 def count_scores(labels: np.ndarray, predicted: np.ndarray, classes: Labels) -> Callable[[np.ndarray], Scores]:
     """Score kinds of rows (`labels`, `predicted`) by how many there are of each: resamples x kinds.
 
-    F1 is that of the positive class where there are two, else the mean over all, as ftloop.metrics has it; a class
-    without any row counts 0 there.
+    F1 is that of the positive class where there are two, else the mean over all, as ftloop.metrics has it: a class that
+    no kind has counts 0. One that only a resample lacks does not, or else all resamples of small classes would score
+    less than the rows themselves.
     """
-    count, binary = classes.count, classes.is_binary
+    count, binary, there = classes.count, classes.is_binary, len(np.unique(labels))
     right, ones, kinds = labels == predicted, np.ones(len(labels)), np.arange(len(labels))
     of_label, of_prediction = (csr_array((ones, (kinds, ids)), (len(ids), count)) for ids in (labels, predicted))
 
     def scores(weights: np.ndarray) -> Scores:
         total, support, chosen = weights.sum(axis=1), weights @ of_label, weights @ of_prediction
         hits = (weights * right) @ of_label
-        f1, recall = safe_ratio(2 * hits, support + chosen), safe_ratio(hits, support)
+        f1, recall, drawn = safe_ratio(2 * hits, support + chosen), safe_ratio(hits, support), (support > 0).sum(axis=1)
         covariance = hits.sum(axis=1) * total - (support * chosen).sum(axis=1)
         variances = [total**2 - (each**2).sum(axis=1) for each in (support, chosen)]
         of_positive = {"precision": safe_ratio(hits, chosen), "recall": recall} if binary else {}
         return {
             "accuracy": hits.sum(axis=1) / total,
-            "f1": f1[:, classes.positive] if binary else f1.mean(axis=1),
+            "f1": f1[:, classes.positive] if binary else f1.mean(axis=1) * (there / drawn),
             **{name: values[:, classes.positive] for name, values in of_positive.items()},
-            "balanced_accuracy": recall.sum(axis=1) / (support > 0).sum(axis=1),
+            "balanced_accuracy": recall.sum(axis=1) / drawn,
             "matthews_correlation": safe_ratio(covariance, np.sqrt(np.maximum(variances[0] * variances[1], 0.0))),
         }
 
@@ -194,10 +196,10 @@ def _confusion(predictions: Predictions, cells: np.ndarray, counts: np.ndarray) 
 def _score_multi_label(predictions: Predictions, quick: bool) -> dict[str, Any]:
     labels, predicted = predictions.labels, predictions.predicted
     always = {
-        answer.name: multi_label_scores(*multi_label_samples(labels, answer.value))
+        answer.name: multi_label_scores(labels)(*multi_label_samples(labels, answer.value))
         for answer in constant_answers(predictions.classes, labels)
     }
-    metrics = row_intervals(multi_label_scores, multi_label_samples(labels, predicted), quick)
+    metrics = row_intervals(multi_label_scores(labels), multi_label_samples(labels, predicted), quick)
     return {
         **_with_best_constant(metrics, always),
         "classes": _class_table(predictions, predicted.sum(axis=0)),
@@ -205,18 +207,27 @@ def _score_multi_label(predictions: Predictions, quick: bool) -> dict[str, Any]:
 
 
 def multi_label_samples(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return which rows are right in all labels, and, labels x rows, the hits and the labels plus the predictions."""
-    both = labels.astype(np.int8) + predicted
-    return (labels == predicted).all(axis=1), (labels & predicted).T, both.T
+    """Return which rows are right in all labels, and, labels x rows, the labels and the predictions."""
+    return (labels == predicted).all(axis=1), labels.T, np.broadcast_to(predicted, labels.shape).T
 
 
-def multi_label_scores(exact: np.ndarray, hits: np.ndarray, both: np.ndarray) -> Scores:
-    """Return the share of rows all of whose labels are right; F1 over all labels together (micro), and the mean of each
-    label's, as ftloop.metrics has them.
+def multi_label_scores(labels: np.ndarray) -> Callable[..., Scores]:
+    """Score the samples of rows whose `labels`, rows x labels, are these, or resamples of them, along the last axis.
+
+    Accuracy is the share of rows all of whose labels are right; F1 is that of all labels together (micro), and the mean
+    of each label's, as ftloop.metrics has them: a label that no row has counts 0. One that only a resample lacks does
+    not, as in `count_scores`.
     """
-    hits, both = 2.0 * hits.sum(axis=-1), both.sum(axis=-1)
-    f1, f1_macro = safe_ratio(hits.sum(axis=0), both.sum(axis=0)), safe_ratio(hits, both).mean(axis=0)
-    return {"accuracy": exact.mean(axis=-1), "f1": f1, "f1_macro": f1_macro}
+    there = labels.any(axis=0).sum()
+
+    def scores(exact: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> Scores:
+        support = true.sum(axis=-1)
+        hits, both = 2.0 * (true & predicted).sum(axis=-1), support + predicted.sum(axis=-1)
+        f1, by_label = safe_ratio(hits.sum(axis=0), both.sum(axis=0)), safe_ratio(hits, both)
+        f1_macro = by_label.mean(axis=0) * (there / np.maximum((support > 0).sum(axis=0), 1))
+        return {"accuracy": exact.mean(axis=-1), "f1": f1, "f1_macro": f1_macro}
+
+    return scores
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

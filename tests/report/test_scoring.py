@@ -48,6 +48,21 @@ def several(rows: int, count: int, seed: int = 0) -> Predictions:
     )
 
 
+def few_rows_each(count: int, rows: int, seed: int = 0) -> Predictions:
+    """Of as many `rows` of each class nine in ten are right."""
+    draw = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(count), rows)
+    predicted = np.where(draw.random(len(labels)) < 0.9, labels, draw.integers(0, count, len(labels)))
+    return replace(classes(0, count), labels=labels, predicted=predicted, logits=np.eye(count)[predicted])
+
+
+def rare_labels(rows: int, count: int, seed: int = 0) -> Predictions:
+    draw = np.random.default_rng(seed)
+    labels = draw.random((rows, count)) < 0.03
+    logits = draw.normal(size=(rows, count)) + 5 * labels - 2.5
+    return replace(several(1, count), labels=labels, predicted=logits > 0, logits=logits)
+
+
 def values(scored: dict[str, Any]) -> dict[str, float]:
     return {name: each["value"] for name, each in scored["metrics"].items()}
 
@@ -240,8 +255,10 @@ def test_95_of_100_intervals_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> 
         lambda seed: classes(60, 20, seed),
         lambda seed: numbers(300, seed),
         lambda seed: several(300, 30, seed),
+        lambda seed: few_rows_each(77, 2, seed),
+        lambda seed: rare_labels(60, 40, seed),
     ],
-    ids=["two classes", "twenty classes", "numbers", "thirty labels"],
+    ids=["two classes", "twenty classes", "numbers", "thirty labels", "two rows of each class", "rare labels"],
 )
 def test_every_interval_holds_its_own_value(
     make: Callable[[int], Predictions], monkeypatch: pytest.MonkeyPatch
@@ -255,6 +272,33 @@ def test_every_interval_holds_its_own_value(
                 assert found["low"] <= found["value"] <= found["high"], (seed, name)
                 held += 1
     assert held >= 30
+
+
+@pytest.mark.parametrize("make", [lambda: few_rows_each(77, 2), lambda: rare_labels(60, 40)])
+def test_macro_f1_in_a_resample_is_that_of_the_classes_it_has(make: Callable[[], Predictions]) -> None:
+    """Drawn here row by row, scored by scikit-learn, with other random numbers. A class that the rows themselves do not
+    have counts 0 all the same."""
+    predictions = make()
+    labels, predicted = predictions.labels, predictions.predicted
+    name = "f1" if labels.ndim == 1 else "f1_macro"
+    labels[(labels == 7) if labels.ndim == 1 else (slice(None), 7)] = 0
+
+    def there(rows: Any) -> np.ndarray:
+        return np.unique(labels[rows]) if labels.ndim == 1 else np.flatnonzero(labels[rows].any(axis=0))
+
+    share, draw, drawn = len(there(slice(None))) / len(predictions.names), np.random.default_rng(5), []
+    assert share < 1
+    for _ in range(300):
+        rows = draw.integers(0, len(labels), len(labels))
+        options = {"labels": there(rows), "average": "macro", "zero_division": 0.0}
+        drawn.append(share * theirs.f1_score(labels[rows], predicted[rows], **options))
+    found = score_predictions(predictions, with_probabilities=False)["metrics"][name]
+    expected = theirs.f1_score(
+        labels, predicted, labels=range(len(predictions.names)), average="macro", zero_division=0
+    )
+    assert found["value"] == pytest.approx(expected, abs=1e-12)
+    room = 0.5 * np.std(drawn)  # as above
+    assert [found["low"], found["high"]] == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=room)
 
 
 def test_a_model_card_needs_no_probabilities_and_few_draws(
