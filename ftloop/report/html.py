@@ -17,7 +17,7 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from ftloop.data.decision import Decision
-from ftloop.report.outcome import describe_labels
+from ftloop.report.outcome import describe_collapsed, describe_labels
 from ftloop.report.scoring import LOWER_IS_BETTER
 from ftloop.system.text import escape_control_chars
 
@@ -48,6 +48,12 @@ def flags(text: str) -> Markup:
     parts = re.split(r"(--\w[\w-]*)", str(visible(text)))
     kept = [Markup('<span class="flag">{}</span>').format(part) if i % 2 else part for i, part in enumerate(parts)]
     return Markup("").join(kept)
+
+
+def code(text: str) -> Markup:
+    """Set what stands between backticks as code."""
+    parts = [visible(part) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def cut(value: Any, longest: int) -> str:
@@ -123,9 +129,9 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters.update(cut=cut, flags=flags, number=number, rows=rows, seconds=seconds, labels=labels)
+ENVIRONMENT.filters.update(code=code, cut=cut, flags=flags, number=number, rows=rows, seconds=seconds, labels=labels)
 FUNCTIONS = (
     *(compared_to_baseline, bar_of, resamples, evaluations),
-    *(describe_calibration, describe_decision, describe_labels),
+    *(describe_calibration, describe_collapsed, describe_decision, describe_labels),
 )
 ENVIRONMENT.globals.update({function.__name__: function for function in FUNCTIONS})

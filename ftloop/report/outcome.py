@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftloop.config.train_config import SETTINGS
 from ftloop.data.glue import EVALUATED
 from ftloop.errors import UserError, summarize
 from ftloop.system.manifest import RUN_FACTS, read_json, read_manifest
-from ftloop.system.text import join_some
+from ftloop.system.text import join_some, pluralize, short_repr
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -109,6 +110,29 @@ def numbered_runs(root: Path, kind: str) -> dict[int, Path]:
     named = re.compile(rf"{kind}-(0|[1-9][0-9]*)")
     found = {int(match[1]): path for path in root.glob(f"{kind}-*") if (match := named.fullmatch(path.name))}
     return dict(sorted(found.items()))
+
+
+def describe_collapsed(kind: str, collapsed: dict[Any, str], of: int) -> str:
+    """Name the runs, `of` so many, that give one answer to all rows, by number, and their answers. `kind`: `seed` or
+    `fold`."""
+    one = len(collapsed) == 1
+    told = f"{len(collapsed)} of {pluralize(of, 'run')} {'gives' if one else 'give'} one answer to all rows"
+    answers = [short_repr(each if len(each) <= 40 else f"{each[:37]}...") for each in collapsed.values()]
+    if len(set(collapsed.values())) > 1:
+        each_one = [f"{kind} {number} ({answer})" for number, answer in zip(collapsed, answers, strict=True)]
+        return f"{told}: {', '.join(each_one)}"
+    return f"{told}, {answers[0]}: {kind if one else f'{kind}s'} {', '.join(map(str, collapsed))}"
+
+
+def against_collapse(config: dict[str, Any]) -> str:
+    """Say which recipes train longer than runs of these settings, which have collapsed; nothing where none does, or the
+    settings do not tell."""
+    if not config or config.get("max_steps", -1) > 0:
+        return ""
+    epochs = config.get("num_train_epochs", SETTINGS["num_train_epochs"].default)
+    if epochs < 10:
+        return "`ftloop train few`, for some hundreds of rows, and `ftloop train stable` are made against that"
+    return "`ftloop train stable` is made against that" if epochs < 20 else ""
 
 
 def describe_labels(labels: dict[str, Any] | None, show: Callable[[str], str] = str, most: int = 8) -> str:

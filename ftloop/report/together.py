@@ -27,6 +27,7 @@ from ftloop.report.outcome import (
     REPORT,
     SERIES,
     FinishedRun,
+    against_collapse,
     numbered_runs,
     read_finished_run,
     read_predictions,
@@ -73,6 +74,7 @@ def make_joint_report(folder: Path, kind: str, final: Path) -> dict[str, Any]:
         "kind": kind,
         "scores": list(found["together"]),
         "collapsed": found.get("collapsed", {}),
+        "against_collapse": against_collapse(first.config),
         "runs": [
             {"number": number, "scores": found["runs"][str(number)], "report": _link(run, final)}
             for number, run in runs.items()

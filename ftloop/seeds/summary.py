@@ -19,11 +19,19 @@ from scipy.stats import t
 from ftloop.config.problem_type import ProblemType
 from ftloop.config.train_config import SETTINGS
 from ftloop.errors import UserError
-from ftloop.report.outcome import SERIES, FinishedRun, numbered_runs, read_finished_run, read_predictions
+from ftloop.report.outcome import (
+    SERIES,
+    FinishedRun,
+    against_collapse,
+    describe_collapsed,
+    numbered_runs,
+    read_finished_run,
+    read_predictions,
+)
 from ftloop.system.manifest import read_manifest
 from ftloop.system.scalars import is_timing
 from ftloop.system.table import aligned
-from ftloop.system.text import nan_to_none, pluralize, short_repr
+from ftloop.system.text import nan_to_none, pluralize
 
 MIN_RUNS = 3  # that an interval is made of
 SETS = {"eval": "validation", "test": "test"}
@@ -270,13 +278,13 @@ def _told_of_collapsed(runs: SeedRuns, scores: dict[str, dict[int, float]]) -> l
     collapsed = runs.collapsed
     if not collapsed:
         return []
-    answers = ", ".join(f"{runs.kind} {number} ({short_repr(answer)})" for number, answer in collapsed.items())
     rest = {
         name: [value for number, value in values.items() if number not in collapsed] for name, values in scores.items()
     }
     means = ", ".join(f"{name}={np.mean(values):.4f}" for name, values in rest.items() if values)
-    told = f"Collapsed {pluralize(len(collapsed), 'run')} with one answer to all rows: {answers}"
-    return [f"{told}; the mean without: {means}" if means else told]
+    told = f"Collapsed {describe_collapsed(runs.kind, collapsed, len(runs.runs))}"
+    way = against_collapse(runs.config)
+    return [f"{told}; the mean without: {means}" if means else told, *([f"          {way}"] if way else [])]
 
 
 def _number(value: float | None) -> str:

@@ -487,7 +487,8 @@ def test_the_page_names_what_is_dropped_and_what_gave_one_answer(
     assert report_main([str(root)]) == ExitCode.DONE
     page = (root / "report" / "report.html").read_text()
     assert "Not in this report: fold-3: not finished." in page
-    assert "One answer to all rows: fold 2 (“class 1”)." in page
+    assert "1 of 2 runs gives one answer to all rows, &#39;class 1&#39;: fold 2." in page
+    assert "<code>ftloop train stable</code> are made against that." in page
 
 
 @pytest.mark.parametrize("kind", ["fold", "seed"])

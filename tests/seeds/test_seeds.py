@@ -30,7 +30,7 @@ from ftloop.errors import ExitCode, UserError
 from ftloop.job.fine_tune import fine_tune
 from ftloop.job.seeds import train_several
 from ftloop.seeds.significance import PairedRows, compare_seeds, describe, interval, leave_one_out, sign_flip_p
-from ftloop.seeds.summary import SeedSummary, read_seeds, summarize, summary, table
+from ftloop.seeds.summary import SeedRuns, SeedSummary, read_seeds, summarize, summary, table
 from ftloop.system.stopping import StopRequest
 from ftloop.train import main
 
@@ -338,14 +338,56 @@ def test_runs_with_one_answer_to_all_are_named_and_the_rest_is_averaged(tmp_path
     assert found["collapsed"] == {"2": "yes"}
     assert found["together"]["test_accuracy"]["median"] == 0.75
     assert found["without_collapsed"]["test_accuracy"]["mean"] == 0.875
-    told = "Collapsed 1 run with one answer to all rows: seed 2 ('yes'); the mean without: test_accuracy=0.8750"
+    told = "Collapsed 1 of 3 runs gives one answer to all rows, 'yes': seed 2; the mean without: test_accuracy=0.8750"
     assert told in table(runs).splitlines()
     for seed in (1, 3):
         shutil.rmtree(tmp_path / f"seed-{seed}")
-    assert table(read_seeds(tmp_path)).splitlines()[-1].endswith("seed 2 ('yes')")
+    told = "Collapsed 1 of 1 run gives one answer to all rows, 'yes': seed 2"
+    assert told in table(read_seeds(tmp_path)).splitlines()
     rows = {"label": ["yes"] * 4, "prediction": ["yes"] * 4, "logits": [[0.0, 1.0]] * 4}
     leave(tmp_path / "other" / "seed-1", {"test_accuracy": 1.0}, {"seed": 1}, rows)
     assert read_seeds(tmp_path / "other").collapsed == {}, "all its rows have that label"
+
+
+def collapsed_runs(root: Path, answers: dict[int, str], kind: str = "seed", **config: Any) -> SeedRuns:
+    for number, answer in answers.items():
+        rows = {"label": ["no", "yes"], "prediction": [answer] * 2, "logits": [[0.0, 1.0]] * 2}
+        leave(root / f"{kind}-{number}", {"test_accuracy": 0.5}, {kind: number} | config, rows)
+    return read_seeds(root)
+
+
+def test_the_one_answer_of_all_collapsed_runs_is_said_once(tmp_path: Path) -> None:
+    told = "Collapsed 3 of 3 runs give one answer to all rows, 'no': seeds 1, 2, 3"
+    assert told in table(collapsed_runs(tmp_path / "same", dict.fromkeys((1, 2, 3), "no"))).splitlines()
+    told = "Collapsed 2 of 2 runs give one answer to all rows, 'yes': folds 1, 2"
+    assert told in table(collapsed_runs(tmp_path / "folds", {1: "yes", 2: "yes"}, "fold")).splitlines()
+    told = "Collapsed 2 of 2 runs give one answer to all rows: seed 1 ('no'), seed 2 ('yes')"
+    assert told in table(collapsed_runs(tmp_path / "other", {1: "no", 2: "yes"})).splitlines()
+    long = "a" * 41
+    assert f"'{'a' * 37}...': seed 1" in table(collapsed_runs(tmp_path / "long", {1: long}))
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ({}, "`ftloop train few`, for some hundreds of rows, and `ftloop train stable` are made against that"),
+        ({"num_train_epochs": 10.0}, "`ftloop train stable` is made against that"),
+        ({"num_train_epochs": 20.0}, None),
+        ({"max_steps": 5000}, None),
+    ],
+)
+def test_runs_that_have_collapsed_are_told_of_the_recipes_that_train_longer(
+    config: dict[str, Any], line: str | None, tmp_path: Path
+) -> None:
+    told = table(collapsed_runs(tmp_path, {1: "no", 2: "no"}, **config)).splitlines()
+    place = next(i for i, each in enumerate(told) if each.startswith("Collapsed "))
+    assert told[place + 1 :] == ([f"          {line}"] if line else [])
+
+
+def test_the_recipes_against_collapse_train_as_long_as_is_said_of_them() -> None:
+    """`against_collapse` names them by these numbers of epochs."""
+    recipes = (parse_args([name]) for name in ("few", "stable"))
+    assert [config.num_train_epochs for config in recipes] == [10, 20]
 
 
 # --- statistics of pairs ---------------------------------------------------------------------------------------------
