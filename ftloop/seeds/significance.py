@@ -13,7 +13,8 @@ would be shorter, but where seeds differ much its intervals hold the truth in 74
 
 Where there are no predictions of the rows, or they do not give the score, the interval is over seeds alone, for these
 rows alone. Beside it stands the sign-flip test over seeds alone, which assumes next to nothing: were A and B the same,
-each seed's difference might as well have the other sign. With n seeds its p cannot go below 2 / 2**n.
+each seed's difference might as well have the other sign. With n seeds its p cannot go below 2 / 2**n, and beyond 13,
+where not all signs are tried, not below 2 / 10,000.
 """
 
 from __future__ import annotations
@@ -27,17 +28,22 @@ import numpy as np
 from scipy.stats import permutation_test, t
 
 from ftloop.config.problem_type import ProblemType
+from ftloop.config.train_config import SETTINGS
 from ftloop.errors import UserError
 from ftloop.metrics import score
+from ftloop.report.outcome import describe_collapsed
 from ftloop.report.predictions import labelled_rows, load_predictions
+from ftloop.report.runs import differing_settings
 from ftloop.seeds.summary import SETS, SeedRuns
 from ftloop.system.table import aligned
-from ftloop.system.text import pluralize
+from ftloop.system.text import pluralize, short_repr
 
 if TYPE_CHECKING:
     from ftloop.data.labels import Labels
 
 GROUPS = 100
+SIGNS = 9_999  # tried at random where there are more
+OF_THE_LOSS = ("label_smoothing_factor", "class_weights")  # settings that make another loss of it
 ROUNDING = 1e-9  # of differences: scores are recorded as means of floats
 POINTS = ("accuracy", "f1", "f1_macro")  # given in hundredths
 
@@ -81,7 +87,7 @@ class PairedRows:
 
     def score(self, name: str, side: int, seed: int, kept: Any = slice(None)) -> float:
         """Return a score of one run, not a number where predictions do not give it. `kept`: of which rows."""
-        if name == "loss":
+        if name in ("loss", "log_loss"):
             return float(self.losses[side, seed, kept].mean())
         value = score(name, self.labels[kept], self.predicted[side, seed, kept], self.classes)
         return math.nan if value is None else value
@@ -118,7 +124,10 @@ def compare_seeds(a: SeedRuns, b: SeedRuns) -> Comparison:
         raise UserError(f"{both}: none in both, so that nothing can be paired")
     only = {"A": [seed for seed in a.runs if seed not in seeds], "B": [seed for seed in b.runs if seed not in seeds]}
     notes = [f"only in {side}, dropped: seed {_list(dropped)}" for side, dropped in only.items() if dropped]
-    differences, scores_a, scores_b = [], a.scores(), b.scores()
+    for letter, runs in (("A", a), ("B", b)):
+        if collapsed := {seed: answer for seed, answer in runs.collapsed.items() if seed in seeds}:
+            notes.append(f"collapsed in {letter}: {describe_collapsed('seed', collapsed, len(seeds))}")
+    differences, scores_a, scores_b, other_loss = [], a.scores(), b.scores(), _other_loss(a, b)
     for prefix, set_name in SETS.items():
         names = [name for name in scores_a if name in scores_b and name.startswith(f"{prefix}_")]
         try:
@@ -128,6 +137,13 @@ def compare_seeds(a: SeedRuns, b: SeedRuns) -> Comparison:
             continue
         for name in names:
             values_a, values_b = (np.array([scores[name][seed] for seed in seeds]) for scores in (scores_a, scores_b))
+            if other_loss and name.removesuffix("_mm") == f"{prefix}_loss":
+                in_its_place = rows is not None and not name.endswith("_mm")
+                told = f"; {prefix}_log_loss, from the predictions, is" if in_its_place else ""
+                notes.append(f"{name}, not compared, as it is another loss in B: {other_loss}{told}")
+                if rows is None or not in_its_place:
+                    continue
+                name, (values_a, values_b) = f"{prefix}_log_loss", rows.losses.mean(axis=-1)
             if np.isfinite(values_b - values_a).all():
                 differences.append(_difference(name, values_a, values_b, rows))
             else:
@@ -135,6 +151,14 @@ def compare_seeds(a: SeedRuns, b: SeedRuns) -> Comparison:
     if not differences:
         raise UserError(f"{a.folder} and {b.folder}: no score that both have on the same rows ({'; '.join(notes)})")
     return Comparison(a, b, seeds, differences, notes)
+
+
+def _other_loss(a: SeedRuns, b: SeedRuns) -> str:
+    """Say by which settings the two are trained, and evaluated, by different losses; nothing where they are not."""
+    both = (a.config, b.config)
+    names = [name for name in OF_THE_LOSS if name in differing_settings(both)] if all(both) else []
+    values = {name: [short_repr(config.get(name, SETTINGS[name].default)) for config in both] for name in names}
+    return ", ".join(f"{name} {in_a} in A, {in_b} in B" for name, (in_a, in_b) in values.items())
 
 
 def _list(values: Iterable[Any]) -> str:
@@ -179,10 +203,11 @@ def interval(by_seed: np.ndarray, without_rows: np.ndarray | None = None) -> tup
 
 
 def sign_flip_p(by_seed: np.ndarray) -> float:
-    """Return p of the mean among all choices of signs; beyond 13 seeds, among 9,999 random ones."""
+    """Return p of the mean among all choices of signs; beyond 13 seeds, among SIGNS random ones."""
     if len(by_seed) == 1:
         return 1.0
-    return float(permutation_test((by_seed,), np.mean, permutation_type="samples", vectorized=True, rng=0).pvalue)
+    options: dict[str, Any] = {"permutation_type": "samples", "vectorized": True, "n_resamples": SIGNS, "rng": 0}
+    return float(permutation_test((by_seed,), np.mean, **options).pvalue)
 
 
 def leave_one_out(name: str, rows: PairedRows, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
@@ -259,9 +284,8 @@ def describe(comparison: Comparison) -> str:
         scores = [f"{each.a.mean():.4f}", f"{each.b.mean():.4f}"]
         differences = [f"{value:+.4f}" for value in (each.mean, each.low, each.high)]
         source = "seeds" if each.rows is None else "seeds, rows"
-        table.append(
-            [f"{SETS[prefix]} {name}", *scores, *differences, f"{each.p:.3f}", f"{each.p_sign_flip:.3f}", source]
-        )
+        p_values = ["<0.001" if p < 0.001 else f"{p:.3f}" for p in (each.p, each.p_sign_flip)]
+        table.append([f"{SETS[prefix]} {name}", *scores, *differences, *p_values, source])
     return "\n".join(
         [
             f"A         {comparison.a.folder}",
@@ -270,7 +294,7 @@ def describe(comparison: Comparison) -> str:
             *(f"Note      {note}" for note in comparison.notes),
             *aligned(table),
             "p: the chance of such a difference, or a larger one, were A and B the same; sign-flip: over seeds alone, "
-            f"with {pluralize(len(seeds), 'seed')} never below {2 / 2 ** len(seeds):.3g}",
+            f"with {pluralize(len(seeds), 'seed')} never below {2 / min(2 ** len(seeds), SIGNS + 1):.3g}",
             f"Verdict   {_verdict(comparison)}",
         ]
     )

@@ -414,7 +414,8 @@ def test_the_sign_flip_test_tries_all_signs() -> None:
     assert sign_flip_p(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == 2 / 32
     assert sign_flip_p(np.array([0.1, 0.2, -0.3])) == 1  # a mean of 0, but for rounding
     assert sign_flip_p(np.array([0.1])) == 1
-    assert sign_flip_p(np.ones(17)) < 0.001  # among random signs
+    assert sign_flip_p(np.ones(13)) == 2 / 2**13
+    assert sign_flip_p(np.ones(14)) == 2 / 10_000  # among random signs
 
 
 def test_rows_drawn_by_chance_widen_the_interval_by_their_variance() -> None:
@@ -520,6 +521,57 @@ def test_two_sets_of_runs_are_paired_by_seed_and_by_row(tmp_path: Path, capsys: 
         f"a difference below about {100 * accuracy.noise:.1f} points is not seen",
     ):
         assert words in printed
+
+
+@pytest.mark.parametrize(("seeds", "least"), [(13, "0.000244"), (14, "0.0002"), (20, "0.0002")])
+def test_a_small_p_is_told_as_no_zero_and_how_small_it_can_get(seeds: int, least: str, tmp_path: Path) -> None:
+    for name, gained in (("a", 0.0), ("b", 0.1)):
+        for seed in range(1, seeds + 1):
+            scores = {"test_accuracy": 0.5 + 0.001 * (seed % 3) * (1 + gained) + gained}
+            leave(tmp_path / name / f"seed-{seed}", scores, {"seed": seed})
+    text = describe(compare_seeds(*(read_seeds(tmp_path / name) for name in ("a", "b"))))
+    assert f"with {seeds} seeds never below {least}\n" in text
+    assert text.count("  <0.001") == 2
+    assert "0.000 " not in text
+    header, row = (next(line for line in text.splitlines() if line.startswith(each)) for each in ("score", "test acc"))
+    assert len(header) - len("  noise from") == row.rindex("<0.001") + len("<0.001")
+
+
+def test_a_collapsed_seed_is_named_on_its_side(tmp_path: Path) -> None:
+    ones = [i for i, label in enumerate(LABELS) if label == 1]
+    a = read_seeds(set_of_runs(tmp_path / "a", {1: [0], 2: [1], 9: ones}))
+    b = read_seeds(set_of_runs(tmp_path / "b", {1: [0], 2: ones}))
+    lines = describe(compare_seeds(a, b)).splitlines()
+    assert "Note      collapsed in B: 1 of 2 runs gives one answer to all rows, 'no': seed 2" in lines
+    assert not [line for line in lines if "collapsed in A" in line], "seed 9 is not compared"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor 0.0 in A, 0.1 in B"),
+        ({"class_weights": {"no": 2.0, "yes": 1.0}}, "class_weights None in A, {'no': 2.0, 'yes': 1.0} in B"),
+    ],
+)
+def test_losses_of_different_kinds_are_not_compared(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
+    a = set_of_runs(tmp_path / "a", {1: [0, 1], 2: [1, 5], 3: [0]})
+    b = set_of_runs(tmp_path / "b", {1: [0], 2: [1], 3: []}, **changed)
+    for file in b.rglob("all_results.json"):  # that of the smoothed or weighted loss
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"test_loss": 0.9}))
+    paired = compare_seeds(read_seeds(a), read_seeds(b))
+    assert [each.name for each in paired.differences] == ["test_log_loss", "test_accuracy"]
+    log_loss = paired.differences[0]
+    assert log_loss.rows == 60
+    assert log_loss.b - log_loss.a == pytest.approx(-np.ones(3) / 60, abs=1e-7)  # a wrong row costs 1 more; float32
+    why = f"test_loss, not compared, as it is another loss in B: {told}"
+    assert f"Note      {why}; test_log_loss, from the predictions, is" in describe(paired).splitlines()
+    for file in b.rglob("test_predictions.parquet"):
+        file.unlink()
+    paired = compare_seeds(read_seeds(a), read_seeds(b))
+    assert [each.name for each in paired.differences] == ["test_accuracy"]
+    assert f"Note      {why}" in describe(paired).splitlines()
+    same = compare_seeds(read_seeds(b), read_seeds(b))
+    assert [each.name for each in same.differences] == ["test_loss", "test_accuracy"]
 
 
 def test_which_is_better_depends_on_the_scores_direction(tmp_path: Path) -> None:
