@@ -161,8 +161,8 @@ EXERCISES = [
     Exercise(
         "best-is-worst",
         "ftloop/config/train_config.py",
-        'object.__setattr__(self, "greater_is_better", not self.metric_for_best_model.endswith(falling))',
-        'object.__setattr__(self, "greater_is_better", True)',
+        "return not self.metric_for_best_model.endswith(falling)",
+        "return True",
         "tests/config/test_config.py::test_a_metric_is_to_rise_unless_it_is_a_loss_or_an_error[eval_loss-False-False]",
         "the curves are not the model",
         job="best",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,9 @@ def changed_settings(saved: dict[str, Any], config: TrainConfig) -> Changes:
             now[name] = then[name]
     chosen = saved.get("from_recipe", {})  # some of it gave way to the data and the model, which may not be read yet
     now |= {name: then[name] for name, value in config.from_recipe.items() if chosen.get(name) == value}
+    for values in (then, now):  # an earlier version saved what None came to
+        direction = {name: values[name] for name in ("metric_for_best_model", "greater_is_better")}
+        values["greater_is_better"] = replace(config, **direction).metric_rises
     return {name: (then[name], now[name]) for name in then if then[name] != now[name]}
 
 

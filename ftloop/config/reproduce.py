@@ -37,9 +37,10 @@ def _without_folder(paths: str | list[str]) -> str | list[str]:
 def _completed(settings: dict[str, Any]) -> dict[str, Any] | None:
     """Return all settings that result from these; None if they are not valid, as another version's may be."""
     try:
-        return TrainConfig(**settings).to_dict()
+        config = TrainConfig(**settings)
     except UserError:
         return None
+    return config.to_dict() | {"greater_is_better": config.metric_rises}
 
 
 def path_without_folder(path: str) -> str:

@@ -47,13 +47,9 @@ class TrainConfig:
 
     output_dir: str = _model("trainer_output", "Where model and results go.", common=True, path=True, on_resume="free")
     model_name_or_path: str | None = _model(None, "A model folder, or a name on the model hub.", common=True, path=True)
-    tokenizer_name: str | None = _model(
-        None, "The tokenizer, where it is not the model's own: a folder, or a name on the hub.", path=True
-    )
+    tokenizer_name: str | None = _model(None, "The tokenizer, likewise. None: that of the model.", path=True)
     classifier_dropout: float | None = _model(None, "Dropout before the classifier. None: the model's own.", below=1)
-    hidden_dropout: float | None = _model(
-        None, "Dropout in the model's body, except on attention; by default the model's own.", below=1
-    )
+    hidden_dropout: float | None = _model(None, "Dropout in the body, not on attention. None: the model's.", below=1)
     freeze_embeddings: bool = _model(False, "Do not train the embeddings.", on_resume="never")
     freeze_layers: int = _model(
         0, "Do not train this many of the lowest encoder layers.", common=True, at_least=0, on_resume="never"
@@ -121,9 +117,7 @@ class TrainConfig:
     max_seq_length: int | None = _data(
         None, "Tokens at which inputs are cut; by default the tokenizer's limit.", common=True, above=0
     )
-    truncation_side: Literal["right", "left"] | None = _data(
-        None, "Where a row that is too long is cut; by default the tokenizer's own side."
-    )
+    truncation_side: Literal["right", "left"] | None = _data(None, "Where long rows are cut. None: the tokenizer's.")
     pad_to_max_length: bool = _data(
         False, "Pad every row to max_seq_length: --padding max_length.", needs="max_seq_length", on_resume="bits"
     )
@@ -329,12 +323,9 @@ class TrainConfig:
             object.__setattr__(self, "torch_compile", True)
         if self.mixed_precision in ("fp16", "bf16") and not (self.fp16 or self.bf16):
             object.__setattr__(self, self.mixed_precision, True)
+            object.__setattr__(self, "mixed_precision", None)  # said once, so that `replace` can take it back
         if self.needs_metric and self.metric_for_best_model is None:
             object.__setattr__(self, "metric_for_best_model", "loss")
-        if self.greater_is_better is None and self.metric_for_best_model is not None:
-            # Trainer takes any name for one to be raised but that of a loss: by `mse` it would keep the worst.
-            falling = FALLING[:1] if self.trainer_compat else FALLING
-            object.__setattr__(self, "greater_is_better", not self.metric_for_best_model.endswith(falling))
         problems = [f"{name}: {problem}" for name, setting in SETTINGS.items() for problem in setting.problems(self)]
         problems += combination_problems(self)
         # What is said of a setting whose value could not be read would be said of its default.
@@ -346,6 +337,15 @@ class TrainConfig:
     def needs_metric(self) -> bool:
         """Whether something is decided by an evaluation metric."""
         return self.load_best_model_at_end or self.save_strategy == "best" or self.early_stopping_patience is not None
+
+    @property
+    def metric_rises(self) -> bool | None:
+        """Whether more of metric_for_best_model is better: greater_is_better, or what it comes to where it is None."""
+        if self.greater_is_better is not None or self.metric_for_best_model is None:
+            return self.greater_is_better
+        # Trainer takes any name for one to be raised but that of a loss: by `mse` it would keep the worst.
+        falling = FALLING[:1] if self.trainer_compat else FALLING
+        return not self.metric_for_best_model.endswith(falling)
 
     @property
     def several(self) -> str | None:

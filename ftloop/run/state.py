@@ -145,7 +145,7 @@ def update_best(config: TrainConfig, state: TrainerState, metrics: dict[str, Any
         return False
     value = metric_value(config, metrics)
     if state.best_metric is None:
-        state.best_metric = -math.inf if config.greater_is_better else math.inf
+        state.best_metric = -math.inf if config.metric_rises else math.inf
     if not _is_better(config, value, state.best_metric):
         return False
     state.best_metric = value
@@ -155,7 +155,7 @@ def update_best(config: TrainConfig, state: TrainerState, metrics: dict[str, Any
 
 
 def _is_better(config: TrainConfig, value: float, than: float) -> bool:
-    return value > than if config.greater_is_better else value < than
+    return value > than if config.metric_rises else value < than
 
 
 def metric_value(config: TrainConfig, metrics: dict[str, Any]) -> float:

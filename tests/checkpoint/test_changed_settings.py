@@ -15,9 +15,10 @@ from harness.rows import pad, tiny_tokenizer
 from harness.side_by_side import Job, run_ftloop
 
 from ftloop import Stopped, TrainConfig, UserError, loop, prepare, save_model, train
-from ftloop.checkpoint.changed_settings import refuse_another_run
+from ftloop.checkpoint.changed_settings import changed_settings, refuse_another_run
 from ftloop.checkpoint.save import save_checkpoint
 from ftloop.checkpoint.verify import checkpoint_problems
+from ftloop.config.command_line import parse_args
 from ftloop.config.setting import OnResume
 from ftloop.config.train_config import SETTINGS
 from ftloop.loop import training_step
@@ -70,6 +71,17 @@ def test_what_would_be_another_run_is_refused_by_name(
     with pytest.raises(UserError, match=rf"{named}.*insist with --resume_with_changes"):
         go_on(saved, tmp_path, **changed)
     assert not list((tmp_path / "resumed").glob("*"))
+
+
+@pytest.mark.parametrize("words", [["guide"], ["guide", "--metric_for_best_model", "loss"]])
+def test_a_direction_that_an_earlier_version_worked_out_and_saved_is_no_change(words: list[str]) -> None:
+    config = parse_args(words)
+    fitted = dataclasses.replace(config, metric_for_best_model=words[-1] if words[1:] else "pearson")
+    old = fitted.to_dict() | {"greater_is_better": fitted.metric_rises}
+    old["from_recipe"] = config.from_recipe | {name: True for name in config.from_recipe if name.startswith("greater")}
+    assert changed_settings(old, config) == {}
+    other = dataclasses.replace(config, greater_is_better=not fitted.metric_rises, from_recipe={})
+    assert changed_settings(old, other)["greater_is_better"] == (fitted.metric_rises, not fitted.metric_rises)
 
 
 @pytest.mark.parametrize("job", [Job(train_rows=28), Job(two_sentences=True)], ids=["fewer rows", "other rows"])

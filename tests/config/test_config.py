@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from harness.command import CHECKOUT
 from torch._inductor import list_mode_options
 from transformers import TrainingArguments
@@ -69,7 +71,7 @@ def test_the_default_metric_is_the_loss_as_in_training_arguments(tmp_path: Path)
         ours = TrainConfig(metric_for_best_model=metric, **given)
         theirs = TrainingArguments(output_dir=str(tmp_path), metric_for_best_model=metric, **given)
         assert ours.metric_for_best_model == theirs.metric_for_best_model
-        assert ours.greater_is_better == theirs.greater_is_better
+        assert ours.metric_rises == theirs.greater_is_better
     assert TrainConfig().metric_for_best_model is None
 
 
@@ -536,7 +538,26 @@ def test_no_help_text_promises_a_setting_that_is_not_there() -> None:
 def test_a_metric_is_to_rise_unless_it_is_a_loss_or_an_error(metric: str, compat: bool, greater: bool) -> None:
     """Trainer would keep the checkpoint of the largest `mse`; trainer_compat does."""
     config = TrainConfig(metric_for_best_model=metric, trainer_compat=compat)
-    assert config.greater_is_better is greater
+    assert config.metric_rises is greater
+
+
+def test_another_metric_by_replace_or_in_a_saved_recipe_has_its_own_direction(recipe: Any) -> None:
+    """What followed from the first metric, that less is better, would keep the checkpoint of the lowest accuracy."""
+    given: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    base = TrainConfig(**given)
+    assert (base.metric_for_best_model, base.metric_rises) == ("loss", False)
+    saved = yaml.safe_dump(base.to_dict()).replace("metric_for_best_model: loss", "metric_for_best_model: accuracy")
+    for other in (replace(base, metric_for_best_model="accuracy"), parse_args([str(recipe(saved))])):
+        assert (other.metric_for_best_model, other.metric_rises) == ("accuracy", True)
+    assert replace(other, metric_for_best_model="loss") == base
+    insists = replace(base, metric_for_best_model="accuracy", greater_is_better=False)
+    assert replace(insists, metric_for_best_model="f1").metric_rises is False, "given, it stays"
+
+
+def test_half_precision_is_taken_back_by_the_name_that_it_has() -> None:
+    base = TrainConfig(mixed_precision="bf16")
+    assert base == TrainConfig(bf16=True)
+    assert replace(base, bf16=False) == TrainConfig()
 
 
 @pytest.mark.parametrize(("given", "meant"), [(True, "last"), ("True", "last"), (False, None), ("false", None)])

@@ -47,7 +47,7 @@ def test_every_recipe_fits_every_task_and_kind_of_label(recipe: str) -> None:
         config = fit_metric(parse_args([recipe]), labels, metrics)
         check_metric(config, labels, metrics)
         chosen[name] = config.metric_for_best_model
-        assert config.greater_is_better is (chosen[name] != "mse")
+        assert config.metric_rises is (chosen[name] != "mse")
     own = parse_args([recipe]).metric_for_best_model
     assert chosen["mrpc"] == chosen["5"] == chosen["several"] == own
     assert (chosen["cola"], chosen["stsb"], chosen["sst2"]) == ("matthews_correlation", "pearson", "accuracy")
@@ -59,7 +59,7 @@ def test_a_small_error_is_the_best_in_trainers_run_too() -> None:
     fitted = fit_metric(parse_args(["guide", "--trainer_compat"]), NUMBERS, None)
     assert (fitted.metric_for_best_model, fitted.greater_is_better) == ("mse", False)
     by_hand = parse_args(["guide", "--trainer_compat", "--metric_for_best_model", "mse"])
-    assert by_hand.greater_is_better is True, "as Trainer has it"
+    assert by_hand.metric_rises is True, "as Trainer has it"
 
 
 @pytest.mark.parametrize("words", [["--metric_for_best_model", "f1"], ["--greater_is_better", "true"]])
