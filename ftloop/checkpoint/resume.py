@@ -38,6 +38,11 @@ def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:
     """
     folder = Path(folder)
     accelerator, config = run.accelerator, run.config
+    if is_whole and config.resume_from_checkpoint == "last" and folder == Path(config.output_dir):
+        from ftloop.checkpoint.finished import load_finished  # only where there is nothing to train
+
+        load_finished(run)
+        return
     if not is_whole:
         refuse_broken(folder)
     refuse_another_run(config, folder, accelerator.num_processes)
@@ -57,7 +62,7 @@ def load_checkpoint(run: Run, folder: Path, is_whole: bool = False) -> None:
     state = run.state
     init_from_plan(state, config, run.plan, accelerator.is_local_main_process, accelerator.is_main_process)
     if (best := state.best_model_checkpoint) is not None:
-        state.best_model_checkpoint = _find_best(run, folder, best)
+        state.best_model_checkpoint = find_best(run, folder.parent, best)
         if state.best_model_checkpoint is None and config.load_best_model_at_end:
             told = f"the best checkpoint so far, {best}, is neither there nor beside {folder}: stop, put it there and"
             say("Warning", f"{told} resume again, or, unless a later one is better, the last weights are the result")
@@ -83,7 +88,7 @@ def _load_parts(run: Run, folder: Path, manifest: dict[str, Any] | None) -> tupl
     """Load weights, optimizer and schedule. Returns: our own state, None for Trainer's, and that of the generators."""
     own, processes = _check_resumable(run, folder, manifest)
     load_saved_weights(run, folder)
-    _take_problem_type(run, folder)
+    take_problem_type(run, folder)
     follows = run.follows_settings and run.rules.resumes_exactly
     _restore(run.optimizer, folder / OPTIMIZER, settings=_groups(run) if follows else [])
     _restore(run.scheduler, folder / SCHEDULER)
@@ -122,17 +127,17 @@ def load_saved_weights(run: Run, folder: Path) -> None:
         say("Differs", f"from Trainer's weights, from here on: it {theirs}")
 
 
-def _find_best(run: Run, folder: Path, best: str) -> str | None:
-    """Find the best checkpoint: beside the one resumed from, wherever both have been moved to, or as it was.
+def find_best(run: Run, root: Path, best: str) -> str | None:
+    """Find the best checkpoint: in the folder resumed from, wherever it has been moved to, or as it was.
 
     Differs: Trainer, and trainer_compat, look where it was alone.
     """
-    beside = folder.parent / PureWindowsPath(best).name  # which reads the paths of every system
+    beside = root / PureWindowsPath(best).name  # which reads the paths of every system
     places = [beside, Path(best)] if run.rules.resumes_exactly else [Path(best)]
     return next((str(place) for place in places if place.is_dir()), None)
 
 
-def _take_problem_type(run: Run, folder: Path) -> None:
+def take_problem_type(run: Run, folder: Path) -> None:
     """The model has found it out in its first forward pass; a run that is over makes none before it saves."""
     config: Any = getattr(run.unwrapped_model, "config", None)
     saved = saved_config(folder)

@@ -11,12 +11,12 @@ import datasets
 import transformers
 
 from ftloop.batching.padding import collator
-from ftloop.checkpoint.changed_settings import check_same_data
-from ftloop.checkpoint.choose import choose_checkpoint, finished_run, saved_settings
+from ftloop.checkpoint.choose import choose_checkpoint
+from ftloop.checkpoint.finished import finished_run, load_finished, saved_settings
 from ftloop.checkpoint.folders import find_checkpoint
 from ftloop.checkpoint.resume import load_checkpoint
 from ftloop.checkpoint.save import save_model
-from ftloop.checkpoint.trainer_state import TRAINER_STATE, read_trainer_state
+from ftloop.checkpoint.trainer_state import TRAINER_STATE
 from ftloop.compare.recorder import check_recording, record
 from ftloop.config.train_config import TrainConfig
 from ftloop.explain.narrator import explain
@@ -31,7 +31,6 @@ from ftloop.models.damage import check_files
 from ftloop.models.folder import tokenizer_in
 from ftloop.models.load import check_model, load_config
 from ftloop.models.unpadding import check_unpadding
-from ftloop.models.weights import load_weights
 from ftloop.run.accelerator import make_accelerator
 from ftloop.run.optim import check_schedule
 from ftloop.run.precision import settle_precision
@@ -147,12 +146,8 @@ def build_run(accelerator: Accelerator, inputs: Inputs, stop: StopRequest) -> Ru
 
 def train_and_save(run: Run, is_trained: bool) -> None:
     """Train, unless the final model is there already, and save it with what is known of the training."""
-    root = Path(run.config.output_dir)
     if is_trained:
-        say("Trained", f"already: {root} holds the final model; what is left is to evaluate it")
-        load_weights(run.unwrapped_model, root)
-        run.state = read_trainer_state(root / TRAINER_STATE)
-        check_same_data(run, root)
+        load_finished(run)
         return
     result = _train(run)
     files = save_model(run)

@@ -10,7 +10,7 @@ import pytest
 from harness.output_dirs import difference, what_is_left
 
 from ftloop import TrainConfig
-from ftloop.checkpoint.choose import finished_run
+from ftloop.checkpoint.finished import finished_run
 from ftloop.errors import ExitCode
 from ftloop.system.manifest import MANIFEST
 from ftloop.train import main

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from harness.models import tiny_bert
+from harness.output_dirs import difference, what_is_left
 from harness.prepared_runs import ARGUMENTS, prepared
 from harness.rows import pad, tiny_rows
 from harness.side_by_side import weights_digest
@@ -20,6 +21,7 @@ from ftloop import (
     TrainConfig,
     UserError,
     evaluate,
+    finish,
     load_checkpoint,
     predict,
     prepare,
@@ -66,6 +68,45 @@ def test_a_loop_of_ones_own_is_warned_of_a_finished_run_in_its_folder(
     assert next(updates(prepared(tmp_path))).global_step == 1
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning")]
     assert f"output_dir: {tmp_path} holds a finished run, which this run replaces where it saves; choose" in line
+
+
+@pytest.mark.parametrize("own_loop", [True, False])
+def test_a_finished_run_that_is_taken_up_from_python_is_loaded_and_not_trained_again(
+    own_loop: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loop that saves nothing leaves no checkpoint, a limit of one with the best model an early one."""
+    by_epoch: dict[str, Any] = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
+    by_epoch |= {"metric_for_best_model": "accuracy", "save_total_limit": 1}
+    arguments = {"learning_rate": 0.05} if own_loop else by_epoch
+    first = prepared(tmp_path, **arguments)
+    if own_loop:
+        assert len(list(updates(first))) == 16
+    else:
+        result = train(first)
+        assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-8"]
+    finish(first)
+    digest, left = weights_digest(first.model), what_is_left(tmp_path)
+    capsys.readouterr()
+
+    again = prepared(tmp_path, resume_from_checkpoint="last", **arguments)
+    if own_loop:
+        assert list(updates(again)) == []
+    else:
+        assert (again_result := train(again)).global_step == 16
+        assert again_result.training_loss == result.training_loss
+    assert weights_digest(again.model) == digest
+    said = f"Trained   already: {tmp_path} holds the final model, of update 16; it is loaded\n"
+    assert capsys.readouterr().out.count(said) == 1
+    finish(again)
+    for changing in ("trainer_state.json", MANIFEST):  # they hold the second start
+        left.pop(changing)
+    assert difference(left, {name: each for name, each in what_is_left(tmp_path).items() if name in left}) is None
+    results = json.loads((tmp_path / "train_results.json").read_text())
+    assert own_loop or results["train_runtime"] == first.state.log_history[-1]["train_runtime"]
+
+    other = prepared(tmp_path, resume_from_checkpoint="last", seed=7, **arguments)
+    with pytest.raises(UserError, match=r"seed \(42 then, 7 now\).*(Choose another --output_dir|resume with the same)"):
+        next(updates(other))
 
 
 def test_training_a_second_time_says_that_the_run_is_complete(
