@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
+from transformers import PretrainedConfig
 
 from ftloop.config.train_config import SETTINGS, TrainConfig
 from ftloop.errors import UserError
@@ -19,6 +20,7 @@ from ftloop.models.row_lengths import ask_no_mask
 from ftloop.models.speedups import check_first_token_only, speed_up
 from ftloop.models.unpadding import ENCODERS, check_unpadding, unpad
 from ftloop.models.weights import base_model
+from ftloop.system.console import say
 from ftloop.system.out_of_memory import memory_told
 
 
@@ -55,6 +57,8 @@ def transform_model(config: TrainConfig, model: Any, device: torch.device, proce
     with memory_told("the model", model.parameters()):
         model.to(device)
     if config.attn_implementation is not None:
+        if not hasattr(model, "set_attn_implementation"):
+            raise UserError(f"attn_implementation: {type(model).__name__} has no set_attn_implementation()")
         model.set_attn_implementation(config.attn_implementation)
     model_config = getattr(model, "config", None)
     for name, value in dropout_settings(config, model_config).items():
@@ -74,14 +78,35 @@ def transform_model(config: TrainConfig, model: Any, device: torch.device, proce
     _align_config(model, processing_class)
     if config.gradient_checkpointing:
         _enable_gradient_checkpointing(model)
+    of_a_run_before = vars(model).pop("_ftloop_own_loss", None)
+    if of_a_run_before is not None:
+        of_a_run_before.remove()
+    weighing = [name for name in ("class_weights", "label_smoothing_factor") if getattr(config, name)]
+    if weighing:
+        hook = _OwnLoss(" and ".join(weighing))
+        vars(model)["_ftloop_own_loss"] = model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+@dataclass
+class _OwnLoss:
+    """Warns once of a training step that has the model compute the loss: `loss.forward` gives it no labels where
+    settings weigh them, and the model knows nothing of these."""
+
+    settings: str
+    is_told: bool = False
+
+    def __call__(self, model: Any, args: Any, inputs: dict[str, Any]) -> None:
+        if model.training and inputs.get("labels") is not None and not self.is_told:
+            self.is_told = True
+            way = "loss, outputs = ftloop.loss.forward(run, run.model, micro_batch.inputs) does"
+            say("Warning", f"{self.settings}: the loss that this step has the model compute does not have it; {way}")
 
 
 def _align_config(model: Any, processing_class: Any) -> None:
     """What Trainer writes into the model's configuration before training, and so into `config.json`."""
-    if getattr(model, "config", None) is None:
-        return
-    model.config.use_cache = False
-    align_special_tokens(model.config, processing_class)
+    if isinstance(getattr(model, "config", None), PretrainedConfig):
+        model.config.use_cache = False
+        align_special_tokens(model.config, processing_class)
 
 
 def _enable_gradient_checkpointing(model: Any) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import PretrainedConfig
+
 from ftloop.errors import UserError, summarize
 from ftloop.run.throughput import Throughput
 from ftloop.system.console import say
@@ -117,6 +119,6 @@ def _tensorboard(run: Run) -> Any:
     writer = SummaryWriter(log_dir=run.board)
     writer.add_text("args", json.dumps(run.config.to_dict(), indent=2))
     model: Any = run.unwrapped_model
-    if getattr(model, "config", None) is not None:
+    if isinstance(getattr(model, "config", None), PretrainedConfig):
         writer.add_text("model_config", model.config.to_json_string())
     return writer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ def step_of(block: str, run: Run) -> Callable[..., Any]:
     return step
 
 
-def prepared(tmp_path: Path, **sizes: Any) -> Run:
+def prepared(tmp_path: Path, model: Any = None, **sizes: Any) -> Run:
     config = TrainConfig(output_dir=str(tmp_path), use_cpu=True, num_train_epochs=2, learning_rate=1e-3, **sizes)
-    return prepare(config, tiny_bert(dropout=0.0), tiny_rows(ROWS, seed=1), data_collator=pad)
+    return prepare(config, model or tiny_bert(dropout=0.0), tiny_rows(ROWS, seed=1), data_collator=pad)
 
 
 @pytest.mark.parametrize("block", [FOCAL, DISTILLING], ids=["focal", "distilling"])
@@ -55,6 +56,34 @@ def test_the_guides_losses_are_cross_entropy_at_their_ends(block: str, given: di
     assert [update.loss.item() for update in updates(other, lambda *words: step(*words, **given))] == pytest.approx(
         losses, rel=1e-5
     )
+
+
+@pytest.mark.parametrize("setting", [{"label_smoothing_factor": 0.3}, {"class_weights": "balanced"}], ids=str)
+def test_a_step_of_ones_own_has_the_weights_of_the_settings_or_says_that_it_has_not(
+    setting: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def of_the_model(run: Run, micro_batch: Any) -> Any:
+        loss = run.model(**micro_batch.inputs).loss / micro_batch.divisor
+        run.accelerator.backward(loss)
+        return loss.detach()
+
+    expected, plain = ([update.loss.item() for update in updates(prepared(tmp_path, **s))] for s in (setting, {}))
+    run = prepared(tmp_path, **setting)
+    step = step_of(DISTILLING, run)
+    from_forward = [update.loss.item() for update in updates(run, lambda *words: step(*words, share=0.0))]
+    assert from_forward == expected != plain
+    focal = prepared(tmp_path, **setting)
+    next(updates(focal, step_of(FOCAL, focal)))
+    assert "Warning" not in capsys.readouterr().out, "neither has the model compute its loss"
+    run = prepared(tmp_path, **setting)
+    assert [update.loss.item() for update in updates(run, of_the_model)] == plain
+    (line,) = capsys.readouterr().out.splitlines()
+    (name,) = setting
+    assert line.startswith(f"Warning   {name}: the loss that this step has the model compute does not have it; ")
+    copied = pickle.loads(pickle.dumps(focal.unwrapped_model))
+    for again in (prepared(tmp_path, copied), prepared(tmp_path, focal.unwrapped_model)):
+        assert next(updates(again, of_the_model)).global_step == 1
+    assert capsys.readouterr().out == "", "a run after it, of the same model, has no such setting"
 
 
 def test_the_guides_losses_are_their_formulas(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -188,10 +191,11 @@ def with_a_layer_less() -> Any:
     return model
 
 
-def finished(model: Any, folder: Path, classes: int = 2) -> Any:
+def finished(model: Any, folder: Path, classes: int = 2, **settings: Any) -> Any:
     rows = Dataset.from_list([row | {"label": number % classes} for number, row in enumerate(tiny_pairs(9))])
     rows = rows.map(lambda row: tiny_tokenizer()(row["sentence1"], row["sentence2"]))
-    config = TrainConfig(output_dir=str(folder), num_train_epochs=1, use_cpu=True, disable_tqdm=True)
+    given = {"output_dir": str(folder), "num_train_epochs": 1, "use_cpu": True, "disable_tqdm": True}
+    config = TrainConfig(**given | settings)
 
     def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(logits_of(outputs), labels)
@@ -200,6 +204,26 @@ def finished(model: Any, folder: Path, classes: int = 2) -> Any:
     train(run)
     finish(run)
     return run.model
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    num_classes: int = 2
+
+
+@pytest.mark.parametrize("config", [{"num_classes": 2}, Sizes(), SimpleNamespace(num_classes=2)], ids=str)
+def test_a_config_of_ones_own_is_left_as_it_is(
+    config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no PretrainedConfig: nothing is written into it, and TensorBoard gets nothing of it."""
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    before = copy.deepcopy(config)
+    model = finished(Plain(config), tmp_path, report_to="tensorboard")
+    assert model.config == before
+    assert "Plain has no config, a PretrainedConfig, that names its labels" in capsys.readouterr().out
+    assert [*(tmp_path / "board").iterdir()]
+    with pytest.raises(UserError, match=r"attn_implementation: Plain has no set_attn_implementation\(\)"):
+        finished(Plain(config), tmp_path / "other", attn_implementation="eager")
 
 
 INTO_MODEL = "it is loaded again by load_weights(model, "
