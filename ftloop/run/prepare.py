@@ -24,12 +24,13 @@ from ftloop.run.check_inputs import (
     missing_labels_told,
     takes_labels,
 )
+from ftloop.run.evaluation_only import EvaluationOnly
 from ftloop.run.loaders import EvalLoaders, LoaderFactory
 from ftloop.run.meter import FaultCounters, LossMeter
 from ftloop.run.optim import check_optimizers, check_schedule, create_scheduler, make_optimizer
 from ftloop.run.plan import make_plan
 from ftloop.run.precision import settle_precision
-from ftloop.run.run import ComputeLoss, ComputeMetrics, EvaluationRun, PreprocessLogits, Run
+from ftloop.run.run import ComputeLoss, ComputeMetrics, PreprocessLogits, Run
 from ftloop.run.state import TrainerState, init_from_plan
 from ftloop.run.trainer_compat import AsTrainer, EveryRowOnce
 from ftloop.system.console import say
@@ -75,14 +76,13 @@ def prepare(
 ) -> Run:
     """Put a run together: seeded, the model on its device, the optimizer and the schedule made.
 
-    Arguments are Trainer's: map-style data sets whose rows hold `input_ids` and the like and `label` (`eval_dataset`
-    may be a dict of several), a tokenizer as `processing_class`, `compute_metrics` from an `EvalPrediction` to named
-    numbers, `preprocess_logits_for_metrics` from a batch's logits and labels to what `compute_metrics` needs of them,
-    `compute_loss_func` from a model's outputs and the labels to the mean loss of the rows, `optimizers`: an optimizer
-    of the model's parameters, in groups as you like, and its schedule, or None for the configuration's. Seed before
-    you build the model (`set_seed(config.seed)`), as for Trainer: its new head is drawn then. `padding_edges`: the
-    lengths to which `data_collator` pads, where that is not each batch's longest row; a token budget counts them.
-    `source_rows`: the training rows as they were read, to quote them. `stop`: how a caller can stop the run.
+    Arguments are Trainer's: map-style data sets whose rows hold `input_ids`, ... and `label` (`eval_dataset` may be a
+    dict of several), a tokenizer as `processing_class`, `compute_metrics` from an `EvalPrediction` to named numbers,
+    `preprocess_logits_for_metrics` from a batch's logits and labels to what `compute_metrics` needs,
+    `compute_loss_func` from a model's outputs and the labels to the rows' mean loss, `optimizers`: one of the model's
+    parameters, in groups as you like, and its schedule, or None for the configuration's. Seed before you build the
+    model (`seed_everything(config)`): its new head is drawn then. `padding_edges`: the lengths to which `data_collator`
+    pads, if not to each batch's longest row. `source_rows`: the training rows' texts, to quote. `stop`: how to stop it.
 
     Returns: the run. Without a training set it is an EvaluationRun, which can evaluate and predict.
     Raises: UserError when the configuration cannot be carried out.
@@ -120,7 +120,7 @@ def prepare(
         "stop": stop or StopRequest(),
     }
     if train_dataset is None:
-        return cast("Run", EvaluationRun(model=accelerator.prepare_model(model, evaluation_mode=True), **shared))
+        return cast("Run", EvaluationOnly(model=accelerator.prepare_model(model, evaluation_mode=True), **shared))
     if weights is not None:
         settle_problem_type(model, train_dataset)
     check_same_on_all_processes(config, accelerator, model, {"train": train_dataset}, eval_dataset)

@@ -387,7 +387,15 @@ OUTSIDE = {
         "strict",
         "help-all",
     ),
-    *("SEP", "extra_special_tokens", "logits.argmax", "batchmean", "terminationGracePeriodSeconds"),
+    *(
+        "SEP",
+        "extra_special_tokens",
+        "logits.argmax",
+        "outputs.loss",
+        "batchmean",
+        "ConstantLR",
+        "terminationGracePeriodSeconds",
+    ),
 }
 """What shells, make, tokenizers and schedulers call so."""
 

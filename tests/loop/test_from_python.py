@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from harness.prepared_runs import ARGUMENTS, prepared
 from harness.rows import pad, tiny_rows
 from harness.side_by_side import weights_digest
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR
 
 from ftloop import (
     TrainConfig,
@@ -30,6 +33,7 @@ from ftloop import (
     train,
     updates,
 )
+from ftloop.models.weights import load_weights
 from ftloop.system.manifest import MANIFEST
 from ftloop.train import main
 
@@ -107,6 +111,53 @@ def test_a_finished_run_that_is_taken_up_from_python_is_loaded_and_not_trained_a
     other = prepared(tmp_path, resume_from_checkpoint="last", seed=7, **arguments)
     with pytest.raises(UserError, match=r"seed \(42 then, 7 now\).*(Choose another --output_dir|resume with the same)"):
         next(updates(other))
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_learning_rate_set_by_the_body_stays_under_a_constant_schedule_of_ones_own(
+    keeps: bool, tmp_path: Path
+) -> None:
+    """Under ftloop's schedules it lasts one update. Both as docs/guides/python.md says."""
+
+    def used_and_told(**arguments: Any) -> tuple[list[float], list[float]]:
+        model, used, told = tiny_bert(), [], []
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        own: Any = {"optimizers": (optimizer, ConstantLR(optimizer, factor=1))} if keeps else {}
+        config = TrainConfig(output_dir=str(tmp_path), **ARGUMENTS | {"lr_scheduler_type": "constant"} | arguments)
+        run = prepare(config, model, tiny_rows(29), data_collator=pad, **own)
+        stepped = run.optimizer.optimizer
+        stepped.register_step_pre_hook(lambda *_: used.append(stepped.param_groups[0]["lr"]))
+        for update in updates(run):
+            told.append(update.learning_rate)
+            if update.global_step == 2:
+                run.optimizer.param_groups[0]["lr"] = 5e-4
+            if update.global_step == 9:
+                save_checkpoint(run)
+        return used, told
+
+    assert used_and_told()[0] == [1e-3] * 2 + ([5e-4] * 14 if keeps else [5e-4] + [1e-3] * 13)
+    used, told = used_and_told(resume_from_checkpoint="last")
+    assert used == told == [5e-4 if keeps else 1e-3] * 7
+
+
+def test_a_run_without_a_training_set_says_so_where_it_is_to_train_and_loads_what_another_has_left(
+    tmp_path: Path,
+) -> None:
+    trained = prepared(tmp_path)
+    next(updates(trained))
+    checkpoint = save_checkpoint(trained)
+    config = TrainConfig(output_dir=str(tmp_path / "out"), **ARGUMENTS)
+    run = prepare(config, tiny_bert(seed=7), eval_dataset=tiny_rows(5), data_collator=pad)
+    calls: list[Callable[[], Any]] = [lambda: train(run), lambda: next(updates(run)), lambda: finish(run)]
+    for call in (*calls, lambda: load_checkpoint(run, checkpoint), lambda: save_checkpoint(run)):
+        with pytest.raises(UserError, match=r"^train_dataset: this run was prepared without one.* a train_dataset"):
+            call()
+    assert not list((tmp_path / "out").glob("*"))
+    with pytest.raises(AttributeError, match="has no attribute 'metre'"):
+        run.metre += 1  # type: ignore[attr-defined]
+    load_weights(run.unwrapped_model, checkpoint)  # as the message says
+    assert weights_digest(copy.deepcopy(run).model) == weights_digest(trained.model)
+    assert evaluate(run)["eval_loss"] == evaluate(trained, tiny_rows(5))["eval_loss"]
 
 
 def test_training_a_second_time_says_that_the_run_is_complete(
