@@ -48,15 +48,15 @@ def find_labels(
         return _find_numbers(train, column, raw)
     odd = {label for label in raw if _is_not_finite(label)}
     read = train if read is None else read
-    numbers = [label for label in distinct_values(read, column) if label and _is_number(label)]
+    numbers = [label for label in distinct_values(read, column) if label and is_number(label)]
     whole = all(map(_is_whole, [*raw, *numbers]))
-    if wanted is None and odd and not whole and all(label in odd or _is_number(label) for label in raw):
+    if wanted is None and odd and not whole and all(label in odd or is_number(label) for label in raw):
         first = next(label for label in raw if label in odd)
         where = rows_with(train, column, first)
         raise UserError(
             f"the training set: the label {short_repr(first)} in {where} is no finite number; all others are"
         )
-    if wanted is None and all(map(_is_number, raw)):
+    if wanted is None and all(map(is_number, raw)):
         names_fit = whole or set(raw) <= set(task_names or ())
         if task_names == () or not (names_fit or _are_a_few_whole_numbers(read, column, numbers, others)):
             return Labels((), {}, ProblemType.REGRESSION)
@@ -64,7 +64,7 @@ def find_labels(
     if len(classes) < 2:
         only = f"all {len(train)} rows have the label {short_repr(raw[0])}"
         raise UserError(f"the training set: {only}; at least two are needed")
-    return _with_spellings(_classes(classes, task_names, ProblemType.SINGLE_LABEL), raw)
+    return with_spellings(_classes(classes, task_names, ProblemType.SINGLE_LABEL), raw)
 
 
 def check_wanted(train: Dataset, column: str, wanted: ProblemType | None) -> None:
@@ -84,7 +84,7 @@ def check_wanted(train: Dataset, column: str, wanted: ProblemType | None) -> Non
 
 def _find_numbers(train: Dataset, column: str, raw: list[str]) -> Labels:
     """Raises: UserError naming the first label that is no number."""
-    odd = next((label for label in raw if not _is_number(label)), None)
+    odd = next((label for label in raw if not is_number(label)), None)
     if odd is not None:
         where = rows_with(train, column, odd)
         way = f"; {LEAVE_OUT}" if is_mark(odd) else ""
@@ -99,7 +99,7 @@ def _are_a_few_whole_numbers(read: Dataset, column: str, raw: list[str], others:
         return False
     labelled = [each for each in others if column in each.column_names and not has_lists(each, column)]
     everywhere = [*raw, *(label for each in labelled for label in distinct_values(each, column) if label)]
-    return all(_is_whole(plain_number(label)) for label in everywhere if _is_number(label))
+    return all(_is_whole(plain_number(label)) for label in everywhere if is_number(label))
 
 
 def _plain_spellings(raw: Iterable[str]) -> dict[str, str]:
@@ -112,7 +112,7 @@ def _plain_spellings(raw: Iterable[str]) -> dict[str, str]:
     return truths if len(truths) > 2 and set(truths.values()) == {"true", "false"} else as_they_are
 
 
-def _with_spellings(labels: Labels, raw: Iterable[str]) -> Labels:
+def with_spellings(labels: Labels, raw: Iterable[str]) -> Labels:
     """Let the classes be found under other spellings too, where these leave no doubt."""
     truths = {TRUTHS.get(name.lower()): id for id, name in enumerate(labels.names)}
     ids = dict(labels.ids)
@@ -133,7 +133,7 @@ def with_spellings_of(labels: Labels, column: str, others: Iterable[Dataset]) ->
         return labels
     for dataset in others:
         if column in dataset.column_names and not has_lists(dataset, column):
-            labels = _with_spellings(labels, (label for label in distinct_values(dataset, column) if label))
+            labels = with_spellings(labels, (label for label in distinct_values(dataset, column) if label))
     return labels
 
 
@@ -157,7 +157,7 @@ def _classes(raw: list[str], task_names: tuple[str, ...] | None, problem_type: P
     named = {name: id for id, name in enumerate(task_names or ())}
     if task_names and (set(raw) <= set(numbered) or set(raw) <= set(named)):
         return Labels(task_names, numbered | named, problem_type)
-    are_numbers = all(map(_is_whole, raw)) or all(map(_is_number, raw))
+    are_numbers = all(map(_is_whole, raw)) or all(map(is_number, raw))
     ordered = sorted(raw, key=Decimal) if are_numbers else sorted(raw)  # int() reads 4300 digits at most
     return Labels(tuple(ordered), {label: id for id, label in enumerate(ordered)}, problem_type)
 
@@ -165,7 +165,7 @@ def _classes(raw: list[str], task_names: tuple[str, ...] | None, problem_type: P
 def _find_multi_labels(train: Dataset, column: str, raw: list[str], task_names: tuple[str, ...] | None) -> Labels:
     """Find the classes of which each row has a list. Raises: UserError where they tell no rows apart."""
     fraction = next((label for label in raw if not _is_whole(label)), None)
-    if fraction is not None and all(_is_number(label) or _is_not_finite(label) for label in raw):
+    if fraction is not None and all(is_number(label) or _is_not_finite(label) for label in raw):
         raise UserError(
             f"the training set: {short_repr(fraction)} in the list of {rows_with(train, column, fraction)} is not a "
             "name; lists of names are learned, not lists of numbers (of probabilities, write the most likely class)"
@@ -199,7 +199,7 @@ def check_known_labels(
         forms = ("one label a row", "lists of labels")
         ours, theirs = forms[not labels.multi_label], forms[labels.multi_label]
         raise UserError(f"{what}: column {column!r} holds {ours}, and the training set's {theirs}")
-    fits: Callable[[str], bool] = _is_number if labels.regression else labels.ids.__contains__
+    fits: Callable[[str], bool] = is_number if labels.regression else labels.ids.__contains__
     raw = distinct_values(dataset, column)
     unknown = [label for label in raw if not fits(label)]
     if not unknown:
@@ -232,7 +232,7 @@ def _is_whole(text: str) -> bool:
     return re.fullmatch(r"[+-]?\d+", text) is not None
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     # float() alone would also take "nan", "inf" and "1_000".
     written = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
     return written and abs(float(text)) <= MAX_NUMBER

@@ -161,6 +161,8 @@ class RunSettings:
     """Columns it has read, named by the user or not."""
     positive: str | None = None
     """The class, of two, whose F1 is given."""
+    numbers_are_ids: bool | None = None
+    """Whether the run read the numbers of its classes as these."""
 
 
 def read_run_settings(folder: Path) -> RunSettings:
@@ -183,6 +185,7 @@ def read_run_settings(folder: Path) -> RunSettings:
             known(config.get("label_delimiter"), str),
             tuple(map(str, known(data.get("text_columns"), list) or ())),
             known(data.get("positive", config.get("positive_label")), str),
+            known(data.get("numbers_are_ids"), bool),
         )
     return RunSettings()
 

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def _read_chunks(sources: Sequence[Source]) -> Iterator[tuple[Source, Chunk]]:
 def _predict_file(args: argparse.Namespace, folder: Path) -> None:
     settings = read_run_settings(folder)
     reading = make_reading(args.encoding, args.delimiter, args.column_names)
-    with find_inputs(args.input, args.input_format, args.strict, reading) as sources:
+    with find_inputs(args.input, args.input_format, args.strict or bool(args.label_column_name), reading) as sources:
         output = find_output(args.output, args.output_format, sources)
         if output.format == "parquet":
             check_types(sources)
@@ -197,7 +197,7 @@ def _predict_file(args: argparse.Namespace, folder: Path) -> None:
                 has = ", ".join(first.columns)
                 raise UserError(f"label_column_name: {source.name} has no column {', '.join(lacking)}, only {has}")
             job.scorer = Scorer.of(config, settings, args.label_column_name)
-        if args.strict:
+        if args.strict or job.scorer is not None:
             _check_every_row(job)
         added = [name for what, name in table.added.items() if what != "error"]
         say("Columns", f"{' + '.join(columns)} -> {', '.join(added)}", sys.stderr)
@@ -216,9 +216,11 @@ def _predict_file(args: argparse.Namespace, folder: Path) -> None:
 
 def _text_columns(args: argparse.Namespace, settings: RunSettings, source: Source, first: Chunk) -> tuple[str, ...]:
     """Return the columns named by the user, else those of the run, else the usual ones."""
-    wanted = args.text_column_names or settings.text_column_names
+    named = args.text_column_names or settings.text_column_names
+    learned = settings.text_columns if {*settings.text_columns} <= {*first.columns, *first.fields} else ()
+    wanted = named or learned
     if not first.columns and not first.rows and source.format in ("json", "jsonl"):  # no row, and nothing to predict
-        return tuple(wanted or ("text",))
+        return tuple(named or ("text",))
     if source.format == TEXTS and not args.text_column_names:
         return first.columns
     if not first.columns:
@@ -245,11 +247,21 @@ def _texts_way(first: Chunk) -> str:
 
 
 def _check_every_row(job: Job) -> None:
-    """Read all rows before anything is predicted. Raises: UserError that names the bad ones."""
+    """Read all labels, and with `strict` all rows, before anything is predicted. Raises: UserError that names the bad
+    ones.
+    """
     bad = 0
     told: list[str] = []
     for source, chunk in _read_chunks(job.sources):
-        rows = [row for row, _ in _rows_and_texts(job, chunk) if row.error is not None]
+        rows = []
+        for row, _ in _rows_and_texts(job, chunk):
+            if row.error is None and job.scorer is not None:
+                try:
+                    job.scorer.read(source, row)
+                except UserError as error:
+                    rows.append(replace(row, error=str(error)))
+            elif row.error is not None and job.strict:
+                rows.append(row)
         bad += len(rows)
         told += job.tell_faults(source, rows)
     if bad:

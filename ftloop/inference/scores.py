@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,16 +11,22 @@ from transformers import EvalPrediction
 
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.decision import Decision
+from ftloop.data.files import file_class_names, name_class
+from ftloop.data.find_labels import is_number, with_spellings
 from ftloop.data.glue import TASKS
 from ftloop.data.label_forms import items_or_name, parse_list
 from ftloop.data.labels import Labels
+from ftloop.data.number_forms import with_point
+from ftloop.data.probabilities import are_numbers
 from ftloop.data.rows import Row, value_at
 from ftloop.data.sources import Source
-from ftloop.data.values import BITS, ONE, as_names, as_text, is_missing, is_written, plain_number
+from ftloop.data.values import BITS, ONE, as_label, as_names, as_text, is_missing, is_written, texts_within
 from ftloop.errors import UserError
 from ftloop.inference.classifier import RunSettings, class_names, find_problem_type
 from ftloop.metrics import metric_titles, metrics_for
 from ftloop.system.text import join_some, pluralize, short_repr
+
+MAY_BE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 
 
 @dataclass
@@ -37,28 +44,52 @@ class Scorer:
     unlabelled: int = 0
     """Rows that were predicted, and not scored."""
 
+    numbers_told: dict[str, str] = field(default_factory=dict)
+    """Numbers that were read as ids, with their classes, where the run does not say that they are."""
+    is_told_of_numbers: bool = True
+    class_names_of: dict[str, list[str] | None] = field(default_factory=dict)
+    """The classes that each file names itself."""
+
     @staticmethod
     def of(config: Any, settings: RunSettings, columns: list[str]) -> Scorer:
         kind = find_problem_type(config)
         names = () if kind == ProblemType.REGRESSION else tuple(class_names(config))
-        # Where classes have names, their numbers are read too, as in training.
-        numbers = {str(id): id for id in range(len(names))}
+        ids = {name: id for id, name in enumerate(names)}
+        # Of a model whose run is not known the ids are what its own configuration says.
+        if settings.numbers_are_ids is not False and not any(are_numbers([name]) for name in names):
+            ids = {str(id): id for id in range(len(names))} | ids
         positive = settings.positive if len(names) == 2 and settings.positive in names else None
-        labels = Labels(names, numbers | {name: id for id, name in enumerate(names)}, kind, positive)
+        labels = Labels(names, ids, kind, positive)
         task = TASKS.get(settings.task_name or "")
         metrics = task.metrics if task and task.label_names == names and not labels.multi_label else None
-        return Scorer(labels, tuple(columns), settings.label_delimiter, metrics)
+        scorer = Scorer(labels, tuple(columns), settings.label_delimiter, metrics)
+        scorer.is_told_of_numbers = settings.numbers_are_ids is None and not scorer.lacks_names
+        return scorer
+
+    @property
+    def lacks_names(self) -> bool:
+        """Whether the classes have no names but those that transformers gives them."""
+        return self.labels.names == tuple(f"LABEL_{id}" for id in range(self.labels.count))
 
     def read(self, source: Source, row: Row) -> Any:
         """Return what a row's label is in numbers; None where it has none: empty, a null, and -1 or - where that is no
-        class. Raises: UserError for one that the model does not know.
+        class. Raises: UserError for one that the model does not know, without its place.
         """
-        if all(self._is_missing(value_at(row.values, name)) for name in self.columns):
+        values = [value_at(row.values, name) for name in self.columns]
+        if all(map(self._is_missing, values)):
             return None
-        try:
-            return self._encode(row)
-        except UserError as error:
-            raise source.error(row.number, str(error)) from None
+        if len(values) > 1:
+            return self._encode(self._names_of_columns(values))
+        names = self._class_names(source)
+        value = values[0] if names is None else name_class(values[0], names)
+        where = f"column {self.columns[0]}"
+        if self.labels.multi_label:
+            if isinstance(value, str) and (self.delimiter is None or parse_list(value)):
+                value = items_or_name(value)
+            listed = as_names(value, where, self.delimiter)
+            return None if listed is None else self._encode(self._names_of(listed, where))
+        label = self._only(value, where)
+        return None if label is None or self._is_missing(label) else self._encode([label])
 
     def _is_missing(self, value: Any) -> bool:
         if is_missing(value):
@@ -69,40 +100,74 @@ class Scorer:
         is_sign = text in ("-1", "-1.0", "-") and text not in self.labels.ids and not self.labels.regression
         return is_sign or (isinstance(value, str) and not is_written(value))
 
-    def _encode(self, row: Row) -> Any:
-        where = f"column {join_some(self.columns, 3)}"
-        if len(self.columns) > 1:
-            bits = [as_text(value_at(row.values, name), f"column {name}") for name in self.columns]
-            odd = next(
-                (name for name, bit in zip(self.columns, bits, strict=True) if (bit or "").lower() not in BITS), ""
-            )
-            if odd:
-                value = value_at(row.values, odd)
+    def _class_names(self, source: Source) -> list[str] | None:
+        """Return the classes that a file names itself; None where the model has no names to look for."""
+        if source.name not in self.class_names_of:
+            names = None if self.lacks_names or self.labels.regression else file_class_names(source, self.columns[0])
+            self.class_names_of[source.name] = names
+        return self.class_names_of[source.name]
+
+    def _names_of_columns(self, values: list[Any]) -> list[str]:
+        names = []
+        for name, value in zip(self.columns, values, strict=True):
+            bit = (as_text(value, f"column {name}") or "").strip().lower()
+            if bit not in BITS:
                 has = "has no value" if is_missing(value) else f"holds {short_repr(str(value))}, neither 0 nor 1"
-                raise UserError(f"column {odd} {has}")
-            raw: Any = [name for name, bit in zip(self.columns, bits, strict=True) if str(bit).lower() in ONE]
-        else:
-            raw = value_at(row.values, self.columns[0])
-            if self.labels.multi_label:
-                if isinstance(raw, str) and (self.delimiter is None or parse_list(raw)):
-                    raw = items_or_name(raw)
-                raw = as_names(raw, where, self.delimiter)
-            else:
-                raw = as_text(raw, where)
-        names = [raw] if isinstance(raw, str) else raw
+                raise UserError(f"column {name} {has}")
+            names += [name] if bit in ONE else []
+        return names
+
+    def _names_of(self, listed: list[str], where: str) -> list[str]:
+        """Return the names in a list, or those that a vector of 0 and 1 stands for; by the same rules as in training.
+
+        Raises: UserError for a vector of another length than there are labels.
+        """
+        may_be_vector = bool(listed) and BITS.issuperset(listed) and BITS.isdisjoint(self.labels.names)
+        if may_be_vector and len(listed) == self.labels.count:
+            return [name for name, bit in zip(self.labels.names, listed, strict=True) if bit in ONE]
+        by_number = "0" in self.labels.ids and not self.lacks_names and not self.is_told_of_numbers
+        if may_be_vector and not by_number:
+            shown = f"[{', '.join(listed)}]"
+            told = f"{where} holds {short_repr(shown)}, and a vector of 0 and 1 has one for each of the model's"
+            raise UserError(f"{told} {self.labels.count} labels; write names, or a vector of that length")
+        twice = next((name for number, name in enumerate(listed) if name in listed[:number]), None)
+        if twice is not None:
+            raise UserError(f"{where}: {short_repr(twice)} is there twice")
+        return listed
+
+    def _only(self, value: Any, where: str) -> str | None:
+        """Return the label of a row that has one; of a list of one that is no class itself, what it holds."""
+        if isinstance(value, list) and len(value) < 2 and texts_within(value) is None:
+            value = value[0] if value else None
+        label = as_label(value, where)
+        items = None if label in self.labels.ids else parse_list(label)
+        return label if items is None or len(items) > 1 else items[0] if items else None
+
+    def _encode(self, names: list[str]) -> Any:
+        where = f"column {join_some(self.columns, 3)}"
         if self.labels.regression:
-            try:
-                return np.float64(raw)
-            except ValueError:
-                raise UserError(f"{where} holds {short_repr(raw)}, and the model predicts numbers") from None
-        known = [name if name in self.labels.ids else plain_number(name) for name in names]
-        for name, plain in zip(names, known, strict=True):
-            if plain not in self.labels.ids:
+            return self._number(names[0], where)
+        for name in names:
+            if name not in self.labels.ids:
+                self.labels = with_spellings(self.labels, [name])
+            if name not in self.labels.ids:
                 classes = join_some(list(map(short_repr, self.labels.names)), 10)
                 way = "write the label as the model has it, or take the row out"
                 raise UserError(f"{where} holds {short_repr(name)}, which the model does not know: {classes}; {way}")
-        coded: Any = self.labels.encode(known if self.labels.multi_label else known[0])
+            if self.is_told_of_numbers and are_numbers([name]):
+                self.numbers_told[name] = self.labels.names[self.labels.ids[name]]
+        coded: Any = self.labels.encode(names if self.labels.multi_label else names[0])
         return coded.astype(np.int8) if self.labels.multi_label else coded
+
+    @staticmethod
+    def _number(text: str, where: str) -> float:
+        if MAY_BE_THOUSANDS.fullmatch(text.strip()):
+            told = "a decimal comma, or one between thousands? Write it with a point, or without a comma"
+            raise UserError(f"{where} holds {short_repr(text)}: {told}")
+        number = str(with_point(text)).strip()
+        if not is_number(number):
+            raise UserError(f"{where} holds {short_repr(text)}, and the model predicts numbers")
+        return float(number)
 
     def add(self, true: list[Any], logits: np.ndarray, decision: Decision) -> None:
         """Count predictions against labels, and rows without one."""
@@ -124,4 +189,6 @@ class Scorer:
         titles = metric_titles(self.labels)
         scores = ", ".join(f"{titles.get(name, name)}={value:.4f}" for name, value in self.scores().items())
         unlabelled = f"; {pluralize(self.unlabelled, 'row')} without a label not scored" if self.unlabelled else ""
-        return f"{scores} of {sum(map(len, self.true))} rows{unlabelled}"
+        named = [f"{number} as {short_repr(name)}" for number, name in sorted(self.numbers_told.items())]
+        read = f"; read by the model's ids: {join_some(named, 3)}" if named else ""
+        return f"{scores} of {sum(map(len, self.true))} rows{unlabelled}{read}"

@@ -120,7 +120,9 @@ def _inputs(run: Run, test_dataset: Any) -> Inputs:
         raise _Unsaid(f"finish: {type(model).__name__} has no config, a PretrainedConfig, that names its labels")
     kind = find_problem_type(model.config)
     names = () if kind == ProblemType.REGRESSION else tuple(class_names(model.config))
-    labels = with_positive(Labels(names, {name: id for id, name in enumerate(names)}, kind), config.positive_label)
+    numbers = {} if kind == ProblemType.MULTI_LABEL else {str(id): id for id in range(len(names))}  # as the rows have
+    labels = Labels(names, numbers | {name: id for id, name in enumerate(names)}, kind)
+    labels = with_positive(labels, config.positive_label)
     sets: dict[str, Any] = {"train": run.train_dataset}
     if run.eval_dataset is not None and not isinstance(run.eval_dataset, dict):
         sets["validation"] = run.eval_dataset

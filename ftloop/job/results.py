@@ -117,6 +117,7 @@ def run_facts(run: Run, inputs: Inputs) -> dict[str, Any]:
             "labels": list(data.labels.names),
             "text_columns": list(data.text_columns),
             "label_column": data.label_column,
+            "numbers_are_ids": "0" not in data.labels.names and "0" in data.labels.ids,
             **({"positive": data.labels.names[data.labels.positive]} if data.labels.is_binary else {}),
             "contradictions": count_contradictions(data.train, data.text_columns, data.label_column, data.labels),
             "longest_input": inputs.max_length,

@@ -752,6 +752,11 @@ def test_the_columns_are_the_ones_named_or_the_runs_own_or_the_usual(
     write_manifest(of_a_run, {"config": {"task_name": "qnli"}, "files": {}})
     glue = pairs_file(tmp_path / "glue.jsonl", [{"sentence": "a", "question": "b"}])
     assert "Columns   question + sentence -> " in predict("--input", glue, model=of_a_run)[1]
+    write_manifest(of_a_run, {"config": {}, "files": {}})
+    facts = of_a_run / "ftloop_run.json"
+    facts.write_text(json.dumps({"data": {"text_columns": ["body"]}}))
+    assert "Columns   body -> " in predict("--input", source, model=of_a_run)[1], "found by its name among others"
+    assert "Columns   text -> " in predict("--input", other, model=of_a_run)[1]
     (of_a_run / "ftloop_manifest.json").write_text("{damaged")
     assert "Columns   text -> " in predict("--input", source, model=of_a_run)[1]
 
@@ -1217,6 +1222,15 @@ def test_a_label_that_the_model_does_not_know_is_told_with_file_and_row(predict:
     assert "labelled.jsonl, line 2: column gold holds 'maybe', which the model does not know: 'no', 'yes'" in err
     assert "has no column golden" in predict(*words, "golden", code=ExitCode.USER_ERROR)[1]
     assert not (tmp_path / "out.csv").exists()
+    many = 20_000 * [{"text": "a", "gold": "yes"}] + [
+        {"text": "a", "gold": gold} for gold in ("maybe", "never", "maybe")
+    ]
+    words = "--input", pairs_file(tmp_path / "late.jsonl", many), "--output", tmp_path / "out.csv"
+    err = predict(*words, "--label_column_name", "gold", code=ExitCode.USER_ERROR)[1]
+    known = "which the model does not know: 'no', 'yes'; write the label as the model has it, or take the row out"
+    assert f"late.jsonl, lines 20001, 20003: column gold holds 'maybe', {known}\n" in err
+    assert f"late.jsonl, line 20002: column gold holds 'never', {known}\n" in err
+    assert "Columns" not in err, "before anything is predicted"
     numbers = [{"text": "a", "gold": " 1"}, {"text": "b", "gold": "0.0 "}]
     words = "--input", pairs_file(tmp_path / "numbers.jsonl", numbers), "--label_column_name", "gold"
     assert "of 2 rows" in predict(*words)[1], "as in training, where blanks around numbers are no part of them"
@@ -1237,10 +1251,18 @@ def test_rows_without_a_label_are_predicted_and_not_scored(predict: Any, tmp_pat
     assert "Scores    none: not one row has a label in gold" in told
 
 
+def test_an_empty_cell_of_a_model_with_several_labels_is_predicted_and_not_scored(predict: Any, tmp_path: Path) -> None:
+    model = made(tmp_path / "model", 3, "multi_label_classification")
+    source = tmp_path / "in.csv"
+    source.write_text("text,gold\na,\nb,yes\n")
+    words = "--input", source, "--output", tmp_path / "out.csv", "--label_column_name", "gold"
+    assert "of 1 rows; 1 row without a label not scored" in predict(*words, model=model)[0]
+
+
 def test_of_a_column_for_each_label_minus_one_in_all_is_no_label(predict: Any, tmp_path: Path) -> None:
     """As in the test set of the toxic comments, whose labels were given later."""
     model = made(tmp_path / "model", 3, "multi_label_classification")
-    bits = [(0, 1, 0), (-1, -1, -1), (0, 0, 0)]
+    bits: list[tuple[Any, ...]] = [(0, " 1", "0 "), (-1, -1, -1), (0, 0, 0)]
     rows = [{"text": "a b", **dict(zip(("no", "yes", "perhaps"), row, strict=True))} for row in bits]
     words = "--input", pairs_file(tmp_path / "in.jsonl", rows), "--output", tmp_path / "out.jsonl"
     told, _ = predict(*words, "--label_column_name", "no", "yes", "perhaps", model=model)

@@ -255,6 +255,8 @@ def test_classes_without_names_get_those_of_the_data_set(
     assert config.label2id == {name: id for id, name in enumerate(names)}
     assert ("LABEL_0 is 'different': different, equal" in capsys.readouterr().out) != named
     assert load_classifier(str(tmp_path), device="cpu")([("yes word1", "word2")])[0].label in names
+    facts = json.loads((tmp_path / "ftloop_run.json").read_text())
+    assert facts["data"]["numbers_are_ids"], "which the rows hold, and the files that are predicted may"
 
 
 def test_the_positive_class_is_the_one_that_is_asked_for(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def test_a_finished_run_is_read_back_with_what_it_said_of_each_row(
     config = run.config
     left = outcome.read_finished_run(tmp_path / "out")
     assert left.config == config.to_dict()
+    assert left.facts is not None
+    assert left.facts["data"]["numbers_are_ids"] is False, "0 and 1 are the names"
     assert left.history == run.state.log_history
     assert list(left.predictions) == ["validation"]
     table = outcome.read_predictions(left.predictions["validation"]).to_pylist()
