@@ -44,8 +44,8 @@ def pair_scores(a: Predictions, b: Predictions) -> dict[str, Any]:
         metrics = _from_rows(multi_label_scores(a.labels), *samples) if len(a.labels) else {}
     else:
         metrics = _from_counts(a, b) if len(a.labels) else {}
-        if finite.any():
-            metrics |= _from_rows(probability_scores, *(probability_samples(each) for each in both))
+    if kind != ProblemType.REGRESSION and finite.any():
+        metrics |= _from_rows(probability_scores, *(probability_samples(each) for each in both))
     return {
         "rows": len(a.labels),
         "not_finite": int((~finite).sum()),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.stats import pearsonr, rankdata
+from scipy.stats import entropy, pearsonr, rankdata
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ftloop.config.problem_type import ProblemType
@@ -45,9 +45,8 @@ def score_predictions(predictions: Predictions, with_probabilities: bool = True)
         scored |= _score_multi_label(predictions, quick=not with_probabilities)
     else:
         scored |= _score_classes(predictions)
-        if with_probabilities and len(finite.labels):
-            scored["metrics"] |= _score_probabilities(finite)
     if with_probabilities and predictions.problem_type != ProblemType.REGRESSION:
+        scored["metrics"] |= _score_probabilities(finite) if len(finite.labels) else {}
         scored |= {"calibration": calibration_bins(finite), "curves": curve_points(finite)}
     plain: dict[str, Any] = nan_to_none(scored)
     return plain
@@ -130,14 +129,16 @@ def count_scores(labels: np.ndarray, predicted: np.ndarray, classes: Labels) -> 
 
 
 def probability_samples(predictions: Predictions) -> tuple[np.ndarray, ...]:
-    """Return the log loss and the Brier score of each row; of two classes also which rows are positive, and their
-    scores.
+    """Return the log loss and the Brier score of each row, of several labels the means over them; of two classes also
+    which rows are positive, and their scores.
     """
-    count, two = len(predictions.names), len(predictions.names) == 2
-    squares = ((predictions.probabilities() - np.eye(count)[predictions.labels]) ** 2).sum(axis=1)
-    curves = predictions.one_vs_rest().values() if two else ()
+    losses, shares, count = predictions.row_losses(), predictions.probabilities(), len(predictions.names)
+    if predictions.problem_type == ProblemType.MULTI_LABEL:
+        return losses, ((shares - predictions.labels) ** 2).mean(axis=1)
+    squares = ((shares - np.eye(count)[predictions.labels]) ** 2).sum(axis=1)
+    curves = predictions.one_vs_rest().values() if count == 2 else ()
     # Of two classes, the usual Brier score is that of one of them.
-    return (predictions.row_losses(), squares / (2 if two else 1), *(each for pair in curves for each in pair))
+    return (losses, squares / (2 if count == 2 else 1), *(each for pair in curves for each in pair))
 
 
 def probability_scores(losses: np.ndarray, brier: np.ndarray, *positive_and_score: np.ndarray) -> Scores:
@@ -147,17 +148,22 @@ def probability_scores(losses: np.ndarray, brier: np.ndarray, *positive_and_scor
 
 
 def _score_probabilities(predictions: Predictions) -> dict[str, Any]:
-    """Log loss and Brier score; of two classes also areas under curves. The baseline gives each class its share."""
+    """Log loss, Brier score and calibration error; of two classes also areas under curves. The baseline gives each
+    class, or each of several labels, its share.
+    """
     labels = predictions.labels
-    shares = np.bincount(labels, minlength=len(predictions.names)) / len(labels)
-    halves = 2 if len(shares) == 2 else 1
-    present = shares[shares > 0]
-    baseline = {
-        "roc_auc": 0.5,
-        "average_precision": shares[predictions.classes.positive if halves == 2 else -1],
-        "log_loss": -(present * np.log(present)).sum(),
-        "brier": (1 - (shares**2).sum()) / halves,
-    }
+    if predictions.problem_type == ProblemType.MULTI_LABEL:
+        shares = labels.mean(axis=0)
+        baseline = {"log_loss": entropy([shares, 1 - shares]).mean(), "brier": (shares * (1 - shares)).mean()}
+    else:
+        shares = np.bincount(labels, minlength=len(predictions.names)) / len(labels)
+        halves = 2 if len(shares) == 2 else 1
+        baseline = {
+            "roc_auc": 0.5,
+            "average_precision": shares[predictions.classes.positive if halves == 2 else -1],
+            "log_loss": entropy(shares),
+            "brier": (1 - (shares**2).sum()) / halves,
+        }
     metrics = row_intervals(probability_scores, probability_samples(predictions))
 
     # No resamples of the calibration error: they add noise to each bin's gap, a mean of absolute gaps only grows by

@@ -164,7 +164,8 @@ def test_the_command_judges_on_the_test_set_and_writes_the_decision(
     found = json.loads((folder / DECISION).read_text())
     assert f"temperature {found['temperature']:.4g}" in told
     assert "to 300 rows of validation\nJudged    on 300 rows of test\n" in told
-    assert found["before"].keys() == found["after"].keys() >= {"accuracy", "f1"}
+    of_probabilities = {"log_loss", "brier", "calibration_error"}
+    assert found["before"].keys() == found["after"].keys() >= {"accuracy", "f1"} | of_probabilities
     decision = read_decision(folder, found["labels"])
     assert decision.temperature == found["temperature"]
     assert (decision.thresholds is None) == (kind == SINGLE and count > 2)

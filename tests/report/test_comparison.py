@@ -159,6 +159,10 @@ def test_scores_of_several_labels_are_scikit_learns_with_a_paired_interval() -> 
         score = found["metrics"][name]
         assert [score["a"], score["b"]] == pytest.approx(expected, abs=1e-12)
         assert score["low"] < score["difference"] < score["high"]
+    expected = [theirs.log_loss(each.labels.ravel(), each.probabilities().ravel()) for each in (a, b)]
+    score = found["metrics"]["log_loss"]
+    assert [score["a"], score["b"]] == pytest.approx(expected, abs=1e-12)
+    assert score["low"] < score["difference"] < score["high"]
     right = [(each.labels == each.predicted).all(axis=1) for each in (a, b)]
     assert found["rows_apart"]["only_a"] == sum(x and not y for x, y in zip(*right, strict=True))
 

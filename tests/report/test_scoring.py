@@ -191,16 +191,27 @@ def test_scores_of_numbers_are_scikit_learns_and_scipys() -> None:
 
 def test_scores_of_several_labels_are_scikit_learns() -> None:
     predictions = several(200, 5)
-    labels, predicted = predictions.labels, predictions.predicted
-    scored = score_predictions(predictions)
+    labels, predicted, shares = predictions.labels, predictions.predicted, predictions.probabilities()
+    scored, each_label = score_predictions(predictions), list(zip(labels.T, shares.T, strict=True))
     assert values(scored) == pytest.approx(
         {
             "accuracy": theirs.accuracy_score(labels, predicted),
             "f1": theirs.f1_score(labels, predicted, average="micro"),
             "f1_macro": theirs.f1_score(labels, predicted, average="macro"),
+            "log_loss": np.mean([theirs.log_loss(*pair) for pair in each_label]),
+            "brier": np.mean([theirs.brier_score_loss(*pair) for pair in each_label]),
+            "calibration_error": by_hand_calibration_error(
+                np.maximum(shares, 1 - shares).ravel(), (predicted == labels).ravel()
+            ),
         },
         abs=1e-12,  # the same sums in another order
     )
+    always = np.broadcast_to(labels.mean(axis=0), labels.shape).T
+    for name, function in (("log_loss", theirs.log_loss), ("brier", theirs.brier_score_loss)):
+        found = scored["metrics"][name]
+        assert found["low"] < found["value"] < found["high"] < found["baseline"]
+        expected = np.mean([function(*pair) for pair in zip(labels.T, always, strict=True)])
+        assert found["baseline"] == pytest.approx(expected, abs=1e-12)
     assert [each["support"] for each in scored["classes"]] == labels.sum(axis=0).tolist()
     assert len(scored["curves"]["classes"]) == 5
 
