@@ -36,6 +36,11 @@ def check_arguments(config: Any, model: Any, padding_edges: Any, compute_loss_fu
         raise UserError(f"config: a TrainConfig is wanted, with settings as in TrainingArguments, not {_a(config)}")
     if not isinstance(model, nn.Module):
         raise UserError(f"model: a model is wanted, as from_pretrained loads it, not {_a(model)}")
+    if len(places := {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}) > 1:
+        raise UserError(
+            f"model: its device_map spreads it over {join_some(sorted(places), 8)}, and training takes a whole model "
+            "on one device, each process its own: load it without device_map"
+        )
     if config.several is not None:
         one = f"here it is one, with `{config.several[:-1]}`"
         raise UserError(f"{config.several}: the command trains several, each in a process of its own; {one}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from harness.rows import pad, tiny_rows, tiny_tokenizer
 from harness.side_by_side import weights_digest
 from torch import nn
 from torch.utils.data import DataLoader, Subset
-from transformers import DataCollatorWithPadding
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from ftloop import TrainConfig, UserError, evaluate, predict, prepare, train, updates
 from ftloop.run.column_values import ROWS_AT_ONCE
@@ -385,6 +386,19 @@ def test_a_config_and_a_model_of_another_kind_are_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=said):
             prepare(config, model, ROWS)  # type: ignore[arg-type]
+
+
+def test_a_model_spread_by_a_device_map_is_told_and_one_on_a_single_device_trains(tmp_path: Path) -> None:
+    """By hooks of Accelerate's, which stay where its weights are gathered on one device."""
+    tiny_bert().save_pretrained(tmp_path)
+    load = partial(AutoModelForSequenceClassification.from_pretrained, tmp_path)
+    places = {"bert": "cpu", "dropout": "cpu", "classifier": "disk"}
+    said = problem(tmp_path, ROWS, load(device_map=places, offload_folder=tmp_path / "offloaded"))
+    assert said.startswith("model: its device_map spreads it over cpu, disk, and training takes a whole model on one")
+    assert said.endswith("load it without device_map")
+    whole = load()
+    whole.hf_device_map = dict.fromkeys(places, 0)  # without hooks, as on a machine with one GPU
+    assert problem(tmp_path, ROWS, whole) == ""
 
 
 def test_texts_that_stay_need_a_collator_that_reads_them(tmp_path: Path) -> None:
