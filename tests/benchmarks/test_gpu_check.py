@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,30 @@ def test_it_goes_on_after_what_fails_or_hangs_and_continues_there(
     with pytest.raises(SystemExit, match="--only: bda is none of good, bad"):
         quick(todo, "--only", "bda")
     assert "bad.log" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("visible", "first"), [(None, "0"), ("3,1", "3"), ("GPU-5e,GPU-7a", "GPU-5e"), ("", "")])
+def test_every_step_sees_one_of_several_gpus(
+    visible: str | None, first: str, quick: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer would take them all in one process, and the tests of one device would be skipped."""
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    code, found, _ = quick([step("sees", "import os; print('sees', repr(os.environ['CUDA_VISIBLE_DEVICES']))")])
+    assert (code, found["steps"]["sees"]["said"]) == (0, f"sees {first!r}")
+
+
+def test_tests_that_are_all_skipped_on_a_gpu_are_a_failure(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_there in (True, False):
+        monkeypatch.setattr("benchmarks.gpu_check.steps.has_gpu", lambda is_there=is_there: is_there)
+        tests = next(each for each in steps(quick=False) if each.name == "tests")
+        for said, is_ok in {"31 skipped in 4.01s": not is_there, "30 passed, 1 skipped in 9.53s": True}.items():
+            words = (sys.executable, "-c", f"print({said!r})")
+            code, found, table = quick([replace(tests, words=words)], "--again")
+            assert (code == 0) == found["steps"]["tests"]["ok"] == is_ok
+            assert is_ok or "| tests | it says nothing of 'passed' |" in table
 
 
 def test_without_a_gpu_it_says_what_does_without(monkeypatch: pytest.MonkeyPatch) -> None:

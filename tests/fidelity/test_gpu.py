@@ -1,6 +1,7 @@
 """On a GPU with deterministic kernels: Trainer's run, bit for bit, in fp32, bf16 and fp16, and resumed as well.
 
-Without a CUDA device these are skipped: `python -m pytest -m gpu tests/fidelity/test_gpu.py` on a machine that has one.
+Without a CUDA device these are skipped: `python -m pytest -m gpu tests/fidelity/test_gpu.py` on a machine that has one;
+of several, CUDA_VISIBLE_DEVICES=0 leaves one, for Trainer takes all in one process.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from ftloop.run.run import Run
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(torch.cuda.device_count() != 1, reason="needs a machine with one CUDA device"),
+    pytest.mark.skipif(torch.cuda.device_count() != 1, reason="needs one visible CUDA device"),
 ]
 # cuBLAS reads it when CUDA starts; the runs themselves set it too, which for the second one would be too late.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
