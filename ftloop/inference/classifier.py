@@ -34,6 +34,7 @@ from ftloop.models.match import added_tokens, embedding_sizes, match, set_paddin
 from ftloop.models.published import that_of_own_code
 from ftloop.models.weights import holds_adapter
 from ftloop.system.console import say
+from ftloop.system.gpu import check_kernels
 from ftloop.system.manifest import DECISION, RUN_FACTS, read_json, read_manifest
 from ftloop.system.out_of_memory import is_out_of_memory, memory_told
 from ftloop.system.text import join_some
@@ -120,6 +121,9 @@ def _load_classifier(model_dir: str, device: str | torch.device | None, max_seq_
     if folder is None:
         raise UserError(f"model_name_or_path: no model folder at {model_dir}")
     check_files(folder)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        check_kernels(device, "predict on the CPU, with CUDA_VISIBLE_DEVICES= (empty) in the environment")
     logging.disable_progress_bar()
     model: Any
     model, new = load_adapter(folder) if holds_adapter(folder) else load_weights(model_dir)
@@ -136,7 +140,6 @@ def _load_classifier(model_dir: str, device: str | torch.device | None, max_seq_
     wanted = settings.max_seq_length if max_seq_length is None else max_seq_length
     tokenizer.model_max_length = longest_input(model, tokenizer, wanted)
     match(model, tokenizer, model_dir, tokenizer.model_max_length)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with memory_told("the model", model.parameters()):
         classifier = Classifier(model.to(device).eval(), tokenizer)
     if find_problem_type(model.config) != ProblemType.REGRESSION:

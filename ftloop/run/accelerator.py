@@ -22,8 +22,9 @@ from accelerate.utils import (
 from ftloop.errors import UserError
 from ftloop.system.console import say
 from ftloop.system.distributed import gloo_told, let_gloo_end
+from ftloop.system.gpu import check_kernels
 from ftloop.system.launch_checks import check_gpus, check_launched, launcher_flag
-from ftloop.system.launcher import environment_number
+from ftloop.system.launcher import environment_number, launched_local_rank, launched_processes
 
 if TYPE_CHECKING:
     from ftloop.config.train_config import TrainConfig
@@ -45,6 +46,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     Raises: UserError when the device cannot do what was asked, or the launcher asks for something else.
     Mirrors: Trainer.create_accelerator_and_postprocess.
     """
+    check_device(config)
     precision = mixed_precision(config)
     check_launched()
     if uses_cuda(config):
@@ -206,6 +208,13 @@ def _allow_tf32(is_allowed: bool) -> None:
         # Not the one of all alone: torch.compile leaves each with one of its own, which it then keeps.
         for backend in (every, every.cuda.matmul, every.cudnn.conv, every.cudnn.rnn):
             backend.fp32_precision = "tf32" if is_allowed else "ieee"
+
+
+def check_device(config: TrainConfig) -> None:
+    """Raises: UserError when torch has no code for the GPU that this process is to use."""
+    if uses_cuda(config):
+        number = f":{launched_local_rank() % torch.cuda.device_count()}" if launched_processes() > 1 else ""
+        check_kernels(torch.device(f"cuda{number}"), "stay on the CPU with --use_cpu")
 
 
 def uses_cuda(config: TrainConfig) -> bool:

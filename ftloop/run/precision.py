@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from torch.nn.functional import linear
 
-from ftloop.run.accelerator import make_accelerator
+from ftloop.run.accelerator import check_device, make_accelerator
 from ftloop.system.console import say
 from ftloop.system.distributed import broadcast_from_main
 from ftloop.system.launcher import is_main_process, launched_processes
@@ -54,6 +54,7 @@ def _choose(config: TrainConfig, saved: dict[str, Any] | None) -> str:
         return next((name for name in NAMES if saved.get(name)), "no")
     if launched != "no":
         return "no"  # of ours; the launcher's stands
+    check_device(config)
     device = _device(config)
     half = "fp16" if device == "cuda" and not has_native_bf16() else "bf16"
     times = relative_time(half, device)

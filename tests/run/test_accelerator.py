@@ -29,6 +29,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr("ftloop.run.accelerator.check_kernels", lambda *_: None)
 
 
 @pytest.fixture
@@ -75,6 +76,7 @@ def test_batches_are_copied_without_waiting_to_a_cuda_device_alone(
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert is_waited_for()  # another accelerator than CUDA's
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("ftloop.run.accelerator.check_kernels", lambda *_: None)
     assert not is_waited_for()
     assert is_waited_for(dataloader_pin_memory=False)
     assert is_waited_for(use_cpu=True)

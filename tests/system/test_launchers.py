@@ -473,6 +473,7 @@ def test_more_processes_than_gpus_are_told_before_they_meet(
 
     environment.setattr(torch.cuda, "is_available", lambda: devices > 0)
     environment.setattr(torch.cuda, "device_count", lambda: devices)
+    environment.setattr("ftloop.run.accelerator.check_kernels", lambda *_: None)
     environment.setattr("ftloop.run.accelerator.Accelerator", meet)
     launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     for name, value in (launched | variables).items():
