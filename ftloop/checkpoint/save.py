@@ -21,7 +21,7 @@ from accelerate.utils import gather_object
 from ftloop.checkpoint.folders import FTLOOP_STATE, PREFIX, delete_surplus, was_on_request
 from ftloop.checkpoint.trainer_state import TRAINER_STATE, trainer_state_json
 from ftloop.errors import TrainingError, summarize
-from ftloop.models.weights import merged, save_weights
+from ftloop.models.weights import save_weights
 from ftloop.run.meter import store_flos
 from ftloop.run.state import Due, Phase
 from ftloop.system.atomic import STAGING, commit_folder, move_files, remove_partial_saves, retry_once, write_text
@@ -173,7 +173,11 @@ def _replace_model(run: Run, folder: Path, merge: bool = False) -> list[str]:
 
 def _write_model(run: Run, folder: Path, merge: bool = False) -> None:
     model = run.unwrapped_model
-    save_weights(merged(model) if merge else model, folder)
+    if merge:
+        from ftloop.models.adapters import merged
+
+        model = merged(model)
+    save_weights(model, folder)
     if run.processing_class is not None:
         run.processing_class.save_pretrained(folder)
 

@@ -5,6 +5,7 @@ PEFT is an optional dependency: it is imported where an adapter is asked for, or
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import re
@@ -141,6 +142,26 @@ def check_adapter(config: TrainConfig, model: Any) -> None:
             f"{join_some(lost, MAX_NAMED)}: neither trained nor saved with the adapter. Unless the base model has been "
             'fine-tuned already: LoraConfig(task_type="SEQ_CLS", modules_to_save=[...]) trains and saves them',
         )
+
+
+def merged(model: Any) -> Any:
+    """Return a copy of the model, on the CPU, whose weights have the adapter added to them, a model without one as it
+    is. The GPU on which it was trained need not have room for its weights twice.
+
+    Raises: UserError for adapters that cannot be added to weights, such as prompts.
+    """
+    if not is_adapter(model):
+        return model
+    if not hasattr(model, "merge_and_unload"):
+        raise UserError(f"merge: PEFT's {model.peft_config['default'].peft_type} is no part of the weights")
+    copies: dict[int, Any] = {}
+    if all(weight.is_floating_point() for weight in model.parameters()):  # quantized ones are more than their numbers
+        for weight in (*model.parameters(), *model.buffers()):
+            there = weight.detach().to("cpu", copy=True)
+            copies[id(weight)] = (
+                nn.Parameter(there, weight.requires_grad) if isinstance(weight, nn.Parameter) else there
+            )
+    return copy.deepcopy(model, copies).merge_and_unload()
 
 
 def load_adapter(folder: Path) -> tuple[Any, list[str]]:

@@ -4,7 +4,6 @@ that is trained with it.
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 import warnings
@@ -46,18 +45,6 @@ def base_model(model: Any) -> Any:
 def holds_adapter(folder: Path) -> bool:
     """Tell a folder with a PEFT adapter from one with a whole model, whose own adapter would lie beside it."""
     return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
-
-
-def merged(model: Any) -> Any:
-    """Return a copy of the model whose weights have the adapter added to them, a model without one as it is.
-
-    Raises: UserError for adapters that cannot be added to weights, such as prompts.
-    """
-    if not is_adapter(model):
-        return model
-    if not hasattr(model, "merge_and_unload"):
-        raise UserError(f"merge: PEFT's {model.peft_config['default'].peft_type} is no part of the weights")
-    return copy.deepcopy(model).merge_and_unload()
 
 
 def weights_file(model: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -14,11 +15,12 @@ from harness.models import ARCHITECTURES, tiny_bert, tiny_lora
 from harness.rows import pad, tiny_rows, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, AutoModelForSequenceClassification, set_seed
 
 from ftloop import TrainConfig, UserError, load_classifier, prepare, save_model, train
 from ftloop.data.labels import Labels
-from ftloop.models.adapters import add_lora
+from ftloop.models.adapters import add_lora, merged
 from ftloop.models.load import check_model, load_model
 from ftloop.models.weights import save_weights
 
@@ -212,6 +214,35 @@ def test_a_merged_model_is_saved_from_python_and_the_run_stays_an_adapter(tmp_pa
     whole = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     assert torch.allclose(logits_of(whole), logits, atol=1e-5)
     assert torch.equal(logits_of(run.unwrapped_model), logits)
+    alone = copy.deepcopy(run.unwrapped_model).merge_and_unload().state_dict()
+    saved = load_file(tmp_path / "merged" / "model.safetensors")
+    assert all(torch.equal(weight, saved[name]) for name, weight in alone.items())
     prompts = peft.get_peft_model(tiny_bert(), peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2))
     with pytest.raises(UserError, match=r"merge: .*PROMPT_TUNING"):
         save_model(prepared(prompts, output_dir=str(tmp_path / "prompts")), merge=True)
+
+
+class CopiedToTheCpu(TorchDispatchMode):
+    """Zeros for what is copied from the device `meta`, which has no values; and where the other results lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = set[str]()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if function is torch.ops.aten._to_copy.default and named.get("device") == torch.device("cpu"):
+            return torch.zeros(args[0].shape, dtype=args[0].dtype)
+        result = function(*args, **named)
+        if isinstance(result, torch.Tensor) and not function.is_view:
+            self.places.add(result.device.type)
+        return result
+
+
+def test_a_model_is_merged_on_the_cpu_and_its_device_gets_no_second_copy() -> None:
+    """A GPU with room for the training may have none for the weights once more."""
+    model = tiny_lora().to("meta")
+    with CopiedToTheCpu() as seen:
+        whole = merged(model)
+    assert {weight.device.type for weight in whole.state_dict().values()} == seen.places == {"cpu"}
+    assert {weight.device.type for weight in model.state_dict().values()} == {"meta"}
