@@ -120,10 +120,10 @@ def _start_anew(folder: Path) -> str:
 
 def load_saved_weights(run: Run, folder: Path) -> None:
     """Load all weights of a checkpoint. Differs: Trainer, when it resumes or goes back to the best one, silently leaves
-    out those that transformers has saved under old names; that is not reproduced, but said."""
+    out those that transformers has saved under other names; that is not reproduced, but said."""
     old = load_weights(run.unwrapped_model, folder)
     if old and run.config.trainer_compat:
-        theirs = f"leaves out those of {folder.name} with old names, {len(old)} such as {old[0]}, and does not say so"
+        theirs = f"leaves out those of {folder.name} with other names, {len(old)} such as {old[0]}, and does not say so"
         say("Differs", f"from Trainer's weights, from here on: it {theirs}")
 
 

@@ -16,8 +16,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from ftloop.errors import UserError
 from ftloop.system.manifest import read_json
@@ -66,7 +64,7 @@ def save_weights(model: Any, folder: Path) -> None:
 def load_weights(model: Any, folder: Path | str) -> list[str]:
     """Load what `save_weights`, or Trainer, has written.
 
-    Returns: the names there that are not the model's own, but old ones of its weights.
+    Returns: the names there that are not the model's own, but old ones of its weights, or of parts of them.
     Raises: UserError when these are another model's weights.
     """
     path = Path(folder) / weights_file(model)
@@ -126,21 +124,16 @@ def _place(weight: torch.Tensor) -> Any:
 
 def _load_model(model: Any, weights: dict[str, torch.Tensor]) -> list[str]:
     """Return the names that are there and should not be, or the other way round."""
-    weights, own = _with_own_names(model, weights), model.state_dict()
+    own = model.state_dict()
+    if isinstance(model, PreTrainedModel) and not weights.keys() <= own.keys():
+        from ftloop.models.saved_names import with_own_names  # seldom needed
+
+        with _quiet_weight_bar():
+            weights = with_own_names(model, weights)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
     loaded = {_place(own[name]) for name in weights.keys() & own.keys()}
     return [*unexpected, *(name for name in missing if name not in tied and _place(own[name]) not in loaded)]
-
-
-def _with_own_names(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename weights as `from_pretrained` does. Transformers saves a model that it has loaded under old names, such as
-    the `LayerNorm.gamma` of bert-base-uncased, under these names again."""
-    own = model.state_dict().keys()
-    if not isinstance(model, PreTrainedModel) or weights.keys() <= own:
-        return weights
-    renamings = [each for each in get_model_conversion_mapping(model) if isinstance(each, WeightRenaming)]
-    return {name if name in own else rename_source_key(name, renamings, [])[0]: w for name, w in weights.items()}
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def test_trainer_keeps_the_last_layernorms_and_ftloop_the_best_ones(
     checkpoint = tmp_path / "ftloop" / Path(trainer.state.best_model_checkpoint).name
     assert ours.weights == weights_digest(AutoModelForSequenceClassification.from_pretrained(checkpoint))
     line = (
-        f"Differs   from Trainer's weights, from here on: it leaves out those of {checkpoint.name} with old names, 10 "
+        f"Differs   from Trainer's weights, from here on: it leaves out those of {checkpoint.name} with other names, 10"
     )
     assert capsys.readouterr().out.count(line) == 1
     run_ftloop(job, tmp_path / "right", **BY_EPOCH | best)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     AlbertConfig,
+    AutoConfig,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
@@ -49,6 +50,21 @@ def tiny_bert(
     set_seed(seed)
     settings = SIZE | dict.fromkeys(DROPOUT, dropout) | config
     return BertForSequenceClassification(BertConfig(**settings, num_labels=num_labels))
+
+
+def tiny_split_or_joined(kind: str, seed: int = 42, **config: Any) -> PreTrainedModel:
+    """Make a model whose weights transformers splits or joins as it saves them: a mixture of experts, or an encoder
+    with its queries, keys and values in one."""
+    more: dict[str, Any] = {"num_key_value_heads": 1} if kind in ("mixtral", "qwen3_moe", "jamba") else {}
+    experts = {"mixtral": "num_local_experts", "qwen3_moe": "num_experts", "jamba": "num_experts"}
+    more |= {experts[kind]: 4, "num_experts_per_tok": 2} if kind in experts else {}
+    more |= {"use_mamba_kernels": False, "mamba_d_state": 4, "mamba_dt_rank": 4} if kind == "jamba" else {}
+    more |= {"moe_intermediate_size": 16, "head_dim": 16} if kind == "qwen3_moe" else {}
+    set_seed(seed)
+    made: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model(kind, **SIZE | more | config, num_labels=2)
+    )
+    return made
 
 
 def long_head() -> BertForSequenceClassification:

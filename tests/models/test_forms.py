@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from harness.command import weights
-from harness.models import tiny_bert, with_old_names
+from harness.models import tiny_bert, tiny_split_or_joined, with_old_names
 from harness.rows import tiny_tokenizer
 from harness.zoo import write_member
 from safetensors.torch import load_file, save_file
@@ -89,6 +89,14 @@ def data_parallel(folder: Path) -> None:
     (folder / FILE).unlink()
 
 
+def split_experts(folder: Path) -> None:
+    tiny_split_or_joined("mixtral").save_pretrained(folder)
+
+
+def joined_projections(folder: Path) -> None:
+    tiny_split_or_joined("nomic_bert").save_pretrained(folder)
+
+
 NEW_HEAD = "; new: classifier.bias, classifier.weight)"
 FORMS: dict[Callable[[Path], None], str] = {
     old_names: NEW_HEAD,
@@ -101,6 +109,8 @@ FORMS: dict[Callable[[Path], None], str] = {
     compiled: ")",
     compiled_with_old_names: NEW_HEAD,
     data_parallel: ")",
+    split_experts: ")",
+    joined_projections: ")",
 }
 """And how the line `Model` ends: all else is the folder's."""
 
