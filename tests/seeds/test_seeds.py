@@ -556,8 +556,9 @@ def test_a_collapsed_seed_is_named_on_its_side(tmp_path: Path) -> None:
 def test_losses_of_different_kinds_are_not_compared(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
     a = set_of_runs(tmp_path / "a", {1: [0, 1], 2: [1, 5], 3: [0]})
     b = set_of_runs(tmp_path / "b", {1: [0], 2: [1], 3: []}, **changed)
-    for file in b.rglob("all_results.json"):  # that of the smoothed or weighted loss
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"test_loss": 0.9}))
+    for file in (*a.rglob("all_results.json"), *b.rglob("all_results.json")):  # in B those of the other loss
+        losses = {"test_loss_mm": 0.4} if a in file.parents else {"test_loss": 0.9, "test_loss_mm": 0.9}
+        file.write_text(json.dumps(json.loads(file.read_text()) | losses))
     paired = compare_seeds(read_seeds(a), read_seeds(b))
     assert [each.name for each in paired.differences] == ["test_log_loss", "test_accuracy"]
     log_loss = paired.differences[0]
@@ -565,13 +566,14 @@ def test_losses_of_different_kinds_are_not_compared(changed: dict[str, Any], tol
     assert log_loss.b - log_loss.a == pytest.approx(-np.ones(3) / 60, abs=1e-7)  # a wrong row costs 1 more; float32
     why = f"test_loss, not compared, as it is another loss in B: {told}"
     assert f"Note      {why}; test_log_loss, from the predictions, is" in describe(paired).splitlines()
+    assert f"Note      test_loss_mm{why.removeprefix('test_loss')}" in describe(paired).splitlines()
     for file in b.rglob("test_predictions.parquet"):
         file.unlink()
     paired = compare_seeds(read_seeds(a), read_seeds(b))
     assert [each.name for each in paired.differences] == ["test_accuracy"]
     assert f"Note      {why}" in describe(paired).splitlines()
     same = compare_seeds(read_seeds(b), read_seeds(b))
-    assert [each.name for each in same.differences] == ["test_loss", "test_accuracy"]
+    assert [each.name for each in same.differences] == ["test_loss", "test_loss_mm", "test_accuracy"]
 
 
 def test_which_is_better_depends_on_the_scores_direction(tmp_path: Path) -> None:
