@@ -25,7 +25,7 @@ from ftloop.run.check_inputs import DataSetCheck
 from ftloop.run.check_labels import config_of_classes, label_problems
 from ftloop.run.check_rows import LABELS, RowCheck, has_transform
 from ftloop.run.fetches import DrawingFetches, Fetches
-from ftloop.system.signals import ignore_signals_in_worker
+from ftloop.system.signals import WorkerContext, ignore_signals_in_worker
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -80,6 +80,7 @@ class LoaderFactory:
             dataset,
             collate_fn=collate,
             num_workers=config.dataloader_num_workers,
+            multiprocessing_context=WorkerContext() if config.dataloader_num_workers else None,
             persistent_workers=config.dataloader_persistent_workers,
             prefetch_factor=config.dataloader_prefetch_factor,
             pin_memory=config.dataloader_pin_memory and accelerator.device.type == "cuda",

@@ -4,6 +4,7 @@ training, where nothing would be lost, end it at once.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from ftloop.errors import ExitCode
@@ -91,6 +93,42 @@ def _end_child(number: int) -> None:
         os.kill(os.getpid(), number)
 
 
+class _Worker(multiprocessing.Process):
+    def start(self) -> None:
+        with _signals_held():
+            super().start()
+
+
+class WorkerContext(BaseContext):
+    """Start a loader's workers as multiprocessing does by default, and let no Ctrl-C end them before
+    `ignore_signals_in_worker` runs in them: one that is not forked has to start Python and import torch first.
+    """
+
+    Process = _Worker
+
+    def get_context(self, method: str | None = None) -> BaseContext:
+        return multiprocessing.get_context(method)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let a process that is started within get none of the signals yet; this one gets them a moment later."""
+    if sys.platform == "win32":  # where a Ctrl-C is ignored, and by what is started too, but not kept for later
+        import ctypes
+
+        ctypes.windll.kernel32.SetConsoleCtrlHandler(None, True)
+        try:
+            yield
+        finally:
+            ctypes.windll.kernel32.SetConsoleCtrlHandler(None, False)
+    else:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals_to_handle())
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore_signals_in_worker(worker_id: int) -> None:
     """Let a loader's worker outlive a SIGTERM sent to all processes by a minute, in which the update is finished with
     its batches. Ended by its own process alone, it ends by itself long before. A `worker_init_fn`.
@@ -101,6 +139,7 @@ def ignore_signals_in_worker(worker_id: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))
         for number in (signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [getattr(signal, name) for name in SIGNALS])
 
 
 def _write(text: str) -> None:

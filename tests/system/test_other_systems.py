@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness.command import WORKERS, run
+from harness.command import CHECKOUT, WORKERS, run
 from harness.other_systems import OtherSystem, open_files, windows
 
 import ftloop.inference.__main__
@@ -26,7 +28,7 @@ import ftloop.report.report
 from ftloop import UserError
 from ftloop.checkpoint.resume import _find_best
 from ftloop.data.sources import find_source
-from ftloop.system import atomic
+from ftloop.system import atomic, signals
 from ftloop.system.console import say
 from ftloop.system.hub import local_model_folder
 from ftloop.system.lock import FAR, LOCK, lock_folder
@@ -187,6 +189,61 @@ def test_the_best_checkpoint_of_a_run_that_was_made_on_windows_is_found_beside_i
 def test_a_path_of_windows_is_no_name_on_the_hub() -> None:
     with pytest.raises(UserError, match="no model folder at"):
         local_model_folder(r"models\mine", "model_name_or_path")
+
+
+STARTED = """
+import multiprocessing, os, signal, sys
+from ftloop.system.signals import WorkerContext, ignore_signals_in_worker
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    context = WorkerContext()
+    queue = context.Queue()  # as a loader makes one first
+    workers = [context.Process(target=ignore_signals_in_worker, args=(0,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+        for name in sys.argv[2:]:
+            os.kill(worker.pid, getattr(signal, name))
+    for worker in workers:
+        worker.join()
+    print([worker.exitcode for worker in workers])
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_no_signal_to_all_of_a_group_ends_a_worker_that_is_being_started(method: str, tmp_path: Path) -> None:
+    """On macOS and Windows it has to start Python and import torch before it can ignore one."""
+    (tmp_path / "start.py").write_text(STARTED)
+    done = run(sys.executable, str(tmp_path / "start.py"), method, *signals.SIGNALS, PYTHONPATH=str(CHECKOUT))
+    assert done.stdout == "[0, 0, 0]\n"
+
+
+def test_a_ctrl_c_while_a_worker_is_being_started_comes_to_the_run_a_moment_later() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        with signals._signals_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            still_held = True
+        still_held = False
+    assert still_held
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_windows_lets_workers_that_are_being_started_ignore_a_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, bool]] = []
+    kernel = SimpleNamespace(SetConsoleCtrlHandler=lambda *words: asked.append(words))
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    monkeypatch.setattr(signals, "sys", OtherSystem("win32"))
+    with signals._signals_held():
+        assert asked == [(None, True)]
+    assert asked == [(None, True), (None, False)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_ctrl_c_while_the_workers_of_an_epoch_start_saves_the_run(method: str, tmp_path: Path) -> None:
+    done = run(sys.executable, str(WORKERS / "starting_workers.py"), method, str(tmp_path))
+    assert "Stopped by SIGINT after update 6, saved as checkpoint-6" in done.stdout.splitlines()
+    assert (tmp_path / "checkpoint-6" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
