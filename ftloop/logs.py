@@ -97,7 +97,8 @@ class Logs:
         Mirrors: Trainer.evaluate, its log.
         """
         part: dict[str, Any] = {}
-        ends = {f"{prefix}_steps_per_second" for prefix in self.run.eval_sets()}
+        rates = {f"{prefix}_runtime": f"{prefix}_steps_per_second" for prefix in self.run.eval_sets()}
+        ends = {rate if rate in metrics else runtime for runtime, rate in rates.items()}  # of no time none
         for name, value in metrics.items():
             part[name] = value
             if name in ends:

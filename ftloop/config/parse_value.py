@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ftloop.system.flags import nearest_name
-from ftloop.system.text import check_utf8, read_json, short_repr
+from ftloop.system.strict_json import read_json
+from ftloop.system.text import check_utf8, short_repr
 
 
 def parse_value(value: Any, wanted: Any) -> Any:

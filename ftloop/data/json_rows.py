@@ -15,7 +15,8 @@ from ftloop.data.rows import Row
 from ftloop.data.sources import Source
 from ftloop.data.values import is_utf8
 from ftloop.errors import UserError, summarize
-from ftloop.system.text import join_some, read_json, short_repr
+from ftloop.system.strict_json import read_json
+from ftloop.system.text import join_some, short_repr
 
 WANTED = 'a list of objects is wanted, or an object a line: DataFrame.to_json(path, orient="records", lines=True)'
 

@@ -21,7 +21,8 @@ from ftloop.data.compression import COMPRESSIONS, DAMAGED, OUTPUT_COMPRESSIONS, 
 from ftloop.data.encoding import find_codec
 from ftloop.data.recognize import BEGINNINGS, EXCEL, HEAD, find_shown_format, is_fasttext, recognize, recognize_markup
 from ftloop.errors import UserError, os_reason, summarize
-from ftloop.system.text import expand_path, read_json, short_repr
+from ftloop.system.strict_json import read_json
+from ftloop.system.text import expand_path, short_repr
 
 FORMATS = ("csv", "tsv", "txt", "json", "jsonl", "parquet", "arrow")
 TABLES = ("csv", "tsv", "txt")

@@ -24,7 +24,7 @@ from ftloop.explain.sentences import FinishedMicroBatch, UpdateInProgress
 from ftloop.loop import TrainingStep, training_step
 from ftloop.run.micro_batches import MicroBatch
 from ftloop.run.run import Run
-from ftloop.system.rng import rng_state
+from ftloop.system.rng import DEVICES, rng_state
 
 
 @contextmanager
@@ -141,7 +141,10 @@ def random_states() -> dict[str, Any]:
     state = rng_state()
     numpy = state["numpy"]
     states = {"CPU": state["cpu"].tolist(), "Python": state["python"], "NumPy": (numpy[1].tolist(), *numpy[2:])}
-    return states | ({"GPU": state["cuda"].tolist()} if "cuda" in state else {})
+    for device in DEVICES:
+        if device in state:
+            states["GPU"] = state[device].tolist()
+    return states
 
 
 def moved_since(before: dict[str, Any]) -> set[str]:

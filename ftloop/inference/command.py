@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import shlex
 import sys
@@ -110,7 +111,9 @@ def _as_json(text: Text, prediction: Prediction, problem_type: ProblemType, all_
         entry |= {"label": prediction.labels, "score": scores}
     if all_probabilities and prediction.probabilities:
         entry["probabilities"] = prediction.probabilities
-    return json.dumps(entry, ensure_ascii=False)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    # The console of Windows, led into a file, is of an encoding that has not every character.
+    return json.dumps(entry, ensure_ascii=codecs.lookup(encoding).name != "utf-8")
 
 
 def _in_words(text: Text, prediction: Prediction, problem_type: ProblemType, all_probabilities: bool) -> str:
@@ -207,9 +210,9 @@ def _predict_file(args: argparse.Namespace, folder: Path) -> None:
             told = f"lists and mappings as JSON: {join_some(as_text, 5)}; jsonl keeps values as they are"
             say("Columns", f"written to parquet as text, {told}", sys.stderr)
         with writing(output, table) as write:
-            started = time.monotonic()
+            started = time.perf_counter()
             _predict_chunks(job, classifier, chain([(source, first)], chunks), write)
-        say("Predicted", _summary(job, classifier, output.name, time.monotonic() - started), sys.stderr)
+        say("Predicted", _summary(job, classifier, output.name, time.perf_counter() - started), sys.stderr)
         if job.scorer is not None:
             say("Scores", job.scorer.told(), sys.stderr if output.path is None else sys.stdout)
 
@@ -363,7 +366,8 @@ def _report_bad_rows(job: Job, source: Source, rows: Sequence[Row], bar: Any) ->
 
 def _summary(job: Job, classifier: Classifier, output_name: str, seconds: float) -> str:
     count = f"{job.rows - job.bad} of {pluralize(job.rows, 'row')}" if job.bad else pluralize(job.rows, "row")
-    parts = [f"{count} into {output_name} in {seconds:.1f} s ({job.rows / seconds:.0f} rows/s)"]
+    rate = f" ({job.rows / seconds:.0f} rows/s)" if seconds else ""
+    parts = [f"{count} into {output_name} in {seconds:.1f} s{rate}"]
     if job.bad:
         parts.append(f"the reason for the other {job.bad} is in {job.table.added['error']}")
     if job.truncated:

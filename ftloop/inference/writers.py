@@ -27,7 +27,7 @@ from ftloop.data.compression import OUTPUT_COMPRESSIONS, compressing, split_endi
 from ftloop.data.rows import Chunk, Row
 from ftloop.data.sources import OUTPUT_FORMATS, Source, format_of
 from ftloop.errors import UserError, os_reason
-from ftloop.system.atomic import atomic_write
+from ftloop.system.atomic import replace, sync
 from ftloop.system.text import expand_path, nan_to_none, short_repr
 
 ARROW_TYPES = {bool: "bool", int: "int64", float: "double", str: "string"}
@@ -151,12 +151,18 @@ def find_output(path: str, format: str | None, sources: Sequence[Source]) -> Out
         mode = file.stat().st_mode if file.exists() else stat.S_IFREG
         file = file.resolve() if stat.S_ISREG(mode) else file  # what a link leads to is replaced, not the link
         is_input = file.exists() and any(each.path is not None and file.samefile(each.path) for each in sources)
-        folder = next(parent for parent in file.absolute().parents if parent.exists())
+        folder = next((parent for parent in file.absolute().parents if parent.exists()), None)
+        if folder is None:  # on Windows
+            raise UserError(f"output: {path} cannot be written (there is no drive {file.absolute().anchor})")
         if stat.S_ISREG(mode):
             with tempfile.TemporaryFile(dir=folder):
                 pass
+        if sys.platform == "win32" and file.is_file():  # another program, as Excel, may hold it
+            with open(file, "r+b"):
+                pass
     except OSError as error:
-        raise UserError(f"output: {short_repr(path)} cannot be written ({os_reason(error)})") from None
+        way = "; is it open in another program?" if sys.platform == "win32" and file.is_file() else ""
+        raise UserError(f"output: {short_repr(path)} cannot be written ({os_reason(error)}){way}") from None
     if stat.S_ISDIR(mode):
         raise UserError(f"output: {path} is a folder; name a file in it")
     if is_input:
@@ -197,12 +203,28 @@ def _opened_to_write(output: Output) -> Iterator[IO[bytes]]:
         else:
             output.path.parent.mkdir(parents=True, exist_ok=True)
             # Not ".partial": what has that name a run that saves in this folder takes for its own, and deletes.
-            with atomic_write(output.path, ".writing") as partial, open(partial, "wb") as file:
-                yield file
+            partial = output.path.with_name(f".{output.path.name}.writing")
+            try:
+                with open(partial, "wb") as file:
+                    yield file
+                sync(partial)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            _put_in_place(partial, output.path, output.name)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
         raise UserError(f"output: {output.name} could not be written ({os_reason(error)})") from None
+
+
+def _put_in_place(partial: Path, path: Path, name: str) -> None:
+    try:
+        replace(partial, path)
+        sync(path.parent)
+    except OSError as error:
+        told = f"output: {name} could not be replaced ({os_reason(error)})"
+        raise UserError(f"{told}; every prediction is in {partial}, under another name") from None
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from ftloop.system.signals import signals_to_handle
 from ftloop.system.stopping import StopRequest
 from ftloop.system.streams import let_readers_go
 
+CONTROL_C_EXIT = 0xC000013A
+"""Of a process that a Ctrl-C has ended before Python could handle it, on Windows."""
 RESUMES = "the same command with --resume_from_checkpoint last continues"
 # What torchrun tells the one process it has started: each training's own would look for its companions.
 TORCHRUN_VARIABLES = {
@@ -106,7 +108,9 @@ def _train_one(command: list[str], stop: StopRequest) -> int:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, process_group=0)
         if stop.reason is not None:  # requested while it was being started
             process.send_signal(signal.SIGTERM)
-        return process.wait()
+        code = process.wait()
+        is_ended = stop.reason is not None and sys.platform == "win32" and code == ExitCode.BUG
+        return ExitCode.STOPPED if is_ended else code
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -116,7 +120,8 @@ def _report_unfinished(kind: str, numbers: list[int], place: int, code: int, sto
     """Say at which seed or fold it ended, below what that one has said itself."""
     done = ", ".join(map(str, numbers[: place - 1])) or "none"
     where = f"{kind} {numbers[place - 1]}, {place} of {len(numbers)}; complete: {done}"
-    if code == ExitCode.STOPPED or (code < 0 and stop.reason is not None):  # the latter: it had hardly begun
+    is_killed = code < 0 or code == CONTROL_C_EXIT
+    if code == ExitCode.STOPPED or (is_killed and stop.reason is not None):  # the latter: it had hardly begun
         say("Stopped", f"in {where}; {RESUMES}", sys.stderr)
         return ExitCode.STOPPED
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}, as said above"

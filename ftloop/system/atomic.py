@@ -11,8 +11,9 @@ import errno
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -62,14 +63,24 @@ def save_text(path: Path, text: str) -> None:
     retry_once(path.name, lambda: write_text(path, text))
 
 
+def replace(source: Path, target: Path) -> None:
+    """Rename. Windows refuses it while a scanner looks at what is new: there it is tried again for some seconds."""
+    for pause in (0.1, 0.2, 0.4, 0.8, 1.6) if sys.platform == "win32" else ():
+        with suppress(PermissionError):
+            os.replace(source, target)
+            return
+        time.sleep(pause)
+    os.replace(source, target)
+
+
 @contextmanager
-def atomic_write(path: Path, ending: str = ".partial") -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a file beside `path` to write to, which takes its place when all is written; after an error it is gone."""
-    partial = path.with_name(f".{path.name}{ending}")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
         sync(partial)
-        os.replace(partial, path)
+        replace(partial, path)
         sync(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -85,15 +96,15 @@ def commit_folder(staging: Path, final: Path) -> None:
     sync_all(staging)
     aside = final.with_name(f"{REPLACED}{final.name}")
     if final.is_dir() and not final.is_symlink():
-        os.replace(final, aside)
+        replace(final, aside)
     elif final.is_symlink() or final.exists():
         quarantine(final)
     try:
-        os.replace(staging, final)
+        replace(staging, final)
         sync(final.parent)
     except OSError:
         if aside.exists() and not final.exists():
-            os.replace(aside, final)
+            replace(aside, final)
         raise
     remove(aside)
 
@@ -104,7 +115,7 @@ def move_files(staging: Path, folder: Path) -> list[str]:
     names = files_in(staging)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staging / name, folder / name)
+        replace(staging / name, folder / name)
     for within in {folder, *((folder / name).parent for name in names)}:
         sync(within)
     _delete(staging)
@@ -123,7 +134,7 @@ def remove(path: Path) -> None:
     if not path.name.startswith((DELETED, REPLACED)):
         doomed = path.with_name(f"{DELETED}{path.name}")
         _delete(doomed)
-        os.replace(path, doomed)
+        replace(path, doomed)
         path = doomed
     _delete(path)
 
@@ -142,7 +153,7 @@ def quarantine(path: Path) -> Path:
     while aside.exists() or aside.is_symlink():
         number += 1
         aside = path.with_name(f"{BROKEN}{path.name}-{number}")
-    os.replace(path, aside)
+    replace(path, aside)
     sync(path.parent)
     return aside
 
@@ -152,7 +163,7 @@ def remove_partial_saves(root: Path) -> None:
     for aside in root.glob(f"{REPLACED}*"):
         final = root / aside.name.removeprefix(REPLACED)
         if not final.exists():
-            os.replace(aside, final)
+            replace(aside, final)
     for pattern in (f"{STAGING}*", f"{REPLACED}*", f"{DELETED}*", ".*.partial"):
         for path in root.glob(pattern):
             _delete(path)
@@ -166,6 +177,11 @@ def sync(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)  # there it syncs what it may write
     try:
+        if sys.platform == "darwin":  # where fsync goes no further than to the cache of the drive
+            import fcntl
+
+            with suppress(OSError):  # not every file system has it
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP) or not path.is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 from collections.abc import Sequence
@@ -26,23 +25,6 @@ def expand_path(path: str | Path, what: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{what}: no such home folder: {short_repr(str(path))}") from None
-
-
-def read_json(text: str) -> Any:
-    """Parse JSON. Raises: ValueError for whatever is wrong with it; a name that an object has twice is."""
-    try:
-        return json.loads(text, object_pairs_hook=_no_name_twice)
-    except RecursionError:
-        raise ValueError("too deeply nested") from None
-
-
-def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise ValueError(f"{short_repr(name)} is there twice in one object")
-        values[name] = value
-    return values
 
 
 def check_utf8(text: str) -> str:

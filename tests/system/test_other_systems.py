@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from harness.command import CHECKOUT, WORKERS, run
+from harness.fake_gpus import FakeGPUs
 from harness.other_systems import OtherSystem, open_files, windows
 
 import ftloop.inference.__main__
@@ -27,11 +28,20 @@ import ftloop.job.seeds
 import ftloop.report.report
 from ftloop import UserError
 from ftloop.checkpoint.resume import _find_best
+from ftloop.config.problem_type import ProblemType
 from ftloop.data.sources import find_source
+from ftloop.errors import ExitCode
+from ftloop.explain.narrator import moved_since, random_states
+from ftloop.inference import command, writers
+from ftloop.inference.writers import find_output
+from ftloop.logs import Logs
+from ftloop.run.state import Phase
 from ftloop.system import atomic, signals
 from ftloop.system.console import say
 from ftloop.system.hub import local_model_folder
 from ftloop.system.lock import FAR, LOCK, lock_folder
+from ftloop.system.stopping import StopRequest
+from ftloop.system.writable import check_writable
 from ftloop.train import main
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which files are open")
@@ -219,12 +229,13 @@ def test_no_signal_to_all_of_a_group_ends_a_worker_that_is_being_started(method:
 
 
 def test_a_ctrl_c_while_a_worker_is_being_started_comes_to_the_run_a_moment_later() -> None:
-    with pytest.raises(KeyboardInterrupt):
-        with signals._signals_held():
-            os.kill(os.getpid(), signal.SIGINT)
-            still_held = True
-        still_held = False
-    assert still_held
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    with signals._signals_held():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not came
+    assert came == [signal.SIGINT]
+    signal.signal(signal.SIGINT, before)
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
@@ -236,6 +247,156 @@ def test_windows_lets_workers_that_are_being_started_ignore_a_ctrl_c(monkeypatch
     with signals._signals_held():
         assert asked == [(None, True)]
     assert asked == [(None, True), (None, False)]
+
+
+def held(times: int, real: Any = os.replace) -> Any:
+    """Refuse a rename so many times, as Windows does while another program looks at a file."""
+    refusals = [PermissionError(errno.EACCES, "Access is denied")] * times
+
+    def replace(*paths: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        real(*paths)
+
+    return replace
+
+
+def test_a_file_that_a_scanner_holds_for_a_moment_is_renamed_after_it_on_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(atomic.time, "sleep", slept.append)
+    monkeypatch.setattr(atomic, "sys", OtherSystem("win32"))
+    monkeypatch.setattr(os, "replace", held(4))
+    (tmp_path / ".staging-checkpoint-1").mkdir()
+    atomic.commit_folder(tmp_path / ".staging-checkpoint-1", tmp_path / "checkpoint-1")
+    assert (tmp_path / "checkpoint-1").is_dir()
+    assert slept == [0.1, 0.2, 0.4, 0.8]
+    monkeypatch.setattr(os, "replace", held(6))
+    with pytest.raises(PermissionError):
+        atomic.write_text(tmp_path / "file", "text")
+    monkeypatch.setattr(atomic, "sys", sys)  # elsewhere it is no passing matter
+    monkeypatch.setattr(os, "replace", held(1))
+    with pytest.raises(PermissionError):
+        atomic.write_text(tmp_path / "file", "text")
+    assert len(slept) == 9
+
+
+def test_macos_is_asked_for_more_than_the_cache_of_the_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    asked: list[str] = []
+
+    def control(file: int, command: int) -> None:
+        assert command == 51
+        asked.append(os.readlink(f"/proc/self/fd/{file}"))
+        raise OSError(errno.ENOTSUP, "a file system without it")
+
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", control)
+    monkeypatch.setattr(atomic, "sys", OtherSystem("darwin"))
+    atomic.write_text(tmp_path / "file", "text")
+    assert asked == [str(tmp_path / ".file.partial"), str(tmp_path)]
+
+
+def test_a_drive_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(Path, "is_symlink", lambda path: False)
+    with pytest.raises(UserError, match=r"^record: runs cannot be written .there is no drive /.$"):
+        check_writable("runs", "record")
+    with pytest.raises(UserError, match=r"^output: new/p.csv cannot be written .there is no drive /.$"):
+        find_output("new/p.csv", None, [])
+
+
+def test_an_output_that_another_program_holds_is_told_before_anything_is_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p.csv").write_text("text\n")
+    assert find_output(str(tmp_path / "p.csv"), None, []).path == tmp_path / "p.csv"
+
+    def refusing(path: Path, mode: str) -> None:
+        assert mode == "r+b"  # which leaves what is in it
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(writers, "open", refusing, raising=False)
+    assert find_output(str(tmp_path / "p.csv"), None, []).path == tmp_path / "p.csv"
+    monkeypatch.setattr(writers, "sys", OtherSystem("win32"))
+    with pytest.raises(UserError, match=r"p.csv' cannot be written .Permission denied.; is it open in another program"):
+        find_output(str(tmp_path / "p.csv"), None, [])
+    assert (tmp_path / "p.csv").read_text() == "text\n"
+
+
+def test_predictions_whose_place_cannot_be_taken_are_kept_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = writers.find_output(str(tmp_path / "p.csv"), None, [])
+    monkeypatch.setattr(os, "replace", held(9))
+    told = r"replaced .Access is denied.; every prediction is in .*/\.p\.csv\.writing, under"
+    with pytest.raises(UserError, match=told), writers._opened_to_write(output) as file:
+        file.write(b"text,label\n")
+    assert [path.name for path in tmp_path.iterdir()] == [".p.csv.writing"]
+    assert (tmp_path / ".p.csv.writing").read_bytes() == b"text,label\n"
+
+
+def test_no_rate_is_told_where_the_clock_has_not_moved() -> None:
+    job: Any = SimpleNamespace(rows=2, bad=0, truncated=0, special=0)
+    assert command._summary(job, SimpleNamespace(), "p.csv", 0.0) == "2 rows into p.csv in 0.0 s"  # type: ignore[arg-type]
+    assert command._summary(job, SimpleNamespace(), "p.csv", 0.5) == "2 rows into p.csv in 0.5 s (4 rows/s)"  # type: ignore[arg-type]
+
+
+def test_an_evaluation_within_one_tick_of_the_clock_is_in_the_log_history() -> None:
+    logs: Any = Logs.__new__(Logs)
+    logged: list[Any] = []
+    logs.run, logs.record = SimpleNamespace(eval_sets=lambda: {"eval_a": [], "eval_b": []}), logged.append
+    a = {"eval_a_loss": 1.0, "eval_a_runtime": 0.0}
+    b = {"eval_b_loss": 2.0, "eval_b_runtime": 0.0, "eval_b_samples_per_second": 1.0, "eval_b_steps_per_second": 1.0}
+    logs.evaluation(a | b, Phase.NONE)
+    assert logged == [a, b]
+
+
+def test_json_on_a_console_of_another_encoding_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    prediction: Any = SimpleNamespace(label="schön", score=0.5, probabilities={})
+    for encoding in ("cp1252", "utf-8"):
+        console = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
+        monkeypatch.setattr(sys, "stdout", console)
+        print(command._as_json("Great 😀", prediction, ProblemType.SINGLE_LABEL, False))
+        console.flush()
+        written = console.buffer.getvalue()  # type: ignore[attr-defined]
+        assert json.loads(written) == {"text": "Great 😀", "label": "schön", "score": 0.5}
+        assert ("😀".encode() in written) == (encoding == "utf-8")
+
+
+def test_a_narrated_run_on_an_apple_gpu_tells_that_its_generator_moved() -> None:
+    with FakeGPUs(visible=1, own=0, kind="mps").in_use() as gpus:
+        before = random_states()
+        gpus.draw(3)
+        assert moved_since(before) == {"GPU"}
+
+
+@pytest.mark.parametrize("code", [0xC000013A, -signal.SIGTERM])
+def test_a_seed_that_a_ctrl_c_ends_while_it_starts_is_stopped(code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    seeds, asked, unasked = ftloop.job.seeds, StopRequest(reason="SIGINT"), StopRequest()
+    assert seeds._report_unfinished("seed", [1, 2], 2, code, asked) == ExitCode.STOPPED
+    assert "Stopped   in seed 2, 2 of 2; complete: 1" in capsys.readouterr().err
+    assert seeds._report_unfinished("seed", [1, 2], 2, code, unasked) != ExitCode.STOPPED
+
+
+def test_a_seed_that_is_ended_on_windows_before_it_can_listen_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, sent = StopRequest(), []
+
+    class Process:
+        def __init__(self, *words: Any, **settings: Any) -> None:
+            stop.request("SIGINT")
+
+        send_signal = sent.append
+
+        def wait(self) -> int:
+            return 1
+
+    monkeypatch.setattr(ftloop.job.seeds, "sys", OtherSystem("win32"))
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    assert ftloop.job.seeds._train_one(["train"], stop) == ExitCode.STOPPED
+    assert sent == [signal.SIGTERM]
 
 
 @pytest.mark.slow
