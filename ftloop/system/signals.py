@@ -106,7 +106,7 @@ class WorkerContext(BaseContext):
 
     Process = _Worker
 
-    def get_context(self, method: str | None = None) -> BaseContext:
+    def get_context(self, method: Any = None) -> Any:
         return multiprocessing.get_context(method)
 
 

@@ -27,7 +27,7 @@ import ftloop.job.fine_tune
 import ftloop.job.seeds
 import ftloop.report.report
 from ftloop import UserError
-from ftloop.checkpoint.resume import _find_best
+from ftloop.checkpoint.resume import find_best
 from ftloop.config.problem_type import ProblemType
 from ftloop.data.sources import find_source
 from ftloop.errors import ExitCode
@@ -193,7 +193,7 @@ def test_the_best_checkpoint_of_a_run_that_was_made_on_windows_is_found_beside_i
     (tmp_path / "checkpoint-3").mkdir()
     run: Any = SimpleNamespace(rules=SimpleNamespace(resumes_exactly=True))
     for best in (r"C:\runs\mine\checkpoint-3", "runs/mine/checkpoint-3"):
-        assert _find_best(run, tmp_path / "checkpoint-5", best) == str(tmp_path / "checkpoint-3")
+        assert find_best(run, tmp_path, best) == str(tmp_path / "checkpoint-3")
 
 
 def test_a_path_of_windows_is_no_name_on_the_hub() -> None:

@@ -1,4 +1,4 @@
-"""A run to which a Ctrl-C comes, as from a terminal to all its processes, while an epoch's worker is being started.
+"""A run to which a Ctrl-C comes, as a terminal sends it to all processes, while an epoch's worker is started."""
 
 from __future__ import annotations
 
