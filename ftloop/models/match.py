@@ -183,13 +183,17 @@ def _check_end_token(model: Any, tokenizer: Any, tokens: list[int], name: str) -
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
+    """Leave the model as it was, BigBird too: once it has had a short row, it attends in full to all that follow."""
     was_training = model.training
+    attention = [(part, part.attention_type) for part in model.modules() if hasattr(part, "set_attention_type")]
     model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
             yield
-    finally:
-        model.train(was_training)
+        finally:
+            for part, kind in attention:
+                part.set_attention_type(kind)
+            model.train(was_training)
 
 
 def _padded(row: Row, longer: Row, tokenizer: Any, side: str) -> Row:

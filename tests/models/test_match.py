@@ -17,6 +17,8 @@ from tokenizers import processors
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BigBirdConfig,
+    BigBirdForSequenceClassification,
     CanineConfig,
     CanineForSequenceClassification,
     DataCollatorWithPadding,
@@ -314,3 +316,23 @@ def test_a_model_without_a_table_of_tokens_knows_any() -> None:
     canine.another = torch.nn.Module()
     canine.another.token_type_embeddings = torch.nn.Embedding(2, 4)
     assert embedding_sizes(canine) == (math.inf, 2), "the smallest table is what a row has to fit into"
+
+
+def test_an_attention_that_short_rows_would_switch_is_left_as_it_was(tmp_path: Path) -> None:
+    """BigBird attends in full to all rows that come after a short one."""
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    tokenizer = ZOO["bert"].tokenizer()
+    config = BigBirdConfig(**settings, vocab_size=len(tokenizer), block_size=4, num_random_blocks=1, pad_token_id=0)
+    set_seed(1)
+    model = BigBirdForSequenceClassification(config)
+    parameters, state = list(model.parameters()), torch.get_rng_state()
+    ids = torch.randint(5, 60, (1, 64), generator=torch.Generator().manual_seed(3))
+    before = model.eval()(ids).logits
+    model.train()
+    match(model, tokenizer, "a model", 64)
+    attention = model.bert.encoder.layer[0].attention.self
+    assert (model.bert.attention_type, type(attention).__name__) == ("block_sparse", "BigBirdBlockSparseAttention")
+    assert attention.training
+    assert torch.equal(model.eval()(ids).logits, before)
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
