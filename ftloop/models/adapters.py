@@ -9,6 +9,7 @@ import copy
 import importlib.util
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -207,6 +208,8 @@ def _classifier_config(folder: Path, base: str, shapes: dict[str, list[int]]) ->
     """The base model's configuration with the adapter's classes; of Trainer's adapters only their number is known."""
     if (folder / BASE_CONFIG).is_file():
         return AutoConfig.for_model(**read_json(folder / BASE_CONFIG))
+    unknown = "the names of its classes are not known, and several labels a row are taken for one"
+    say("Warning", f"{folder} has no {BASE_CONFIG}: {unknown}", sys.stderr)
     config = load_config(base)
     heads = [shape[0] for name, shape in shapes.items() if re.search(r"\.(classifier|score|out_proj)\.weight$", name)]
     if heads and heads[-1] != config.num_labels:

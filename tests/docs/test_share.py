@@ -38,7 +38,9 @@ def test_what_the_guide_uploads_holds_the_model_and_no_row_and_no_path(tiny_fold
     assert main(words) == ExitCode.DONE
     left = {path.relative_to(home / "run").parts[0] for path in (home / "run").rglob("*") if path.is_file()}
     assert {"checkpoint-1", "report", "runs", "ftloop_run.json", "test_predictions.parquet"} <= left
+    (home / "run" / "ftloop_base_config.json").write_text("{}")  # as beside an adapter, whose classes are in it
     taken = uploaded(home / "run")
+    assert "ftloop_base_config.json" in taken
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "all_results.json"} <= {*taken}
     for name in taken:
         told = (home / "run" / name).read_bytes()

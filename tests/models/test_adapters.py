@@ -91,13 +91,15 @@ def test_what_is_new_is_trained_saved_and_back(
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert", "roberta"])
 def test_of_pefts_own_files_alone_the_classes_have_numbers_and_the_tokenizer_is_the_base_models(
-    architecture: str, tmp_path: Path
+    architecture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of DistilBERT, PEFT saves pre_classifier beside the classifier, whose name ends alike."""
     _, logits = trained_adapter(bodies(tmp_path, architecture), tmp_path / "adapter")
     for name in ("ftloop_base_config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "adapter" / name).unlink()
+    capsys.readouterr()
     classifier = load_classifier(tmp_path / "adapter", device="cpu")
+    assert "has no ftloop_base_config.json: the names of its classes are not known" in capsys.readouterr().err
     assert torch.allclose(logits_of(classifier.model), logits, atol=1e-5)
     assert list(classifier("word1")[0].probabilities) == [f"LABEL_{id}" for id in range(5)]
 
