@@ -130,7 +130,8 @@ def load_model(
     Returns: the model and the names of the weights that are new.
 
     The new head is drawn from the global random generator: seed it first.
-    Raises: UserError when neither the folder, the hub nor the cache has it, or more than the head would be new.
+    Raises: UserError when neither the folder, the hub nor the cache has it, more than the head would be new, or it is
+    quantized and no adapter is asked for.
     """
     config = _load(
         AutoConfig,
@@ -142,6 +143,10 @@ def load_model(
         # Not that of an earlier fine-tuning; elsewhere the model finds its own from the labels.
         problem_type=ProblemType.MULTI_LABEL.value if labels.multi_label else None,
     )
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None and (train_config is None or train_config.lora_r is None):
+        fault = f"{name_or_path} cannot be trained as a whole{that_of_quantized(quantization)}"
+        raise UserError(f"model_name_or_path: {fault}")
     for name, value in dropout_settings(train_config, config).items():
         setattr(config, name, value)
     # A head for another number of labels is replaced.
@@ -192,7 +197,7 @@ def dropout_settings(config: TrainConfig | None, model_config: Any) -> dict[str,
         name = next((name for name in _CLASSIFIER_DROPOUT if hasattr(model_config, name)), None)
         if family in ("deberta", "deberta-v2"):
             name = "cls_dropout"  # read where it is there, and not in the configuration by default
-        if name is None:
+        if name is None or family in ("gpt_neo", "gpt_neox"):  # whose head reads none
             problems.append(f"classifier_dropout: {family} has no such setting; leave it out")
         else:
             settings[name] = config.classifier_dropout
@@ -276,6 +281,12 @@ def embed_added_tokens(
     if not tokens:
         return ""  # `check_token_ids` says what is wrong
     which = f"{join_some(tokens, 6)}, added to the tokenizer and not to the model's {vocabulary} embeddings"
+    if is_adapter(model) and largest < vocabulary:
+        raise UserError(
+            f"lora_r: batches are padded with {tokenizer.pad_token}, added to the tokenizer and not to the model's "
+            f"{vocabulary} embeddings, of which an adapter trains none; name one of the model's own tokens as "
+            '"pad_token" in tokenizer_config.json'
+        )
     if is_adapter(model):
         raise UserError(f"lora_r: the rows hold {which}, which an adapter does not train; train without --lora_r")
     model.resize_token_embeddings(len(tokenizer))

@@ -17,7 +17,8 @@ from ftloop.batching.padding import Collator, is_padding_collator
 from ftloop.config.train_config import SETTINGS, TrainConfig
 from ftloop.data.cache import digest_rows
 from ftloop.errors import UserError, summarize
-from ftloop.models.weights import base_model
+from ftloop.models.published import that_of_quantized
+from ftloop.models.weights import base_model, is_adapter
 from ftloop.run.check_labels import config_of_classes, label_problems, other_ids
 from ftloop.run.check_rows import LABELS, RowCheck, has_transform, head_problem, ready_rows, row_check
 from ftloop.run.check_tokens import padding_problems, token_problems
@@ -157,13 +158,19 @@ def _evaluation_problems(config: TrainConfig, eval_dataset: Any, compute_metrics
 
 
 def _check_weights(model: Any, fp16: bool) -> None:
-    """Warn of weights in half precision, in which small updates are lost. Raises: UserError where they end the run, and
-    where none is trained.
+    """Warn of weights in half precision, in which small updates are lost. Raises: UserError where they end the run,
+    where none is trained, and for a quantized model without an adapter. Mirrors: validate_quantization_for_training.
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError(
             "the model: none of its parameters is trained; set requires_grad of those to learn, as the head's"
         )
+    base = base_model(model)
+    if getattr(base, "is_quantized", False) and not (
+        is_adapter(model) or getattr(getattr(base, "hf_quantizer", None), "is_qat_trainable", False)
+    ):
+        fault = f"the model: it cannot be trained as a whole{that_of_quantized(base.config.quantization_config)}"
+        raise UserError(f"{fault}, or train an adapter around it, with peft.get_peft_model")
     kinds = {p.dtype for p in model.parameters() if p.requires_grad} & {torch.float16, torch.bfloat16}
     for kind in kinds:
         name = str(kind).removeprefix("torch.")

@@ -37,12 +37,17 @@ def token_problems(dataset: Any, columns: Collection[str], model: Any) -> Iterat
 
 
 def padding_problems(dataset: Any, columns: Collection[str], model: Any, collate: Any) -> Iterator[str]:
-    """Yield that rows of several lengths would be padded with a token that the model does not know."""
+    """Yield that rows of several lengths would be padded with no token, or one that the model does not know."""
     vocabulary, _ = _sizes(model)
     padding = _padding_token(collate)
-    if "input_ids" in columns and padding >= vocabulary:
+    if "input_ids" in columns and (padding is None or padding >= vocabulary):
         lengths = row_lengths(dataset, quiet=True)
-        if len(lengths) and lengths.min() < lengths.max():
+        if len(lengths) == 0 or lengths.min() == lengths.max():
+            return
+        if padding is None:
+            way = "tokenizer.pad_token = tokenizer.eos_token, or another of its tokens, gives it one"
+            yield f"its rows differ in length, and the tokenizer has no padding token: {way}"
+        else:
             yield f"its batches are padded with the token {padding}, and {_known(vocabulary)}"
 
 
@@ -68,14 +73,15 @@ def _most_positions(model: Any) -> float:
     return math.inf if table is None else table.num_embeddings
 
 
-def _padding_token(collate: Any) -> int:
-    """Return the token a collator pads with; -1 where it pads with none."""
+def _padding_token(collate: Any) -> int | None:
+    """Return the token a collator pads with; -1 where that is not known, and None where its tokenizer has none."""
     if is_padding_collator(collate):
-        collate = collate.keywords["tokenizer"]
+        token = getattr(collate.keywords["tokenizer"], "pad_token_id", -1)
     elif type(collate) is DataCollatorWithPadding:
-        collate = collate.tokenizer
-    token = getattr(collate, "pad_token_id", None)
-    return token if isinstance(token, int) else -1
+        token = getattr(collate.tokenizer, "pad_token_id", -1)
+    else:
+        token = getattr(collate, "pad_token_id", None) or -1
+    return token if token is None or isinstance(token, int) else -1
 
 
 def _first_longer(dataset: Any, limit: float) -> tuple[int, int] | None:

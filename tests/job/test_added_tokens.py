@@ -50,3 +50,20 @@ def test_the_model_gets_embeddings_for_them_saves_them_and_resumes(
     assert all((resumed[name] == weights[name]).all() for name in weights)
     said = stderr_of(predict_main, ["--model", str(tmp_path / "model"), "--pairs", "<url>", "a"])
     assert "<user>, <url> were added to it alone; train the model on" in said
+
+
+def test_an_adapter_is_not_padded_with_a_token_that_its_model_does_not_know(
+    tiny_folder: Path, tmp_path: Path, stderr_of: Any
+) -> None:
+    pytest.importorskip("peft", reason="PEFT is not installed: pip install ftloop[peft]")
+    shutil.copytree(tiny_folder / "model", tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.add_special_tokens({"pad_token": "[A PADDING OF ITS OWN]"})
+    tokenizer.save_pretrained(tmp_path / "model")
+    words = ["--model_name_or_path", str(tmp_path / "model"), "--train_file", str(tiny_folder / "train.jsonl")]
+    words += ["--lora_r", "2", "--max_steps", "1", "--use_cpu", "--output_dir", str(tmp_path / "out")]
+    said = stderr_of(main, words)
+    assert "lora_r: batches are padded with [A PADDING OF ITS OWN], added to the tokenizer and not to" in said
+    path = tmp_path / "model" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": "[PAD]"}))
+    assert main(words) == 0

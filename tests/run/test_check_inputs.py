@@ -511,3 +511,23 @@ def test_a_label_that_only_its_row_knows_is_told_when_the_row_is_made(workers: i
     with pytest.raises(UserError, match="number them from 0, and build the model with num_labels as many"):
         predict(prepare(config, tiny_bert(5), Stars(0), processing_class=tiny_tokenizer()), Stars(1))
     train(prepare(config, tiny_bert(5), Stars(0), processing_class=tiny_tokenizer()))
+
+
+def test_a_tokenizer_without_a_padding_token_is_told_where_batches_are_padded(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    said = "train_dataset: its rows differ in length, and the tokenizer has no padding token: tokenizer.pad_token = "
+    assert problem(tmp_path, ROWS, processing_class=tokenizer).startswith(said)
+    assert problem(tmp_path, ROWS, data_collator=DataCollatorWithPadding(tokenizer)).startswith(said)
+    tokenizer.pad_token = tokenizer.sep_token
+    assert problem(tmp_path, ROWS, processing_class=tokenizer) == ""
+
+
+def test_a_quantized_model_is_trained_with_an_adapter_alone(tmp_path: Path) -> None:
+    model = tiny_bert()
+    model.is_quantized = True
+    model.config.quantization_config = {"quant_method": "fp8"}
+    said = "the model: it cannot be trained as a whole; its weights are quantized (fp8), so give the model that they"
+    assert problem(tmp_path, ROWS, model=model).startswith(said)
+    model.hf_quantizer = SimpleNamespace(is_qat_trainable=True)
+    assert problem(tmp_path, ROWS, model=model) == ""
