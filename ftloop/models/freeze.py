@@ -4,6 +4,7 @@ get no gradient, no optimizer state and no step.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -27,27 +28,32 @@ def freeze(model: Any, config: TrainConfig) -> None:
             module.requires_grad_(False)
     if config.freeze_layers:
         layers = encoder_layers(model)
-        if layers is None:
+        if not layers:
             problems.append(
                 f"freeze_layers: the layers of {type(model).__name__} are not known: it has no list of as many as its "
                 "configuration says (ALBERT's share their weights, so that none can be frozen alone); leave it out"
             )
-        elif config.freeze_layers > len(layers):
+        elif config.freeze_layers > len(layers[0]):
             problems.append(
-                f"freeze_layers: {config.freeze_layers} is more than the {len(layers)} layers of this model"
+                f"freeze_layers: {config.freeze_layers} is more than the {len(layers[0])} layers of this model"
             )
         else:
-            for layer in layers[: config.freeze_layers]:
-                layer.requires_grad_(False)
+            for parts in layers:
+                parts[: config.freeze_layers].requires_grad_(False)
     if problems:
         raise UserError(*problems)
 
 
-def encoder_layers(model: Any) -> nn.ModuleList | None:
-    """Return the first list of modules that is as long as the model's configuration says it has layers."""
+def encoder_layers(model: Any) -> list[nn.ModuleList]:
+    """Return the first list of modules that is as long as the model's configuration says it has layers, and others of
+    this length beside it: XLM and Flaubert have a list for each part of a layer. Empty where there is none.
+    """
     count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    lists = (module for module in _base(model).modules() if isinstance(module, nn.ModuleList))
-    return next((layers for layers in lists if len(layers) == count), None)
+    for module in _base(model).modules():
+        lists = [child for child in module.children() if isinstance(child, nn.ModuleList) and len(child) == count]
+        if lists:
+            return lists
+    return []
 
 
 def embedding_modules(model: Any) -> list[nn.Module]:
@@ -57,14 +63,16 @@ def embedding_modules(model: Any) -> list[nn.Module]:
     So BERT's `embeddings` with their norm, and GPT-2's `wte` and `wpe`. What projects them to another width (ELECTRA),
     and relative positions within the layers (DeBERTa), are trained.
     """
-    tokens = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    tokens = None
+    with suppress(NotImplementedError):  # CANINE, which has no table of tokens
+        tokens = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     layers = encoder_layers(model)
     module: nn.Module = _base(model)
     while tokens is not None:
         inner = next((child for child in module.children() if tokens in child.modules()), None)
         if inner is None:
             return []
-        if inner is tokens or layers is None or layers not in inner.modules():
+        if inner is tokens or not layers or layers[0] not in inner.modules():
             return [inner, *(c for c in module.children() if isinstance(c, nn.Embedding) and c is not inner)]
         module = inner
     return []

@@ -13,6 +13,14 @@ from harness.models import ARCHITECTURES, build, tiny_bert
 from harness.rows import pad
 from harness.side_by_side import BASE, Job, assert_same_run, run_ftloop, run_trainer
 from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    CanineConfig,
+    CanineForSequenceClassification,
+    FlaubertConfig,
+    XLMConfig,
+)
 
 from ftloop import TrainConfig, UserError, prepare
 from ftloop.models.freeze import freeze, trained_parameters
@@ -153,3 +161,27 @@ def test_dropout_is_a_share(name: str) -> None:
     for value in (1, -0.1):
         with pytest.raises(UserError, match=f"{name}: {float(value)} must be at least 0 and below 1"):
             TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("family", [FlaubertConfig, XLMConfig])
+def test_a_layer_in_several_lists_is_frozen_in_all_of_them(family: Any) -> None:
+    config = family(emb_dim=32, n_heads=2, n_layers=2, n_words=60, max_position_embeddings=64, num_labels=2)
+    model = AutoModelForSequenceClassification.from_config(config)
+    freeze(model, TrainConfig(freeze_layers=1))
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert {name.split(".")[1] for name in frozen} == {"attentions", "layer_norm1", "ffns", "layer_norm2"}
+    assert frozen == {name for name, _ in model.named_parameters() if name.split(".")[2:3] == ["0"]}
+
+
+def test_a_model_without_a_table_of_tokens_is_told() -> None:
+    config = CanineConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    config.num_hash_buckets = 16
+    model = CanineForSequenceClassification(config)
+    with pytest.raises(UserError, match="freeze_embeddings: no embeddings were found in CanineForSequence"):
+        freeze(model, TrainConfig(freeze_embeddings=True))
+
+
+@pytest.mark.parametrize("family", ["gpt_neo", "gpt_neox"])
+def test_a_dropout_that_only_the_head_of_a_tagger_reads_is_no_setting(family: str) -> None:
+    with pytest.raises(UserError, match=f"classifier_dropout: {family} has no such setting"):
+        dropout_settings(TrainConfig(classifier_dropout=0.37), AutoConfig.for_model(family))
