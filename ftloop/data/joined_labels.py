@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ftloop.data.values import is_cut, split_names
+from ftloop.data.values import LIST_BEGUN, TAGS, is_cut, split_names
 from ftloop.system.text import short_repr
 
 LISTING = "|;"
 """What people write between the items of a list, and hardly ever within a name."""
 JOINTS = LISTING + ",#/+&"
+_TAGS = re.compile(r"\s*(<[^<>]+>){2,}\s*")
+_BRACKETS = re.compile(r"\s*(\[.*\]|\{.*\})\s*")
+_IN_BRACKETS = re.compile(r"\s*(\[[^\[\]{},]+(,[^\[\]{},]+)+\]|\{[^\[\]{},:]+(,[^\[\]{},:]+)+\})\s*")
 
 
 class Joined(NamedTuple):
@@ -19,10 +23,12 @@ class Joined(NamedTuple):
 
     labels: list[str]
     separator: str
+    in_brackets: bool = False
 
     @property
     def way(self) -> str:
-        return f'--label_delimiter "{self.separator}" reads several labels a row'
+        first = "without their brackets, " if self.in_brackets else ""
+        return f'{first}--label_delimiter "{self.separator}" reads several labels a row'
 
     @property
     def told(self) -> str:
@@ -32,10 +38,18 @@ class Joined(NamedTuple):
 def find_joined(labels: Iterable[str]) -> Joined | None:
     """Return those of a column's labels that look like several; None if none does.
 
+    Tags such as `<a><b>` do, and lists such as `{a,b}`.
+
     What stands between the items of lists is enough. A comma stands within names too, so each part has to come again
     in another label; and other separators make names of parts, as in news/sport, so each part has to be a label.
     """
     names = [label for label in labels if label.strip()]
+    tags = [name for name in names if _TAGS.fullmatch(name)]
+    if tags:
+        return Joined(tags, TAGS)
+    lists = [name for name in names if _IN_BRACKETS.fullmatch(name) and not LIST_BEGUN.match(name)]
+    if len(lists) > 1 and all(_BRACKETS.fullmatch(name) for name in names):
+        return Joined(lists, ",", in_brackets=True)
     for separator in JOINTS:
         parts = {name: split_names(name, separator) for name in names if separator in name}
         counts = Counter(part for name in names for part in {*parts.get(name, [name.strip()])})

@@ -27,6 +27,9 @@ DOUBTFUL_NULLS = frozenset(("none", "n/a", "na"))
 LIST_BEGUN = re.compile(r"\s*(\[\s*['\"\d]|\{\s*['\"])")
 """How a list or a mapping begins that is written as text, and hardly ever a name."""
 
+TAGS = "><"
+"""What separates the names in `<a><b>`, as Stack Overflow writes the tags of a question."""
+
 TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 
 KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false"}
@@ -151,9 +154,16 @@ def as_names(value: Any, where: str, delimiter: str | None) -> list[str] | None:
 
 
 def split_names(text: str, delimiter: str) -> list[str]:
-    """Return the names in a text. One more delimiter may stand at its end, where each name is written with one."""
-    names = [name.strip() for name in text.split(delimiter)] if text.strip() else []
-    return names[:-1] if len(names) > 1 and not names[-1] else names
+    """Return the names in a text. One more delimiter may stand at its end, where each name is written with one, and
+    then at its start too; at `><` they are those of tags such as `<a><b>`.
+    """
+    whole = text.strip()
+    if delimiter == TAGS and whole[:1] + whole[-1:] == "<>":
+        whole = whole[1:-1]
+    names = [name.strip() for name in whole.split(delimiter)] if whole else []
+    if len(names) > 1 and not names[-1]:
+        return names[1:-1] if len(names) > 2 and not names[0] else names[:-1]
+    return names
 
 
 def is_cut(text: str, pieces: Sequence[str | None]) -> bool:

@@ -36,6 +36,13 @@ def files(tmp_path: Path) -> Files:
         (["news/sport", "news/law", "world/law", "world/sport"], None, []),
         (["sport", "sport#food", "food"], "#", ["sport#food"]),
         (["a", "b", " "], None, []),
+        (["<python><pandas>", "<python>", "<c#><.net>"], "><", ["<python><pandas>", "<c#><.net>"]),
+        (["<python>", "<pandas>", "a <b> c"], None, []),
+        (["|python|pandas|", "|python|"], "|", ["|python|pandas|"]),
+        (["{a,b}", "{c}", "{b,c}"], ",", ["{a,b}", "{b,c}"]),
+        (["[a, b]", "[c, d]"], ",", ["[a, b]", "[c, d]"]),
+        (["{a,b}", "c", "{c,d}"], None, []),
+        (["[18, 25]", '["a", "b"]', '{"a": 1, "b": 2}'], None, []),
         ([], None, []),
     ],
 )
@@ -105,3 +112,30 @@ def test_a_separator_at_the_end_of_a_label_begins_no_other(files: Files) -> None
     assert loaded.train["label"] == [["a", "b"], ["b"], []]
     for wrong in ("a;;b", ";a", "a;;", ";"):
         assert "of its list is empty" in files.fault(labelled("a;b", wrong), label_delimiter=";")
+
+
+def test_names_that_are_written_with_a_separator_around_them_too_are_read(files: Files) -> None:
+    """As Stack Overflow writes tags."""
+    lists = [["python", "pandas"], ["python"], [], ["c#", "python"]]
+    forms = {
+        "><": ["<python><pandas>", "<python>", "", " <c#><python> "],
+        "|": ["|python|pandas|", "|python|", "", "|c#|python|"],
+    }
+    for delimiter, texts in forms.items():
+        loaded = files.load(labelled(*texts), label_delimiter=delimiter, eval_strategy="no")
+        assert (loaded.train["label"], loaded.labels.names) == (lists, ("c#", "pandas", "python"))
+    assert "name 2 of its list is empty" in files.fault(labelled("|a||b|"), label_delimiter="|", eval_strategy="no")
+
+
+@pytest.mark.parametrize(
+    ("texts", "way"),
+    [
+        (["<a><b>", "<b><c>", "<c>"], '--label_delimiter "><" reads several labels a row'),
+        (["|a|b|", "|b|c|", "|c|"], '--label_delimiter "|" reads several labels a row'),
+        (["{a,b}", "{b,c}", "{c}"], 'without their brackets, --label_delimiter "," reads several labels a row'),
+    ],
+)
+def test_classes_that_are_several_between_brackets_are_told(texts: list[str], way: str, files: Files) -> None:
+    remarks = files.load(labelled(*texts), eval_strategy="no").remarks
+    told = f"classes that look like several joined: '{texts[0]}', '{texts[1]}'; {way}"
+    assert ("Warning", told) in remarks
