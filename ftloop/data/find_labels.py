@@ -15,14 +15,13 @@ from ftloop.data.first_rows import SHUFFLE
 from ftloop.data.incomplete_rows import LEAVE_OUT, is_mark, way_of_empty
 from ftloop.data.joined_labels import find_joined
 from ftloop.data.labels import Labels
+from ftloop.data.remarks import MAX_FLOAT_CLASSES
 from ftloop.data.scan import MAX_SHOWN, distinct_values, has_lists, list_items, rows_with
 from ftloop.data.values import TRUTHS, plain_number
 from ftloop.errors import UserError
 from ftloop.system.text import join_some, pluralize, short_repr
 
 MAX_NUMBER = 3.4e38  # float32, as which a number is learned
-MAX_FLOAT_CLASSES = 10
-"""Whole numbers written with a point are classes up to here: pandas writes 0.0 and 1.0 where another row is empty."""
 
 
 def find_labels(

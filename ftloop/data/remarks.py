@@ -20,6 +20,8 @@ Remark = tuple[str, str]
 """Topic and text of a line on the console."""
 
 MAX_NAMED = 5
+MAX_FLOAT_CLASSES = 10
+"""Whole numbers written with a point are classes up to here: pandas writes 0.0 and 1.0 where another row is empty."""
 FEW_ROWS = 10
 """Fewer may all be of one class by chance."""
 FEW_TEXTS = 3
@@ -39,9 +41,9 @@ def label_remarks(
     """Say what a person would want to know before hours of training; nothing where the labels leave no doubt, as where
     the data list the `class_names` themselves.
     """
-    if labels.regression:
-        return []
     raw = distinct_values(train, column)
+    if labels.regression:
+        return [] if wanted or class_names == () else _many_whole_numbers(raw, len(train))
     remarks = [] if wanted else _doubtful_readings(raw, labels, drop_unlabelled)
     warnings = _alike(labels.names) + ([] if wanted else _lists_as_text(labels))
     if not class_names and (wanted is None or labels.multi_label):
@@ -74,6 +76,16 @@ def one_class_remarks(sets: Mapping[str, Dataset], column: str, labels: Labels, 
             told = f"{set_name(name)}: all {len(dataset)} rows have the label {short_repr(values[0])}{why}"
             remarks.append(("Warning", f"{told}: its scores say nothing of the other {others}"))
     return remarks
+
+
+def _many_whole_numbers(raw: Sequence[str], rows: int) -> list[Remark]:
+    """Say that whole numbers written with a point are learned as numbers, where they come again and again."""
+    if not MAX_FLOAT_CLASSES < len(raw) <= rows // 2:
+        return []
+    if not all(re.fullmatch(r"\s*[+-]?\d+(\.0*)?\s*", label or "") for label in raw):
+        return []
+    told = f"{len(raw)} whole numbers written as {_listed(raw)} are learned as numbers"
+    return [("Labels", f"{told}; --problem_type {ProblemType.SINGLE_LABEL} makes them classes")]
 
 
 def _doubtful_readings(raw: Sequence[str], labels: Labels, drop_unlabelled: bool) -> list[Remark]:
