@@ -114,3 +114,21 @@ def test_without_a_labelled_set_nothing_is_said() -> None:
     given.data.has_labels = lambda dataset: False
     assert score_bag_of_words(given) == {}
     assert describe({}, TWO, 120) == ""
+
+
+def test_rows_of_two_classes_in_turn_are_not_all_of_one_in_a_part_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every second row one class would be left out."""
+    monkeypatch.setattr(bag_of_words, "MAX_ROWS", 60)
+    ids = [0, 1] * 60
+    texts = [f"it is a {WORDS[id]} thing" for id in ids]
+    trained_on: list[Any] = []
+    fitted = bag_of_words._fitted
+    monkeypatch.setattr(
+        bag_of_words,
+        "_fitted",
+        lambda features, true, labels: trained_on.append(true) or fitted(features, true, labels),
+    )
+    found = score_bag_of_words(inputs(TWO, ids, texts))
+    assert found["rows"] == 60
+    assert 15 < trained_on[0].sum() < 45
+    assert found == score_bag_of_words(inputs(TWO, ids, texts))
