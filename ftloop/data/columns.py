@@ -22,7 +22,7 @@ DEFAULT_PAIRS = (
 )
 DEFAULT_TEXTS = ("sentence", "text", "review", "content", "sentence1", "tweet", "comment", "question")
 DEFAULT_LABELS = ("label", "labels", "gold_label", "Quality", "is_duplicate", "score", "target", "class", "category")
-
+SURE_LABELS = ("label", "labels", "gold_label")
 
 # Where none of these is there as written, they and these are looked for in whatever case; of two, nobody knows which.
 MORE_TEXTS = (
@@ -148,6 +148,15 @@ def _usual_labels(columns: Sequence[str], text_columns: Sequence[str]) -> list[s
     others = [name for name in columns if name not in text_columns]
     as_written = [name for name in DEFAULT_LABELS if name in others]
     return as_written[:1] or [name for name in others if is_usual_label(name)]
+
+
+def unread_label_warning(name: str, columns: Sequence[str], texts: Sequence[str], label: str) -> str | None:
+    """Return what to say where a column that may hold much else was taken for the label, and another could be it."""
+    others = [each for each in columns if is_usual_label(each) and each not in (*texts, label)]
+    if fold_name(label) in SURE_LABELS or not others:
+        return None
+    told = f"the label is {label!r}, found by its name, and {' or '.join(map(repr, others))} could be it too"
+    return f"{name}: {told}; --label_column_name names the one that is meant"
 
 
 def is_usual_text(name: str) -> bool:

@@ -185,6 +185,8 @@ def without_secret_labels(
         marked = {*secret, *_blank(raw), *NO_LABEL} - labels.ids.keys()
         if column in dataset.column_names and marked.issuperset(raw):
             left[name] = note_rows(dataset.remove_columns(column), dataset)
+            if not raw and has_lists(dataset, column) and missing(dataset, column)[0] < len(dataset):
+                said.append(("Labels", f"{set_name(name)}: no row has any of the labels, so it is without labels"))
             if secret:
                 shown = join_some(list(map(short_repr, secret)), MAX_SHOWN)
                 told = f"{set_name(name)} holds {shown} as the label of every row"

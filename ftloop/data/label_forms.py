@@ -112,6 +112,7 @@ def in_one_column(
     into: str,
     may_lack_labels: Collection[str],
     wanted: ProblemType | None,
+    drop_unlabelled: bool,
 ) -> tuple[Sets, list[Remark]]:
     """Make of a 0/1 column for each label one column that lists the labels of a row; None where one of them is empty or
     -1, as for rows that nobody has labelled. A set without these columns stays without a label, and so does one of
@@ -129,13 +130,15 @@ def in_one_column(
             may_lack = name in may_lack_labels
             values = {each for column in columns for each in distinct_values(dataset, column)} if may_lack else set()
             only = values.pop() if len(values) == 1 else None
-            if only is not None and only.lower() not in BITS:
+            if only is not None and only.strip().lower() not in BITS:
                 told = f"{set_name(name)} holds {short_repr(only)} in every label column of every row"
                 said.append(("Labels", f"{told}, so it is without labels"))
                 left[name] = note_rows(dataset.remove_columns(list(columns)), dataset)
                 continue
             kept = {each: kind for each, kind in dataset.features.items() if each not in columns}
             _check_bits(dataset, columns, set_name(name), may_lack)
+            if not drop_unlabelled:
+                _check_filled(dataset, columns, set_name(name))
             listed = dataset.map(
                 _columns_batch,
                 batched=True,
@@ -152,7 +155,7 @@ def _check_bits(dataset: Dataset, columns: Sequence[str], what: str, may_lack: b
     """Raises: UserError for a value of a label column that is neither 0 nor 1, naming column and row."""
     for column in columns:
         odd = next(
-            (each for each in distinct_values(dataset, column) if not (_is_mark(each) or each.lower() in BITS)), ""
+            (each for each in distinct_values(dataset, column) if not (_is_mark(each) or _is_in(each, BITS))), ""
         )
         if not odd:
             continue
@@ -169,13 +172,33 @@ def _check_bits(dataset: Dataset, columns: Sequence[str], what: str, may_lack: b
 
 def _is_mark(bit: str | None) -> bool:
     """Whether a value of a label column says that nobody has labelled the row."""
-    return not is_written(bit) or bit in NO_BIT
+    return not is_written(bit) or bit.strip() in NO_BIT
+
+
+def _is_in(bit: str | None, bits: Collection[str]) -> bool:
+    return bit is not None and bit.strip().lower() in bits
+
+
+def _check_filled(dataset: Dataset, columns: Sequence[str], what: str) -> None:
+    """Raises: UserError for a row that has 1 in one label column and nothing in another, as spreadsheets are filled."""
+    if all(is_written(each) for column in columns for each in distinct_values(dataset, column)):
+        return
+    start = 0
+    for batch in dataset.select_columns(list(columns)).with_format("arrow").iter(batch_size=10_000):
+        for number, bits in enumerate(zip(*(batch[column].to_pylist() for column in columns), strict=True), start):
+            has = next((at for at, bit in enumerate(bits) if _is_in(bit, ONE)), None)
+            blank = next((at for at, bit in enumerate(bits) if not is_written(bit)), None)
+            if has is not None and blank is not None:
+                row, ways = name_rows(dataset, [number], 1), "write 0 for a label that a row does not have"
+                told = f"{what}: column {columns[blank]!r} is empty in {row}, where {columns[has]!r} has 1"
+                raise UserError(f"{told}: {ways}; if nobody has labelled such rows, --drop_unlabelled leaves them out")
+        start += len(batch)
 
 
 def _columns_batch(batch: dict[str, list[Any]], columns: tuple[str, ...], into: str) -> dict[str, list[Any]]:
     rows = []
     for bits in zip(*(batch[column] for column in columns), strict=True):
-        has = [column for column, bit in zip(columns, bits, strict=True) if bit is not None and bit.lower() in ONE]
+        has = [column for column, bit in zip(columns, bits, strict=True) if _is_in(bit, ONE)]
         rows.append(None if any(map(_is_mark, bits)) else has)
     return {into: rows}
 

@@ -7,8 +7,7 @@ every other set is held against it. Nothing here starts long work before all it 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -51,7 +50,7 @@ from ftloop.data.set_column import places_of_rows, sets_warning, split_by_column
 from ftloop.data.set_files import find_files, saved_splits
 from ftloop.data.shared_labels import warn_of_unshared, with_class_names
 from ftloop.data.sources import FASTTEXT, TABLES, make_reading
-from ftloop.data.unread_texts import unread_warning
+from ftloop.data.unread_texts import warn_of_unread
 from ftloop.data.values import as_names, as_text
 from ftloop.errors import UserError, summarize
 from ftloop.system.console import say
@@ -111,6 +110,7 @@ def load_text_data(config: TrainConfig) -> TextData:
     else:  # which is a part of the first rows
         rows_read["train"] = len(read) - rows_read["validation"]
     validation = {name: _first(dataset, config.max_eval_samples) for name, dataset in validation.items()}
+    read_test = test
     test = {name: _first(dataset, config.max_predict_samples) for name, dataset in test.items()}
 
     check_labelled(train, label_column, "the training set", names, config, beside_empty)
@@ -122,7 +122,8 @@ def load_text_data(config: TrainConfig) -> TextData:
         cause = labels_left_out(train, read, label_column)
         raise error if cause is None else UserError(f"{error}; {cause}") from None
     labels = with_positive(with_spellings_of(labels, label_column, others), config.positive_label)
-    test, unlabelled = without_secret_labels(test, label_column, labels)
+    read_test, unlabelled = without_secret_labels(read_test, label_column, labels)
+    test = {name: _first(dataset, config.max_predict_samples) for name, dataset in read_test.items()}
     not_trained = {*distinct_values(read, label_column)} if len(train) < len(read) else ()
     for name, dataset in (validation | test).items():
         if label_column in dataset.column_names:
@@ -172,7 +173,7 @@ def _settle(config: TrainConfig, sets: _Sets, wanted: ProblemType | None) -> tup
     if len(sets.label_columns) > 1:
         of_columns = sets.label_columns
         label_column = next(name for name in ("labels", "label", "label_names") if name not in sets.text_columns)
-        every, unlabelled = in_one_column(every, of_columns, label_column, sets.test, wanted)
+        every, unlabelled = in_one_column(every, of_columns, label_column, sets.test, wanted, config.drop_unlabelled)
     every, names, said = in_one_form(every, label_column, wanted, sets.test)
     check_wanted(every["train"], label_column, wanted)
     names = of_columns or names or (task.label_names if task else sets.class_names)
@@ -214,8 +215,8 @@ def _load_from_files(config: TrainConfig) -> _Sets:
         say("Warning", warning)
     for warning in refused_warnings(files, {*columns, *labels}):
         say("Warning", warning)
-    if len(column_names([first])) > 2:
-        _warn_of_unread(config, first.name, (row.values for row in read_rows(first)), columns, labels)
+    if len(names := column_names([first])) > 2:
+        warn_of_unread(config, first.name, names, (row.values for row in read_rows(first)), columns, labels)
     tables, extra = dict[str, Dataset](), dict[str, ExtraColumns]()
     trained = Trained(first.name, columns, labels, column_names([first]), (), config.label_delimiter)
     for split, given_files in files.items():
@@ -246,19 +247,10 @@ def _load_from_files(config: TrainConfig) -> _Sets:
         if first.format in TABLES and not config.column_names:
             told += "; if line 1 is a row, not a header, name the columns with --column_names"
         say("Warning", f"{first.name}: {told}")
-    names = file_class_names(first, labels[0]) if len(labels) == 1 else None
+    class_names = file_class_names(first, labels[0]) if len(labels) == 1 else None
     places = {split: join_some([source.name for source in sources], 2) for split, sources in files.items()}
-    return _Sets(train, tables, test, columns, labels, tuple(names) if names else None, (), places, extra)
-
-
-def _warn_of_unread(
-    config: TrainConfig, name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], labels: Sequence[str]
-) -> None:
-    """Say where the text that was found by its name is perhaps not the one that is meant."""
-    if config.text_column_names is None and config.task_name is None and len(columns) == 1:
-        with suppress(UserError):  # which is told when all rows are read
-            if (warning := unread_warning(name, rows, columns[0], labels)) is not None:
-                say("Warning", warning)
+    given_names = tuple(class_names) if class_names else None
+    return _Sets(train, tables, test, columns, labels, given_names, (), places, extra)
 
 
 def _load_by_name(config: TrainConfig) -> _Sets:
@@ -284,7 +276,7 @@ def _load_by_name(config: TrainConfig) -> _Sets:
     if task is None or config.text_column_names is not None or config.label_column_name is not None:
         names = list(dict.fromkeys([*splits["train"].column_names, *splits["train"].features.flatten()]))
         columns, labels = find_columns(config, names, source)
-        _warn_of_unread(config, source, splits["train"], columns, labels)
+        warn_of_unread(config, source, names, splits["train"], columns, labels)
         if not {*columns, *labels} <= {*splits["train"].column_names}:  # some are within mappings
             splits = {name: rows.flatten() for name, rows in splits.items()}
     else:

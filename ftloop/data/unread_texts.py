@@ -1,15 +1,38 @@
-"""A column of texts that is not read, beside the one that was found by its name."""
+"""Columns that are not read, beside those of the same kind that were found by their names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+from ftloop.config.train_config import TrainConfig
+from ftloop.data.columns import unread_label_warning
 from ftloop.data.rows import HEAD_ROWS
+from ftloop.errors import UserError
+from ftloop.system.console import say
 
 MANY_WORDS = 4
 """So many words a row, on average, make a column of texts."""
+
+
+def warn_of_unread(
+    config: TrainConfig,
+    name: str,
+    names: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str],
+    labels: Sequence[str],
+) -> None:
+    """Say where the text, or the label, that was found by its name is perhaps not the one that is meant."""
+    found = config.label_column_name is None and config.task_name is None
+    if found and (warning := unread_label_warning(name, names, columns, labels[0])) is not None:
+        say("Warning", warning)
+    if config.text_column_names is None and config.task_name is None and len(columns) == 1:
+        with suppress(UserError):  # which is told when all rows are read
+            if (warning := unread_warning(name, rows, columns[0], labels)) is not None:
+                say("Warning", warning)
 
 
 def unread_warning(name: str, rows: Iterable[Mapping[str, Any]], text: str, labels: Sequence[str]) -> str | None:

@@ -258,7 +258,7 @@ def test_a_column_of_zero_and_one_for_each_label(files: Files, monkeypatch: pyte
     assert hot(loaded, loaded.train) == [[0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]]
     assert hot(loaded, loaded.validation["validation"]) == [[0, 1, 0]]
     assert loaded.test["test"].column_names == ["text"]
-    unlabelled = toxic([-1, -1, -1], [0, 1, None])
+    unlabelled = toxic([-1, -1, -1], [0, 0, None])
     assert files.load(train, None, unlabelled, **settings).test["test"].column_names == ["text"]
     assert "'labels' has no value in rows 5, 6; --drop_unlabelled" in files.fault(train + unlabelled, **settings)
     assert len(files.load(train + unlabelled, drop_unlabelled=True, **settings).train) == 4
@@ -284,6 +284,42 @@ def test_a_column_of_zero_and_one_for_each_label(files: Files, monkeypatch: pyte
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: hub)
     named = load_text_data(TrainConfig(dataset_name="any/name", **settings))
     assert hot(named, named.train) == [[0, 1, 0], [1, 0, 0], [0, 1, 1]]
+
+
+def test_label_columns_of_one_or_nothing_are_told_with_the_column_to_fill(files: Files) -> None:
+    """As spreadsheets are filled, where a blank means 0."""
+    settings: dict[str, Any] = {"label_column_name": COLUMNS, "eval_strategy": "no"}
+    rows = toxic([0, 0, 0], [None, None, None], [1, "", 0], [None, 0, 1])
+    told = "column 'dear' is empty in row 3, where 'late' has 1: write 0 for a label that a row does not have"
+    assert f"the training set: {told}; if nobody" in files.fault(rows, **settings)
+    assert f"the test set: {told}; if nobody" in files.fault(toxic([0, 1, 0], [1, 0, 0]), None, rows, **settings)
+    left = files.load([*rows, *toxic([1, 0, 1])], drop_unlabelled=True, **settings)
+    assert hot(left, left.train) == [[0, 0, 0], [1, 0, 1]]
+    filled = toxic([0, 0, 0], [1, 0, 0], [0, 0, 1])
+    assert hot(left, files.load(filled, **settings).train) == [[0, 0, 0], [1, 0, 0], [0, 0, 1]]
+
+
+def test_blanks_around_zero_and_one_are_no_part_of_them(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "spaced.csv").write_text("text,late,dear\na, 0, 1\nb, 1 ,0\nc, -1,-1\n")
+    config = TrainConfig(
+        train_file=str(tmp_path / "spaced.csv"),
+        label_column_name=["late", "dear"],
+        drop_unlabelled=True,
+        eval_strategy="no",
+    )
+    loaded = load_text_data(config)
+    assert hot(loaded, loaded.train) == [[0, 1], [1, 0]]
+
+
+def test_clean_first_rows_of_a_test_set_are_labelled_and_a_whole_one_without_a_label_is_told(files: Files) -> None:
+    train, test = toxic([0, 1, 0], [1, 1, 0]), toxic(*[[0, 0, 0]] * 3, [0, 1, 1])
+    settings: dict[str, Any] = {"label_column_name": COLUMNS, "eval_strategy": "no"}
+    loaded = files.load(train, None, test, max_predict_samples=3, **settings)
+    assert hot(loaded, loaded.test["test"]) == [[0, 0, 0]] * 3
+    assert not said(loaded)
+    none = files.load(train, None, test[:3], **settings)
+    assert none.test["test"].column_names == ["text"]
+    assert said(none) == "Labels the test set: no row has any of the labels, so it is without labels"
 
 
 def test_one_label_column_is_the_setting_that_it_was() -> None:

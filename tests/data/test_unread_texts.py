@@ -73,3 +73,31 @@ def test_names_notes_addresses_and_shorter_texts_are_not_told_of(
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (["text", "sentiment", "score"], "the label is 'score', found by its name, and 'sentiment' could be it too"),
+        (
+            ["text", "rating", "intent", "target"],
+            "is 'target', found by its name, and 'rating' or 'intent' could be it too",
+        ),
+        (["text", "label", "score"], None),
+        (["text", "score", "id"], None),
+    ],
+)
+def test_another_column_that_could_be_the_label_is_told_of(
+    columns: list[str], told: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "train.csv"
+    rows = [",".join([f"a b {n}", *(str(n % 2) for _ in columns[1:])]) for n in range(8)]
+    path.write_text("\n".join([",".join(columns), *rows]))
+    loaded = load_text_data(TrainConfig(train_file=str(path), eval_strategy="no"))
+    out = capsys.readouterr().out
+    assert ("could be it too" in out) == (told is not None)
+    if told is not None:
+        assert told in out
+        named = TrainConfig(train_file=str(path), eval_strategy="no", label_column_name=loaded.label_column)
+        load_text_data(named)
+        assert "could be it too" not in capsys.readouterr().out
