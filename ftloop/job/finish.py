@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,29 @@ def evaluate_and_predict(run: Run, inputs: Inputs) -> None:
         if name not in labelled:
             _write_predictions(run, inputs, name)
     if run.config.lora_merge:
-        save_model(run, Path(run.config.output_dir) / MERGED, merge=True)
+        with _limit_of_run(run):
+            save_model(run, Path(run.config.output_dir) / MERGED, merge=True)
     # A launcher that sees one process fail ends the others, and one that has left may fail at its exit.
     group = new_cpu_group(run.accelerator)
     with main_process_first(run.accelerator, group, "samples, the model card and the report"):
         if run.is_main:
             _write_up(run, inputs)
     destroy_group(group)
+
+
+@contextmanager
+def _limit_of_run(run: Run) -> Iterator[None]:
+    """Have the tokenizer say to how many tokens the run has cut its texts, in a folder without a manifest that does."""
+    tokenizer, wanted = run.processing_class, run.config.max_seq_length
+    limit = getattr(tokenizer, "model_max_length", None)
+    if tokenizer is None or limit is None or wanted is None:
+        yield
+        return
+    tokenizer.model_max_length = wanted
+    try:
+        yield
+    finally:
+        tokenizer.model_max_length = limit
 
 
 def _write_up(run: Run, inputs: Inputs) -> None:

@@ -16,7 +16,7 @@ from harness.command import CHECKOUT, arguments
 from harness.models import tiny_lora, write_tiny_folder
 from harness.rows import tiny_pairs, tiny_tokenizer
 from huggingface_hub import metadata_load
-from transformers import AutoModelForSequenceClassification, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from ftloop import TrainConfig, finish, prepare, train
 from ftloop.errors import ExitCode
@@ -158,3 +158,13 @@ def test_a_run_from_python_is_finished_with_its_adapter(tiny_folder: Path, tmp_p
     assert "library_name: peft" in (tmp_path / "README.md").read_text()
     assert load_classifier(tmp_path, device="cpu")([("yes word1", "word2")])[0].label in ("LABEL_0", "LABEL_1")
     assert json.loads((tmp_path / "ftloop_run.json").read_text())["model"]["class"] == "BertForSequenceClassification"
+
+
+def test_the_merged_model_cuts_texts_where_the_run_did(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main([*command(tiny_folder, out), "--max_seq_length", "9", "--max_steps", "1"]) == ExitCode.DONE
+    limits = {folder: AutoTokenizer.from_pretrained(folder).model_max_length for folder in (out, out / "merged")}
+    assert limits == {out: 64, out / "merged": 9}
+    texts = [("yes word1 word2", "a few more words, which is said of a text")]
+    one, other = (load_classifier(folder, device="cpu")(texts)[0].score for folder in limits)
+    assert one == pytest.approx(other, abs=1e-6)
