@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import shlex
+import re
 import shutil
 import sys
+from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any
 
 from ftloop.config.train_config import SETTINGS, TrainConfig
 from ftloop.errors import UserError
+from ftloop.system.shell import quote
 
 
 def non_default_settings(config: dict[str, Any], full_paths: bool = True) -> dict[str, Any]:
@@ -84,13 +86,16 @@ def _flag(name: str, value: Any) -> list[str]:
 
 
 def shell_line(words: list[str], width: int = 76) -> str:
-    """Join words as they are typed into a shell, in several lines broken before flags."""
+    """Join words as they are typed into a shell, in several lines broken before flags; on Windows variables first."""
+    if sys.platform == "win32":  # where cmd and PowerShell have no common sign that a line goes on
+        variables = [*takewhile(lambda word: re.match("[A-Z_]+=", word), words)]
+        return "\n".join([*(f"set {each}" for each in variables), " ".join(map(quote, words[len(variables) :]))])
     pieces: list[str] = []  # each a flag with its values
     for word in words:
         if word.startswith("--") or not pieces:
-            pieces.append(shlex.quote(word))
+            pieces.append(quote(word))
         else:
-            pieces[-1] += f" {shlex.quote(word)}"
+            pieces[-1] += f" {quote(word)}"
     lines = pieces[:1]
     for piece in pieces[1:]:
         if len(lines[-1]) + len(piece) > width:
@@ -106,7 +111,7 @@ def _typed(program: Path, name: str = "ftloop") -> str:
     on_path = shutil.which(name)
     if on_path is not None and Path(on_path).parent == program.parent:
         return name
-    return shlex.quote(str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program))
+    return quote(str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program))
 
 
 def python_command() -> str:
@@ -116,6 +121,6 @@ def python_command() -> str:
 
 def ftloop_command(*words: str | Path) -> str:
     """Return a command of ours as it can be typed here: by its own name, or by Python where it is not installed."""
-    script = Path(sys.executable).with_name("ftloop")
+    script = Path(sys.executable).with_name("ftloop.exe" if sys.platform == "win32" else "ftloop")
     start = _typed(script) if script.is_file() else f"{python_command()} -m ftloop"
-    return " ".join([start, *(shlex.quote(str(word)) for word in words)])
+    return " ".join([start, *(quote(str(word)) for word in words)])

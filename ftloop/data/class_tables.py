@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ftloop.data.encoding import find_codec
 from ftloop.data.files import column_names
 from ftloop.data.sources import AS_NAMED, TABLES, Reading, Source, file_source
 from ftloop.errors import UserError
+from ftloop.system.shell import quote
 from ftloop.system.text import expand_path, join_some, short_repr
 
 MAX_FILES = 50
@@ -55,7 +55,7 @@ def told_of_class_tables(sources: Sequence[Source]) -> str | None:
     kind, classes = names
     folder = Path(os.path.commonpath([path.parent for path in paths]))
     made = folder / ("labelled.tsv" if sources[0].delimiter == "\t" else "labelled.csv")
-    command = f"python -c {shlex.quote(_code(dict(zip(paths, classes, strict=True)), made, *dialects.pop()))}"
+    command = f"python -c {quote(_code(dict(zip(paths, classes, strict=True)), made, *dialects.pop()))}"
     shown = join_some([short_repr(name) for name in dict.fromkeys(classes)], MAX_NAMED)
     leave = "; leave out --column_names then" if sources[0].reading.column_names else ""
     told = f"if each {kind} holds a class ({shown}), this makes {made.name} of them, with its name in a column label"

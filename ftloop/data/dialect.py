@@ -6,7 +6,6 @@ import codecs
 import csv
 import io
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from ftloop.data.sources import COLUMNAR, FASTTEXT, TABLES, TEXTS, Source, find_
 from ftloop.data.text_folders import class_files
 from ftloop.errors import UserError
 from ftloop.system.console import say
+from ftloop.system.shell import quote
 from ftloop.system.text import short_repr
 
 HEAD_ROWS = 200
@@ -119,7 +119,7 @@ def _with_delimiter(source: Source, flag: str, console: TextIO | None, like: Sou
     if not fitting and has_tabs and not may_be_texts:
         fitting, why = ["\t"], "which most of its first lines show"
     if len(fitting) == 1:
-        written = shlex.quote(fitting[0].replace("\t", "\\t"))
+        written = quote(fitting[0].replace("\t", "\\t"))
         how = "; quotes are text" if len(fitting[0]) > 1 else ""
         say("Delimiter", f"{source.name} is read with --delimiter {written}, {why}{how}", console)
         return replace(source, reading=replace(source.reading, delimiter=fitting[0]))

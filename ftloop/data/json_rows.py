@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterator
 from io import TextIOWrapper
 from itertools import islice, product
@@ -15,6 +14,7 @@ from ftloop.data.rows import Row
 from ftloop.data.sources import Source
 from ftloop.data.values import is_utf8
 from ftloop.errors import UserError, summarize
+from ftloop.system.shell import quote
 from ftloop.system.strict_json import read_json
 from ftloop.system.text import join_some, short_repr
 
@@ -52,8 +52,8 @@ def _told_of_conversations(source: Source, row: dict[str, Any]) -> str | None:
             lines = f'for line in open({json.dumps(source.name)}, "rb") if line.strip()'
             chats = f"(json.loads(line)[{json.dumps(column)}] {lines})"
             pair = f'{{"text": chat[-2]["{what}"], "label": chat[-1]["{what}"]}}'
-            command = f"python3 -c {shlex.quote(f'import json; [print(json.dumps({pair})) for chat in {chats}]')}"
-            way = f"this makes {made} of the last two messages of each, which is read: {command} > {shlex.quote(made)}"
+            command = f"python -c {quote(f'import json; [print(json.dumps({pair})) for chat in {chats}]')}"
+            way = f"this makes {made} of the last two messages of each, which is read: {command} > {quote(made)}"
             return f"{told}; {way}" if not source.compression else told
     return None
 
@@ -140,7 +140,7 @@ def _way_of_sets(source: Source, content: dict[str, Any]) -> str | None:
     files = join_some([f"{start}{name}.json" for name in content], 5)
     which = "which is read" if len(content) == 1 else "which are read"
     told = f"rows are wanted, and it holds lists of rows by name; this makes {files} of it, {which}"
-    return f"{told}: python3 -c {shlex.quote(code)}"
+    return f"{told}: python -c {quote(code)}"
 
 
 def _is_list(value: Any) -> bool:

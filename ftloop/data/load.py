@@ -6,7 +6,6 @@ every other set is held against it. Nothing here starts long work before all it 
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +55,7 @@ from ftloop.errors import UserError, summarize
 from ftloop.system.console import say
 from ftloop.system.hub import unavailable
 from ftloop.system.row_numbers import note_places, note_rows
+from ftloop.system.shell import quote
 from ftloop.system.text import join_some, short_repr
 
 
@@ -324,7 +324,7 @@ def _hub_splits(config: TrainConfig) -> dict[str, Dataset]:
         if Path(path).is_dir():
             if (Path(path) / "state.json").is_file():
                 told = f"{path} is a data set that save_to_disk has written"
-                raise UserError(f"dataset_name: {told}; give it with --train_file {shlex.quote(path)}") from None
+                raise UserError(f"dataset_name: {told}; give it with --train_file {quote(path)}") from None
             way = ""
             if isinstance(error, datasets.exceptions.DatasetGenerationCastError):
                 way = ": its files have different columns; give them with --train_file, --validation_file, --test_file"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
+from ftloop.system.shell import quote
 from ftloop.system.text import short_repr
 
 _TOO_LARGE = 1e300
@@ -80,6 +80,4 @@ def way_of_columns(columns: Sequence[str], may_be_shares: bool) -> str:
 
 def one_at_a_time(columns: Sequence[str]) -> str:
     """Return how each of several label columns is learned by itself."""
-    return (
-        f"learn one column at a time, as with --label_column_name {shlex.quote(columns[0])}, each in a run of its own"
-    )
+    return f"learn one column at a time, as with --label_column_name {quote(columns[0])}, each in a run of its own"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from ftloop.data.readers import read_rows
 from ftloop.data.sources import TABLES, Source
 from ftloop.data.values import is_missing
 from ftloop.errors import UserError
+from ftloop.system.shell import quote
 from ftloop.system.text import pluralize
 
 
@@ -117,7 +117,7 @@ def _way(source: Source, column: str, refused: Sequence[Any]) -> str:
         script = f'import json; open({_literal(str(made))}, "wb").writelines({kept})'
     if made is None or script is None:
         return f"leave them out of the file, as pandas' d[~d[{name}].isin({values})] does of a frame d"
-    return f"in a shell, this makes {made.name} without them: python -c {shlex.quote(script)}"
+    return f"in a shell, this makes {made.name} without them: python -c {quote(script)}"
 
 
 def _literal(value: Any) -> str:

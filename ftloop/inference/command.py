@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import json
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,6 +50,7 @@ from ftloop.models.folder import naming
 from ftloop.models.load import check_model
 from ftloop.system.console import say
 from ftloop.system.memory import has_gpu, keep_freed_memory
+from ftloop.system.shell import quote
 from ftloop.system.text import join_some, pluralize
 
 MAX_LOGITS = 2**21
@@ -241,7 +241,7 @@ def _text_columns(args: argparse.Namespace, settings: RunSettings, source: Sourc
         return find_text_columns(wanted, settings.task_name, columns, source.name)
     except UserError as error:
         unsplit = [name for name in DELIMITERS if len(first.columns) == 1 and name in first.columns[0]]
-        way = f" (or what separates its columns, with --delimiter {shlex.quote(unsplit[0])})" if unsplit else ""
+        way = f" (or what separates its columns, with --delimiter {quote(unsplit[0])})" if unsplit else ""
         raise UserError(f"{mistaken_names(source) or f'{error}{way}'}{_texts_way(first)}") from None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from ftloop.run.precision import bf16_warning, tf32_hint
 from ftloop.run.run import Run
 from ftloop.system.console import say
 from ftloop.system.hub import PACKAGED_MODEL
+from ftloop.system.shell import quote
 from ftloop.system.text import pluralize
 
 SHOWN_CLASSES = 20
@@ -222,7 +222,7 @@ def print_next_steps(config: TrainConfig, pairs: bool, model: Any = None) -> Non
         code = f"from ftloop import load_classifier; load_classifier({folder}).save({whole})"
         say(
             "",
-            f"{python_command()} -c {shlex.quote(code)}  # the whole model, which transformers.pipeline reads",
+            f"{python_command()} -c {quote(code)}  # the whole model, which transformers.pipeline reads",
             is_command=True,
         )
     if not config.report:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from ftloop.config.train_config import TrainConfig
 from ftloop.errors import ExitCode, UserError, summarize
 from ftloop.system.atomic import retry_once
 from ftloop.system.console import say, write
+from ftloop.system.shell import quote
 from ftloop.system.signals import signals_to_handle
 from ftloop.system.stopping import StopRequest
 from ftloop.system.streams import let_readers_go
@@ -42,7 +42,7 @@ def train_several(config: TrainConfig, words: list[str], stop: StopRequest) -> E
     kind, numbers = _series(config)
     root, names = Path(config.output_dir), ", ".join(map(str, numbers))
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        flags = f"--{kind} N --output_dir {shlex.quote(f'{root}/{kind}-N')}"
+        flags = f"--{kind} N --output_dir {quote(f'{root}/{kind}-N')}"
         flags += f" beside --folds {config.folds}" if kind == "fold" else ""
         raise UserError(
             f"{kind}s: {os.environ['WORLD_SIZE']} processes were started for one training. Start one for each {kind}, "

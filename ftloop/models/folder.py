@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from ftloop.errors import UserError
 from ftloop.models.weights import ADAPTER_CONFIG, holds_adapter
 from ftloop.system.hub import local_model_folder
 from ftloop.system.manifest import read_json
+from ftloop.system.shell import quote
 
 FLAG = "model_name_or_path"
 WEIGHTS = (
@@ -163,7 +163,7 @@ def no_tokenizer(folder: Path, files: Iterable[str], in_training: bool) -> UserE
     beside, named = _first(folder.parent, files) is not None, _name_in_config(folder)
     source = str(folder.parent) if beside else named or "THAT_MODEL"
     where = f" (they lie in {source})" if beside else f" ({source}, says its config.json)" if named else ""
-    flag = f"Give --tokenizer_name {shlex.quote(source)}, or copy" if in_training else "Copy"
+    flag = f"Give --tokenizer_name {quote(source)}, or copy" if in_training else "Copy"
     return UserError(
         f"{FLAG}: {folder} has no tokenizer (none of {', '.join(files)}). {flag} there those files of the model "
         f"that was trained{where}, or save them with this Python: from transformers import AutoTokenizer; "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -29,6 +28,7 @@ from ftloop.report.advice import advise
 from ftloop.report.outcome import MERGED, FinishedRun, describe_labels, read_finished_run, read_predictions
 from ftloop.system.atomic import retry_once, write_text
 from ftloop.system.console import say
+from ftloop.system.shell import quote
 from ftloop.system.text import escape_control_chars, pluralize
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def make_card(run: FinishedRun) -> str:
         shown_metrics=SHOWN_METRICS,
         python_folder=repr(folder),
         merged_folder=repr(str(PurePath(folder, MERGED))),
-        shell_folder=shlex.quote(folder),
+        shell_folder=quote(folder),
         # Those two are in the command.
         settings={key: value for key, value in given.items() if key not in ("output_dir", "sample_texts")},
         command=command if names_its_data(config) else None,

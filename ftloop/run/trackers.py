@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from ftloop.errors import UserError, summarize
 from ftloop.run.throughput import Throughput
 from ftloop.system.console import say
 from ftloop.system.scalars import tagged, write_scalars
+from ftloop.system.shell import quote
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -115,7 +115,7 @@ def _tensorboard(run: Run) -> Any:
     stamp = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
     folder = run.config.logging_dir or os.environ.get("TENSORBOARD_LOGGING_DIR")
     run.board = os.path.expanduser(folder or os.path.join(run.config.output_dir, "runs", stamp))
-    say("TensorBoard", f"tensorboard --logdir {shlex.quote(run.board)}")
+    say("TensorBoard", f"tensorboard --logdir {quote(run.board)}")
     writer = SummaryWriter(log_dir=run.board)
     writer.add_text("args", json.dumps(run.config.to_dict(), indent=2))
     model: Any = run.unwrapped_model

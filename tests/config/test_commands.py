@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 from harness.command import CHECKOUT
+from harness.other_systems import OtherSystem
 
 from ftloop.__main__ import COMMANDS, main
+from ftloop.config import reproduce
 from ftloop.config.recipe import SHIPPED
-from ftloop.config.reproduce import ftloop_command
+from ftloop.config.reproduce import ftloop_command, shell_line
 from ftloop.errors import ExitCode
+from ftloop.system import shell
 from ftloop.version import __version__
 
 
@@ -76,6 +79,21 @@ def test_commands_are_printed_as_they_can_be_typed(tmp_path: Path, monkeypatch: 
     assert shlex.split(ftloop_command("report")) == ["my env/bin/ftloop", "report"]
     (environment / "bin" / "ftloop").unlink()
     assert shlex.split(ftloop_command("report")) == ["my env/bin/python", "-m", "ftloop", "report"]
+
+
+def test_commands_are_printed_as_windows_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (shell, reproduce):
+        monkeypatch.setattr(module, "sys", OtherSystem("win32"))
+    for name in ("python.exe", "ftloop.exe"):
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python.exe"))
+    monkeypatch.chdir(tmp_path)
+    assert ftloop_command("report", r"runs\mine") == r"ftloop.exe report runs\mine"
+    quoted = {"my runs": '"my runs"', ";": '";"', "|": '"|"', "": '""', 'say "a"': r'"say \"a\""', "a;\\": '"a;\\\\"'}
+    assert {word: shell.quote(word) for word in quoted} == quoted
+    words = ["OMP_NUM_THREADS=8", "ACCELERATE_USE_CPU=true", "python", "-m", "ftloop.train", "--output_dir", "my runs"]
+    line = 'python -m ftloop.train --output_dir "my runs"'
+    assert shell_line(words) == f"set OMP_NUM_THREADS=8\nset ACCELERATE_USE_CPU=true\n{line}"
 
 
 @pytest.mark.parametrize("word", ["eval", "evaluate", "test", "score"])
