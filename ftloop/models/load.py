@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -151,6 +152,9 @@ def load_model(
         setattr(config, name, value)
     # A head for another number of labels is replaced.
     model, new = load_weights(name_or_path, config=config, ignore_mismatched_sizes=True)
+    if sys.platform == "win32":  # which replaces no file that is mapped into memory, and output_dir may be its folder
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
     taken = head_of_another_task(model, config.architectures, new)
     if taken:
         say(

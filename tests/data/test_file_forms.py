@@ -755,7 +755,7 @@ def test_the_command_that_is_told_makes_a_file_of_each_set_in_an_object(form: st
         assert rows_of(f"{start}train.json") == ROWS
         assert rows_of(f"{start}train.json", f"{start}oos_val.json") == [*ROWS, *ROWS[:2]]
     for other in ({"train": rows, "labels": ["a"]}, {"train": rows, "n": 1}, {"train": rows, "../x": rows}):
-        assert "python3" not in fault(put(path, json.dumps(other).encode()))
+        assert "python -c" not in fault(put(path, json.dumps(other).encode()))
 
 
 @pytest.mark.parametrize(

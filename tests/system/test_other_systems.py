@@ -93,6 +93,16 @@ def test_a_run_is_saved_killed_resumed_and_predicts_where_posix_and_glibc_are_mi
     assert len(predictions.read_text().splitlines()) == 12
 
 
+def test_a_model_is_fine_tuned_into_the_folder_that_it_came_from_on_windows(tiny_folder: Path, tmp_path: Path) -> None:
+    """Windows replaces no file that is mapped into memory, as the weights that were loaded from it are."""
+    shutil.copytree(tiny_folder / "model", tmp_path / "mine")
+    before = (tmp_path / "mine" / "model.safetensors").read_bytes()
+    model = ["--model_name_or_path", str(tmp_path / "mine"), "--max_steps", "2"]
+    with windows(tmp_path):
+        assert main([*words(tiny_folder, tmp_path / "mine"), *model]) == 0
+    assert (tmp_path / "mine" / "model.safetensors").read_bytes() != before
+
+
 def test_what_is_taken_away_is_missed(tmp_path: Path) -> None:
     """Else this file would show nothing."""
     with windows(tmp_path):
