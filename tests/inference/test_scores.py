@@ -153,3 +153,9 @@ def test_an_empty_list_for_one_label_is_no_label(files: Files) -> None:
     loaded = files.load(labelled(["pos"], ["neg"]), eval_strategy="no", problem_type="single_label_classification")
     files.config([], test=labelled([], ["pos"], "[]"))
     assert read(of_run(loaded), files.folder / "test.jsonl") == [None, 1, None]
+
+
+def test_numbers_are_no_ids_of_classes_that_are_numbers_though_the_run_is_not_known(files: Files) -> None:
+    files.config([], test=labelled(0))
+    stars = scorer(Labels(("1", "2", "3"), {}))
+    assert "holds '0', which the model does not know: '1', '2', '3'" in fault(stars, files.folder / "test.jsonl")
