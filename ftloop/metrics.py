@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from ftloop.data.class_weights import weight_problems
 from ftloop.data.decode import predicted_labels
 from ftloop.data.labels import Labels
 from ftloop.errors import UserError
+from ftloop.system.imports import import_without_drawing
 
 LONGEST_NAME = 24  # of a class, in the title of its score
 
@@ -128,7 +128,7 @@ _SCORES: dict[str, Callable[[], Score]] = {
 
 
 def _sklearn_score(name: str, **settings: Any) -> Score:
-    function = getattr(import_module("sklearn.metrics"), name)
+    function = getattr(import_without_drawing("sklearn.metrics"), name)
 
     def score(true: np.ndarray, predicted: np.ndarray, labels: Labels) -> float:
         with warnings.catch_warnings():
@@ -140,7 +140,7 @@ def _sklearn_score(name: str, **settings: Any) -> Score:
 
 
 def _f1() -> Score:
-    f1_score = import_module("sklearn.metrics").f1_score
+    f1_score = import_without_drawing("sklearn.metrics").f1_score
 
     def score(true: np.ndarray, predicted: np.ndarray, labels: Labels) -> float:
         if np.ndim(true) == 2:
@@ -153,7 +153,7 @@ def _f1() -> Score:
 
 
 def _correlation(name: str) -> Score:
-    function = getattr(import_module("scipy.stats"), name)
+    function = getattr(import_without_drawing("scipy.stats"), name)
 
     def score(true: np.ndarray, predicted: np.ndarray, labels: Labels) -> float:
         # A correlation with a constant is not defined.

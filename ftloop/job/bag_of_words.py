@@ -14,6 +14,7 @@ from ftloop.data.labels import Labels, label_ids
 from ftloop.job.inputs import Inputs
 from ftloop.logs import format_numbers
 from ftloop.metrics import metric_titles, metrics_for
+from ftloop.system.imports import import_without_drawing
 from ftloop.system.text import nan_to_none
 
 if TYPE_CHECKING:
@@ -84,9 +85,8 @@ class _Features:
     """TF-IDF of words and of pairs of neighbouring words; of two texts that of each, their distance and product."""
 
     def __init__(self) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        self.words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=50_000)
+        vectorizer: Any = import_without_drawing("sklearn.feature_extraction.text").TfidfVectorizer
+        self.words = vectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=50_000)
 
     def fit(self, texts: list[list[str]]) -> Any:
         self.words.fit([text for column in texts for text in column])

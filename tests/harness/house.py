@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"config", "data", "system"},
     "run": {"batching", "config", "data", "models", "system"},
     "loss": set(),
-    "metrics": {"config", "data"},
+    "metrics": {"config", "data", "system"},
     "oom": {"run", "system"},
     "evaluation": {"loss", "oom", "run", "system"},
     "checkpoint": {"models", "run", "system"},
