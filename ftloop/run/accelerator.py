@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DataLoaderConfiguration,
     DistributedDataParallelKwargs,
+    DynamoBackend,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     TorchDynamoPlugin,
@@ -84,8 +85,12 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def check_accelerator(accelerator: Accelerator, config: TrainConfig) -> Accelerator:
-    """Raises: UserError where an accelerator of the user's own does something else than the settings say."""
-    wanted = "fp16" if config.fp16 else "bf16" if config.bf16 else "no"
+    """An accelerator that `prepare` was given, with TF32 as the settings say.
+
+    Raises: UserError where it does something else than these.
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    wanted = "fp16" if config.fp16 else "bf16" if config.bf16 else launched
     given, steps = accelerator.mixed_precision, accelerator.gradient_accumulation_steps
     problems = refused_features(accelerator)
     if given != wanted:
@@ -100,12 +105,13 @@ def check_accelerator(accelerator: Accelerator, config: TrainConfig) -> Accelera
         problems.append("accelerator: has split_batches=True; per_device_train_batch_size counts the rows of a process")
     if not accelerator.even_batches:
         problems.append("accelerator: has even_batches=False; every process must have as many batches as the others")
-    for name in ("tf32", "torch_compile"):
-        if getattr(config, name):
-            problems.append(f"{name}: is done by the accelerator that prepare makes; leave one of them out")
+    if config.torch_compile and accelerator.state.dynamo_plugin.backend == DynamoBackend.NO:
+        problems.append("torch_compile: is done by the accelerator that prepare makes; leave one of them out")
     if problems:
         raise UserError(*problems)
     _check_auto_micro_batch(config, accelerator)
+    if config.tf32 is not None:
+        _allow_tf32(config.tf32)
     return accelerator
 
 

@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 
 from ftloop import Run, TrainConfig, UserError, evaluate, finish, prepare, save_checkpoint, train, updates
 from ftloop.errors import TrainingError
+from ftloop.run.accelerator import make_accelerator
 from ftloop.system.stopping import Stopped
 
 
@@ -198,6 +199,18 @@ def made(given: dict[str, Any]) -> Accelerator:
     loading = {name: given[name] for name in ("split_batches", "even_batches") if name in given}
     others = {name: value for name, value in given.items() if name not in loading}
     return Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(**loading), **others)
+
+
+@pytest.mark.parametrize("settings", [{}, {"bf16": True}, {"tf32": False}, {"torch_compile": True}])
+@pytest.mark.parametrize("launched", ["no", "bf16"])
+def test_an_accelerator_that_was_made_by_the_settings_is_taken(
+    launched: str, settings: dict[str, Any], tmp_path: Path, fresh_state: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the command does it, with and without a launcher that says the precision."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    config = TrainConfig(output_dir=str(tmp_path), **ARGUMENTS | settings)
+    own = make_accelerator(config)
+    assert prepare(config, tiny_bert(), tiny_rows(8), data_collator=pad, accelerator=own).accelerator is own
 
 
 def test_an_accelerator_that_accumulates_as_the_settings_say_does_not_do_it_twice(
